@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 RATINGS: tuple[int, ...] = (1, 2, 3, 4, 5)
 LIKED_FROM = 4
-"""A rating of 4 or more is a like, 2 or less a dislike (METHOD.md section 5; 12.7: like = > 3)."""
+"""A rating of 4 or more is a like, 2 or less a dislike (METHOD.md section 5; 12.7: > 3)."""
 DISLIKED_TO = 2
 
 
@@ -87,9 +87,7 @@ class Action:
             return f"[CLICK_ITEM:{self.target}]"
         if self.kind == "rate":
             return f"[RATE:{self.target}:{self.value}]"
-        return {"next_page": "[NEXT_PAGE]", "previous_page": "[PREVIOUS_PAGE]", "exit": "[EXIT]"}[
-            self.kind
-        ]
+        return f"[{self.kind.upper()}]"
 
 
 @dataclass(frozen=True, slots=True)
