@@ -1,0 +1,245 @@
+"""Shards of `records.Example`: versioned msgpack in ArrayRecord files, complete once named.
+
+A shard directory holds `<task>-00000-of-00002.arrayrecord` files and one `manifest.json`,
+which is written last: a directory without it is an interrupted write and is refused. Shards
+hold text spans, not token ids, so that any backbone can train on them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgpack
+from array_record.python import array_record_module
+
+from alignuser_jax.language.prompts import PROMPT_LAYOUT_VERSION
+from alignuser_jax.records import Example, Message, Span
+
+RECORD_VERSION = 1
+"""Version of the msgpack layout of one example; another version is refused."""
+
+MANIFEST = "manifest.json"
+REQUIRED = ("dataset_hash", "policy_id")
+_TRAINED, _ACTION = 1, 2
+_READ_BATCH = 1024
+
+
+class ShardError(ValueError):
+    """Shards that cannot be written or read as asked; the message says what to do."""
+
+
+def encode(example: Example) -> bytes:
+    """One example as msgpack: `[version, task, id, user, [[role, [[text, flags], …]], …]]`."""
+    messages = [
+        [m.role, [[s.text, _TRAINED * s.trained | _ACTION * s.action] for s in m.spans]]
+        for m in example.messages
+    ]
+    return msgpack.packb(
+        [RECORD_VERSION, example.task, example.example_id, example.user_id, messages]
+    )
+
+
+def decode(record: bytes) -> Example:
+    """The inverse of `encode`. Raises `ShardError` for another version or other bytes."""
+    try:
+        version, *rest = msgpack.unpackb(record)
+    except (ValueError, TypeError, msgpack.UnpackException) as error:
+        raise ShardError(
+            f"a record of {len(record)} bytes is not an example ({error}): the shard is damaged"
+            " or was not written by write_shards; build the shards again"
+        ) from error
+    _check_version("record version", version, RECORD_VERSION, "a record")
+    task, example_id, user_id, messages = rest
+    return Example(
+        task=task,
+        messages=tuple(
+            Message(
+                role,
+                tuple(
+                    Span(text, bool(flags & _TRAINED), bool(flags & _ACTION))
+                    for text, flags in spans
+                ),
+            )
+            for role, spans in messages
+        ),
+        example_id=example_id,
+        user_id=user_id,
+    )
+
+
+def write_shards(
+    examples: Iterable[Example],
+    directory: str | os.PathLike[str],
+    *,
+    manifest: dict[str, Any],
+    shard_size: int = 20_000,
+) -> dict[str, Any]:
+    """Writes `examples`, in their order within each task, and returns the finished manifest.
+
+    `manifest` must name `dataset_hash` and `policy_id`; further entries are kept as they are.
+    Added: `record_version`, `prompt_layout_version` and per task its `count`, `files` and the
+    `hash` of its records. `shard_size` is the largest number of examples in one file.
+    Files get their names when all are written, the manifest last; earlier shards of the same
+    directory are replaced. Raises `ShardError` for an example without a trained span or with
+    an id seen before, leaving the directory as it was.
+    """
+    missing = [name for name in REQUIRED if name not in manifest]
+    if missing:
+        raise ShardError(f"the manifest lacks {missing}: pass them in `manifest`")
+    if shard_size < 1:
+        raise ShardError(f"shard_size is {shard_size}: expected 1 or more")
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    for left_over in directory.glob("*.arrayrecord.tmp"):
+        left_over.unlink()
+    open_shards: dict[str, _TaskWriter] = {}
+    seen: set[str] = set()
+    try:
+        for example in examples:
+            _check_example(example, seen)
+            if example.task not in open_shards:
+                open_shards[example.task] = _TaskWriter(directory, example.task, shard_size)
+            open_shards[example.task].write(encode(example))
+    except BaseException:
+        for writer in open_shards.values():
+            writer.discard()
+        raise
+    (directory / MANIFEST).unlink(missing_ok=True)
+    for earlier in directory.glob("*.arrayrecord"):
+        earlier.unlink()
+    finished = {
+        **manifest,
+        "record_version": RECORD_VERSION,
+        "prompt_layout_version": PROMPT_LAYOUT_VERSION,
+        "tasks": {task: open_shards[task].finish() for task in sorted(open_shards)},
+    }
+    temporary = directory / (MANIFEST + ".tmp")
+    temporary.write_text(json.dumps(finished, indent=1, sort_keys=True) + "\n")
+    temporary.replace(directory / MANIFEST)
+    return finished
+
+
+def read_manifest(directory: str | os.PathLike[str]) -> dict[str, Any]:
+    """The checked manifest of `directory`; `ShardError` where shards are incomplete or of
+    another record or prompt-layout version."""
+    directory = Path(directory)
+    path = directory / MANIFEST
+    if not path.is_file():
+        raise ShardError(
+            f"{directory} has no {MANIFEST}: not a shard directory, or its writing was"
+            " interrupted; build the shards again"
+        )
+    manifest = json.loads(path.read_text())
+    _check_version(
+        "record version", manifest.get("record_version"), RECORD_VERSION, str(directory)
+    )
+    _check_version(
+        "prompt-layout version",
+        manifest.get("prompt_layout_version"),
+        PROMPT_LAYOUT_VERSION,
+        str(directory),
+    )
+    for task, entry in manifest["tasks"].items():
+        for name in entry["files"]:
+            if not (directory / name).is_file():
+                raise ShardError(
+                    f"{directory} lacks {name}, which its manifest lists for task {task!r}:"
+                    " copy the directory whole or build the shards again"
+                )
+    return manifest
+
+
+def manifest_hash(manifest: dict[str, Any]) -> str:
+    """A hash of everything the manifest says, records included (through their hashes)."""
+    text = json.dumps(manifest, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def task_files(directory: str | os.PathLike[str], task: str) -> list[str]:
+    """The paths of one task's files, in order; `ShardError` where there is no such task."""
+    tasks = read_manifest(directory)["tasks"]
+    if task not in tasks:
+        raise ShardError(f"{directory} has no task {task!r}; it has {sorted(tasks)}")
+    return [str(Path(directory) / name) for name in tasks[task]["files"]]
+
+
+def read_examples(
+    directory: str | os.PathLike[str], task: str | None = None
+) -> Iterator[Example]:
+    """The examples of one task, or of all tasks by name, in the order they were written."""
+    tasks = [task] if task is not None else sorted(read_manifest(directory)["tasks"])
+    for name in tasks:
+        for path in task_files(directory, name):
+            reader = array_record_module.ArrayRecordReader(path)
+            count = reader.num_records()
+            for start in range(0, count, _READ_BATCH):
+                for record in reader.read(start, min(start + _READ_BATCH, count)):
+                    yield decode(record)
+            reader.close()
+
+
+class _TaskWriter:
+    """The growing files of one task, under temporary names until `finish`."""
+
+    def __init__(self, directory: Path, task: str, shard_size: int):
+        self.directory, self.task, self.shard_size = directory, task, shard_size
+        self.paths: list[Path] = []
+        self.count = 0
+        self.digest = hashlib.blake2b(digest_size=16)
+        self.writer: Any = None
+
+    def write(self, record: bytes) -> None:
+        if self.count % self.shard_size == 0:
+            self._close()
+            self.paths.append(
+                self.directory / f"{self.task}-{len(self.paths):05d}.arrayrecord.tmp"
+            )
+            # One record a group: training reads single records in random order.
+            self.writer = array_record_module.ArrayRecordWriter(
+                str(self.paths[-1]), "group_size:1"
+            )
+        self.writer.write(record)
+        self.digest.update(len(record).to_bytes(8, "big") + record)
+        self.count += 1
+
+    def _close(self) -> None:
+        if self.writer is not None:
+            self.writer.close()
+            self.writer = None
+
+    def finish(self) -> dict[str, Any]:
+        self._close()
+        names = []
+        for number, path in enumerate(self.paths):
+            names.append(f"{self.task}-{number:05d}-of-{len(self.paths):05d}.arrayrecord")
+            path.replace(self.directory / names[-1])
+        return {"count": self.count, "files": names, "hash": self.digest.hexdigest()}
+
+    def discard(self) -> None:
+        self._close()
+        for path in self.paths:
+            path.unlink(missing_ok=True)
+
+
+def _check_example(example: Example, seen: set[str]) -> None:
+    where = f"example {example.example_id!r} of task {example.task!r}"
+    if not example.task.replace("_", "").isalnum():
+        raise ShardError(f"{where}: a task name is letters, digits and underscores")
+    if example.example_id in seen:
+        raise ShardError(f"{where}: its id was seen before; give every example its own id")
+    seen.add(example.example_id)
+    if not any(span.trained and span.text for m in example.messages for span in m.spans):
+        raise ShardError(f"{where} has no trained span: it would teach nothing; leave it out")
+
+
+def _check_version(what: str, given: object, expected: int, where: str) -> None:
+    if given != expected:
+        raise ShardError(
+            f"{where} has {what} {given!r}, this code reads {expected}: build the shards again"
+            " with this version of alignuser_jax, or check out the version that wrote them"
+        )
