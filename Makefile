@@ -1,0 +1,35 @@
+# make demo: the whole way once, from nothing; make test: the tests; both do all the set-up.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test test-slow lint clean
+.DELETE_ON_ERROR:
+
+demo: .venv/base
+	$(BIN)/alignuser demo
+
+test: .venv/test
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu and not tpu"
+
+test-slow: .venv/test
+	$(BIN)/python -m pytest -m "slow and not gpu and not tpu"
+
+lint: .venv/test
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "Python 3.11 or newer is needed; $(PYTHON) is $$($(PYTHON) --version 2>&1)." \
+	       "Say which one: make PYTHON=python3.12 ..."; exit 1; }
+	$(PYTHON) -m venv .venv
+
+.venv/base: .venv/bin/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	@touch $@
+
+.venv/test: .venv/base
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[test]"
+	@touch $@
+
+clean:
+	rm -rf .venv
