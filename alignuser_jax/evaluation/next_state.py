@@ -1,4 +1,4 @@
-"""Next-state prediction (METHOD.md section 12.8): page-type F1 beside a rule, and edit similarity.
+"""Next-state prediction (METHOD.md section 12.8): page-type F1 beside a rule, edit similarity.
 
 The page type follows from the action almost always, so the rule that reads it off the action
 is the figure to compare with.

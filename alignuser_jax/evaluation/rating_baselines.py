@@ -63,7 +63,7 @@ def bias_model(log: Log, damping: float = 5.0) -> Predictor:
 def biased_mf(
     log: Log, *, factors: int = 16, regularization: float = 6.0, sweeps: int = 12, seed: int = 0
 ) -> Predictor:
-    """mu + b_u + b_i + p_u . q_i by alternating ridge regressions (Koren, Bell & Volinsky 2009).
+    """mu + b_u + b_i + p_u . q_i by alternating ridge regressions (Koren et al. 2009).
 
     Each side solves for its factors and its bias together, one ridge system per row; rows
     without ratings keep zeros. `regularization` is the ridge weight on a row's vector.

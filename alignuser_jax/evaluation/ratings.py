@@ -57,7 +57,7 @@ def score_ratings(
     seed: int = 0,
     resamples: int = 2000,
 ) -> list[RatingScores]:
-    """Score predictors on `truth`: `points` name -> [n] ratings, `distributions` name -> [n, 5].
+    """Score predictors on `truth`: `points` name -> [n], `distributions` name -> [n, 5].
 
     Intervals resample users (ratings of one user are not independent). Raises ValueError when
     a prediction's length differs or a distribution does not sum to 1.
