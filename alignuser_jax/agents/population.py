@@ -73,9 +73,11 @@ def run_population(
 
     An agent that breaks (its coroutine raises, its slate cannot be had or is invalid) leaves a
     "failure" event and the others go on. Slates are checked: k different ids, none excluded;
-    where `catalogue` is given, all in it, and fewer than k only where it holds no more. Raises `RecommenderError` as soon as a recommender has
-    failed every session of its arm, `JournalError` where a resumed question is not the recorded
-    one, `ValueError` for bad arguments. Interrupted, it leaves a journal that can be resumed.
+    where `catalogue` is given, all in it, and fewer than k only where it holds no more.
+
+    Raises `RecommenderError` as soon as a recommender has failed every session of its arm,
+    `JournalError` where a resumed question is not the recorded one, `ValueError` for bad
+    arguments. Interrupted, it leaves a journal that can be resumed.
     """
     _check_arguments(specs, recommenders, concurrency)
     shown = Progress(len(specs), progress)

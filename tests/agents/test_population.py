@@ -153,6 +153,22 @@ def test_a_bad_slate_fails_its_session_only(tmp_path, wrong, message):
     assert sum(event.kind == "exit" for event in events) == 7
 
 
+@pytest.mark.parametrize(
+    ("known", "fails"), [(CATALOGUE, True), (("i0", "i1", "i2", "i3"), False)]
+)
+def test_a_slate_may_be_short_only_where_the_catalogue_is_used_up(tmp_path, known, fails):
+    specs = make_specs(1, ("a",), pages=1) + make_specs(2, ("b",), pages=1)
+    recommenders = {arm: ToyRecommender({"*": ("i2", "i3")}) for arm in ("a", "b")}
+    with Journal.open(tmp_path, MANIFEST) as journal:
+        arguments = (specs, ToyGenerator(), recommenders, journal)
+        if fails:
+            with pytest.raises(RecommenderError, match="expected 3 different ids"):
+                run_population(*arguments, catalogue=known)
+        else:
+            kinds = {event.kind for event in run_population(*arguments, catalogue=known)}
+            assert kinds == {"page", "rate", "exit"}
+
+
 @pytest.mark.parametrize("wrong", [RuntimeError("not fitted"), ("i2",)])
 def test_a_recommender_that_never_works_stops_the_run_by_name(tmp_path, wrong):
     recommenders = {"a": ToyRecommender(), "b": ToyRecommender({"*": wrong})}
