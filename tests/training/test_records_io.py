@@ -60,8 +60,10 @@ def test_manifest_hash_follows_the_records(tmp_path):
 
 def test_another_version_is_refused_by_name(tmp_path):
     write_shards([example(1)], tmp_path, manifest=SOURCE)
-    for field, name in (("record_version", "record version"),
-                        ("prompt_layout_version", "prompt-layout version")):
+    for field, name in (
+        ("record_version", "record version"),
+        ("prompt_layout_version", "prompt-layout version"),
+    ):
         manifest = json.loads((tmp_path / MANIFEST).read_text())
         (tmp_path / MANIFEST).write_text(json.dumps({**manifest, field: 99}))
         with pytest.raises(ShardError, match=f"{name} 99.*build the shards again"):

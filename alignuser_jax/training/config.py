@@ -1,0 +1,109 @@
+"""`TrainConfig`: everything that decides what training computes (METHOD.md sections 9, 16)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Defaults are the paper's where it gives a value (batch 16) and METHOD.md's otherwise.
+
+    `mix`: rows of each task per batch, as integer shares (`{"world_model": 1, "reflection": 1}`
+    with `batch_size=16` is 8 + 8); empty means one share for every task of the shards.
+    `task_weights`: the lambdas of the loss; a task that is not named has 1.
+    `normalize`: "task_tokens" divides a task's loss by its summed token weights,
+    "task_examples" weighs a token by 1 / (summed weights of its example) first.
+    `trainable`: "lora" updates the adapter only, "full" every parameter of a decoder without
+    one. `learning_rate` None: 1e-4 for "lora", 1e-5 for "full".
+    `loss_chunk`: positions whose logits exist at the same time.
+    """
+
+    steps: int
+    trainable: Literal["lora", "full"] = "lora"
+    batch_size: int = 16
+    accumulation: int = 1
+    seq_len: int = 512
+    packing: bool = True
+    mix: Mapping[str, int] = field(default_factory=dict)
+    task_weights: Mapping[str, float] = field(default_factory=dict)
+    action_weight: float = 1.0
+    normalize: Literal["task_tokens", "task_examples"] = "task_tokens"
+    learning_rate: float | None = None
+    warmup_ratio: float = 0.03
+    final_lr_ratio: float = 0.0
+    b1: float = 0.9
+    b2: float = 0.999
+    weight_decay: float = 0.0
+    clip_norm: float = 1.0
+    remat: str = "none"
+    loss_chunk: int = 1024
+    seed: int = 0
+    # What follows decides nothing about the weights that come out.
+    eval_every: int = 0
+    eval_batches: int | None = None
+    save_every: int = 500
+    keep_checkpoints: int = 2
+    log_every: int = 10
+    data_threads: int = 4
+
+    def __post_init__(self) -> None:
+        def check(ok: bool, name: str, expected: str) -> None:
+            if not ok:
+                raise ValueError(f"{name} is {getattr(self, name)!r}: expected {expected}")
+
+        for name in (
+            *("steps", "batch_size", "accumulation", "seq_len", "loss_chunk"),
+            *("save_every", "keep_checkpoints", "log_every", "data_threads"),
+        ):
+            check(getattr(self, name) >= 1, name, "1 or more")
+        check(self.trainable in ("lora", "full"), "trainable", "'lora' or 'full'")
+        check(
+            self.normalize in ("task_tokens", "task_examples"),
+            "normalize",
+            "'task_tokens' or 'task_examples'",
+        )
+        check(
+            self.batch_size % self.accumulation == 0,
+            "accumulation",
+            f"a divisor of batch_size={self.batch_size}",
+        )
+        check(all(n >= 1 for n in self.mix.values()), "mix", "shares of 1 or more")
+        check(
+            all(w >= 0 for w in self.task_weights.values()), "task_weights", "weights >= 0"
+        )
+        check(self.action_weight >= 0, "action_weight", "0 or more")
+        check(0 <= self.warmup_ratio <= 1, "warmup_ratio", "a share of the steps, 0 to 1")
+        check(self.eval_every >= 0, "eval_every", "0 (only at both ends) or more")
+
+    @property
+    def peak_learning_rate(self) -> float:
+        if self.learning_rate is not None:
+            return self.learning_rate
+        return 1e-4 if self.trainable == "lora" else 1e-5
+
+    def quotas(self, available: Mapping[str, int]) -> dict[str, int]:
+        """Rows per batch of each task, by name; `available` is the shards' count per task.
+
+        Raises `ValueError` for a task without examples and for shares that do not divide
+        `batch_size`.
+        """
+        shares = dict(self.mix) or {task: 1 for task, count in available.items() if count}
+        missing = [task for task in shares if not available.get(task)]
+        if missing or not shares:
+            raise ValueError(
+                f"the shards have no example of {missing or 'any task'}; they have"
+                f" {dict(available)}: change mix or build shards with those tasks"
+            )
+        unknown = sorted(set(self.task_weights) - set(shares))
+        if unknown:
+            raise ValueError(f"task_weights names {unknown}, trained are {sorted(shares)}")
+        total = sum(shares.values())
+        if self.batch_size % total:
+            raise ValueError(
+                f"batch_size={self.batch_size} is not a multiple of {total}, the sum of the"
+                f" shares {shares}: change one of them"
+            )
+        return {task: self.batch_size * shares[task] // total for task in sorted(shares)}
