@@ -1,0 +1,1 @@
+"""Prompts, chat rendering, tokenizers and the parsing of replies; no jax."""

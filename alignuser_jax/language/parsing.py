@@ -1,0 +1,76 @@
+"""Strict reading of replies from back ends that cannot constrain what they write."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from alignuser_jax.language.prompts import Answer
+
+REPROMPT = "You have one more chance to provide the correct answer."
+"""Said once after a reply that cannot be read (METHOD.md section 3, the paper's sentence)."""
+
+
+class ReplyError(ValueError):
+    """A reply that does not hold what was asked; the message says what is wrong with it."""
+
+
+def parse_answer(text: str, answer: Answer) -> tuple[int, ...]:
+    """The alternative taken in each answer line. The answer is the reply's last
+    `len(answer)` lines that are not blank, each exactly one alternative; what stands before
+    is reasoning. ReplyError otherwise."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if len(lines) < len(answer):
+        raise ReplyError(f"the reply has {len(lines)} lines, expected at least {len(answer)}")
+    choices = []
+    for number, (line, alternatives) in enumerate(
+        zip(lines[len(lines) - len(answer) :], answer, strict=True), 1
+    ):
+        if line not in alternatives:
+            raise ReplyError(
+                f"answer line {number} of {len(answer)} is {line!r}, "
+                f"expected one of: {', '.join(alternatives)}"
+            )
+        choices.append(alternatives.index(line))
+    return tuple(choices)
+
+
+def answer_text(choices: Sequence[int], answer: Answer) -> str:
+    """The answer lines of these choices."""
+    return "\n".join(lines[choice] for lines, choice in zip(answer, choices, strict=True))
+
+
+def final_lines(text: str, answer: Answer) -> str:
+    """A reply without its reasoning, as it stays in the conversation. ReplyError as above."""
+    return answer_text(parse_answer(text, answer), answer)
+
+
+def parse_tags(text: str, tags: Sequence[str]) -> dict[str, str]:
+    """`TAG: value` lines as a mapping. Every tag must come once, in order, with a value; a
+    value may run over several lines. Text before the first tag is dropped. Tags are
+    `prompts.ITEM_TAGS` or `prompts.TRAJECTORY_TAGS`."""
+    mark = re.compile(rf"^[ \t]*({'|'.join(map(re.escape, tags))}):", re.MULTILINE)
+    found = list(mark.finditer(text))
+    if [match.group(1) for match in found] != list(tags):
+        raise ReplyError(
+            f"the reply has the tags {[match.group(1) for match in found]}, "
+            f"expected {list(tags)}, each once and at the start of a line"
+        )
+    ends = [match.start() for match in found[1:]] + [len(text)]
+    values = {
+        match.group(1): " ".join(text[match.end() : end].split())
+        for match, end in zip(found, ends, strict=True)
+    }
+    if empty := [tag for tag, value in values.items() if not value]:
+        raise ReplyError(f"nothing stands after {', '.join(empty)}")
+    return values
+
+
+def parse_alternatives(text: str, valid: Sequence[str], taken: str, k: int) -> list[str]:
+    """At most `k` distinct valid actions other than `taken`, in the order of the reply's lines;
+    lines that are none are ignored, ReplyError where no line is one."""
+    lines = dict.fromkeys(line.strip() for line in text.splitlines())
+    actions = [line for line in lines if line in valid and line != taken]
+    if not actions:
+        raise ReplyError(f"no line is a valid action other than {taken}: {text!r}")
+    return actions[:k]
