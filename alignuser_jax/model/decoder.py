@@ -1,0 +1,288 @@
+"""The decoder (Qwen3: RMSNorm, QK-norm, grouped-query attention, rotary positions, SwiGLU).
+
+Layers are one stacked module applied by `jax.lax.scan` (training), or a list of modules
+(`unstack`, for decoding, where slicing a stack would copy every weight at every token).
+Letters: B rows, T tokens, D hidden, N heads, K key heads, H head size, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from alignuser_jax.model import attention
+from alignuser_jax.model.cache import KVCache, write
+from alignuser_jax.model.config import DecoderConfig, LoraConfig
+from alignuser_jax.model.contract import contract
+from alignuser_jax.model.lora import Adapter, Projection
+from alignuser_jax.parallel import constrain
+
+REMAT: Mapping[str, object] = {
+    "none": jax.checkpoint_policies.everything_saveable,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
+"""What the backward pass keeps of a layer: all, the weight products, only the layer's input."""
+
+
+class RMSNorm(nnx.Module):
+    def __init__(self, size: int, eps: float, *, param_dtype: jnp.dtype) -> None:
+        self.scale = nnx.Param(jnp.ones((size,), param_dtype), axes=(None,))
+        self.eps = eps
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = x.astype(jnp.float32)
+        y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + self.eps)
+        return (y * self.scale[...].astype(jnp.float32)).astype(x.dtype)
+
+
+class Block(nnx.Module):
+    """One layer: attention and feed-forward, each on a normed copy of the residual stream."""
+
+    def __init__(
+        self, config: DecoderConfig, lora: LoraConfig, *, rngs: nnx.Rngs, param_dtype: jnp.dtype
+    ) -> None:
+        def projection(name, fan_in, fan_out, axes, gain=1.0):
+            adapted = lora if name in lora.targets else None
+            return Projection(
+                fan_in, fan_out, axes, adapted, rngs=rngs, param_dtype=param_dtype, gain=gain
+            )
+
+        c, into, out = config, ("embed", "heads"), ("heads", "embed")
+        norm = {"eps": c.rms_norm_eps, "param_dtype": param_dtype}
+        small = (2 * c.num_layers) ** -0.5  # keeps the residual stream's variance near 1
+        queries, keys = c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim
+        self.head_dim = c.head_dim
+        self.attention_norm = RMSNorm(c.hidden_size, **norm)
+        self.q = projection("q", c.hidden_size, queries, into)
+        self.k = projection("k", c.hidden_size, keys, into)
+        self.v = projection("v", c.hidden_size, keys, into)
+        self.q_norm = RMSNorm(c.head_dim, **norm)
+        self.k_norm = RMSNorm(c.head_dim, **norm)
+        self.o = projection("o", queries, c.hidden_size, out, small)
+        self.mlp_norm = RMSNorm(c.hidden_size, **norm)
+        self.gate = projection("gate", c.hidden_size, c.intermediate_size, ("embed", "mlp"))
+        self.up = projection("up", c.hidden_size, c.intermediate_size, ("embed", "mlp"))
+        self.down = projection(
+            "down", c.intermediate_size, c.hidden_size, ("mlp", "embed"), small
+        )
+
+    def __call__(
+        self,
+        x: jax.Array,
+        angles: jax.Array,
+        mask: jax.Array,
+        adapter: Adapter,
+        remember=lambda k, v: (k, v, None),
+    ) -> tuple[jax.Array, KVCache | None]:
+        """`[B, T, D] -> [B, T, D]`; `remember` turns new keys and values into all of them."""
+        heads = (*x.shape[:2], -1, self.head_dim)
+        y = self.attention_norm(x)
+        q = self.q_norm(self.q(y, adapter.fold(0)).reshape(heads))
+        k = self.k_norm(self.k(y, adapter.fold(1)).reshape(heads))
+        v = self.v(y, adapter.fold(2)).reshape(heads)
+        q, k, v = (constrain(a, "batch", None, "heads", None) for a in (q, k, v))
+        q, k = attention.rotate(q, angles), attention.rotate(k, angles)
+        k, v, cache = remember(k, v)
+        y = attention.attend(q, k, v, mask).reshape(*x.shape[:2], -1)
+        x = constrain(x + self.o(y, adapter.fold(3)), "batch", None, None)
+        y = self.mlp_norm(x)
+        y = jax.nn.silu(self.gate(y, adapter.fold(4))) * self.up(y, adapter.fold(5))
+        y = self.down(constrain(y, "batch", None, "mlp"), adapter.fold(6))
+        return constrain(x + y, "batch", None, None), cache
+
+
+class Decoder(nnx.Module):
+    """A causal language model up to its last hidden state; `head()` turns that into logits.
+
+    Args:
+      dtype: of activations and products. Norms, softmax and accumulation are f32 always.
+      param_dtype: of base weights. LoRA weights are f32 always.
+    """
+
+    def __init__(
+        self,
+        config: DecoderConfig,
+        lora: LoraConfig | None = None,
+        *,
+        rngs: nnx.Rngs,
+        dtype: jnp.dtype = jnp.float32,
+        param_dtype: jnp.dtype = jnp.float32,
+    ) -> None:
+        self.config, self.lora = config, lora or LoraConfig()
+        self.dtype, self.param_dtype = jnp.dtype(dtype), jnp.dtype(param_dtype)
+        shape, axes = (config.vocab_size, config.hidden_size), ("vocab", "embed")
+
+        def table(key):
+            draw = jax.random.normal(key, shape, param_dtype)
+            std = jnp.asarray(config.hidden_size**-0.5, param_dtype)
+            return nnx.Param(draw * std, axes=axes)
+
+        def block(key):
+            return Block(config, self.lora, rngs=nnx.Rngs(key), param_dtype=param_dtype)
+
+        self.embedding = table(rngs.params())
+        self.layers = nnx.vmap(block)(jax.random.split(rngs.params(), config.num_layers))
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps, param_dtype=param_dtype)
+        self.unembedding = None if config.tie_word_embeddings else table(rngs.params())
+
+    def __call__(
+        self,
+        tokens: jax.Array,
+        positions: jax.Array,
+        segment_ids: jax.Array | None = None,
+        cache: KVCache | None = None,
+        valid: jax.Array | None = None,
+        *,
+        context: int | None = None,
+        remat: str = "none",
+        unroll: int | None = None,
+        lora_scale: float | jax.Array = 1.0,
+        dropout_key: jax.Array | None = None,
+    ) -> tuple[jax.Array, KVCache | None]:
+        """Hidden states `[B, T, D]` after the last norm, and the cache with the new tokens.
+
+        Args:
+          tokens, positions: int32 `[B, T]`.
+          segment_ids: int32 `[B, T]`; a token attends within its segment. Not with a cache.
+          cache: new keys and values are written at `positions`, and each query attends to the
+            slots up to its own position; so every earlier position must have been written.
+          valid: bool `[B, T]`, with a cache only: other tokens are not written and their
+            hidden states mean nothing.
+          context: with a cache, how many of its first slots are read (default all): a static
+            bound above every position of this call, which saves the attention beyond it.
+          remat: "none", "dots" or "full" (`REMAT`).
+          unroll: layers per step of the scan (default all up to 8 layers, else 1): faster on a
+            CPU, slower to compile.
+          lora_scale: switches the adapters, one number or one per row `[B]`; 0 is the base.
+          dropout_key: turns on the adapters' dropout.
+        """
+        if (segment_ids is not None) if cache is not None else (valid is not None):
+            raise ValueError(
+                "segment_ids are for calls without a cache and valid for calls with one: "
+                f"got cache={'given' if cache is not None else None}"
+            )
+        if remat not in REMAT:
+            raise ValueError(f"remat={remat!r} is not one of {tuple(REMAT)}")
+        c, depth = self.config, self.config.num_layers
+        x = self.embedding[...][tokens].astype(self.dtype)
+        x = constrain(x, "batch", None, None)
+        angles = attention.rotary_angles(positions, c.head_dim, c.rope_theta)
+        if cache is None:
+            mask = attention.causal_mask(segment_ids, tokens.shape[1])
+        else:
+            context = context or cache.k.shape[2]
+            mask = attention.cache_mask(positions, context)
+        adapter = Adapter(jnp.asarray(lora_scale, jnp.float32), dropout_key)
+
+        def step(block: Block, x, cache, layer):
+            def remember(k, v):
+                written = write(cache, layer, positions, valid, k, v)
+                return *(a[layer, :, :context].astype(x.dtype) for a in written), written
+
+            extra = () if cache is None else (remember,)
+            return block(x, angles, mask, adapter.fold(layer), *extra)
+
+        if not isinstance(self.layers, Block):
+            for layer, block in enumerate(self.layers):
+                x, cache = step(block, x, cache, layer)
+            return self.norm(x), cache
+
+        graph, weights = nnx.split(self.layers)
+
+        def body(carry, xs):
+            return step(nnx.merge(graph, xs[0]), *carry, xs[1]), None
+
+        if remat != "none":
+            body = jax.checkpoint(body, prevent_cse=False, policy=REMAT[remat])
+        unroll = unroll or (depth if depth <= 8 else 1)
+        xs = (weights, jnp.arange(depth))
+        (x, cache), _ = jax.lax.scan(body, (x, cache), xs, unroll=unroll)
+        return self.norm(x), cache
+
+    def head(self) -> jax.Array:
+        """The matrix `[D, V]` from hidden states to logits, in the compute type."""
+        table = self.embedding if self.unembedding is None else self.unembedding
+        return table[...].T.astype(self.dtype)
+
+    def logits(self, hidden: jax.Array) -> jax.Array:
+        """f32 logits `[B, T, V]` of hidden states `[B, T, D]`."""
+        return contract("btd,dv->btv", hidden, self.head(), jnp.float32)
+
+
+def split(decoder: Decoder) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
+    """(structure, LoRA weights, base weights): once at start-up, then plain JAX."""
+    return nnx.split(decoder, nnx.LoRAParam, ...)
+
+
+def merge(graphdef: nnx.GraphDef, lora: nnx.State, base: nnx.State) -> Decoder:
+    """The decoder of `split`'s three parts; cheap, meant to be called inside `jax.jit`."""
+    return nnx.merge(graphdef, lora, base)
+
+
+def abstract_decoder(
+    config: DecoderConfig,
+    lora: LoraConfig | None = None,
+    *,
+    dtype: jnp.dtype = jnp.float32,
+    param_dtype: jnp.dtype = jnp.float32,
+) -> Decoder:
+    """A decoder of `ShapeDtypeStruct`s: structure, shapes and logical axes, but no memory."""
+    return nnx.eval_shape(
+        lambda: Decoder(config, lora, rngs=nnx.Rngs(0), dtype=dtype, param_dtype=param_dtype)
+    )
+
+
+def init_decoder(
+    config: DecoderConfig,
+    lora: LoraConfig | None = None,
+    seed: int = 0,
+    dtype: jnp.dtype = jnp.float32,
+    param_dtype: jnp.dtype = jnp.float32,
+) -> Decoder:
+    """A randomly initialised decoder; the same seed gives the same weights."""
+
+    def make() -> nnx.State:
+        rngs = nnx.Rngs(params=seed, lora=seed + 1)
+        return nnx.state(Decoder(config, lora, rngs=rngs, dtype=dtype, param_dtype=param_dtype))
+
+    abstract = abstract_decoder(config, lora, dtype=dtype, param_dtype=param_dtype)
+    return nnx.merge(nnx.graphdef(abstract), jax.jit(make)())
+
+
+def unstack(decoder: Decoder) -> Decoder:
+    """The same decoder with a list of layers, each with its own arrays: for decoding."""
+    if not isinstance(decoder.layers, Block):
+        return decoder
+    graph, weights = nnx.split(decoder.layers)
+    layers = [
+        nnx.merge(graph, jax.tree.map(lambda a, i=i: a[i], weights))
+        for i in range(decoder.config.num_layers)
+    ]
+    result = nnx.merge(*nnx.split(decoder))
+    result.layers = nnx.List(layers)
+    return result
+
+
+def merge_lora(decoder: Decoder) -> Decoder:
+    """The decoder of rank 0 that computes the same: each kernel becomes `W + scale * A B`."""
+    result = abstract_decoder(
+        decoder.config, dtype=decoder.dtype, param_dtype=decoder.param_dtype
+    )
+    base = split(decoder)[2]
+    for name, block in nnx.iter_modules(decoder):
+        if isinstance(block, Projection):
+            node = base
+            for part in name:
+                node = node[part]
+            node["kernel"] = node["kernel"].replace(block.merged_kernel())
+    return nnx.merge(nnx.graphdef(result), base)
+
+
+def count_parameters(state: object) -> int:
+    """Numbers held by a decoder, a state or an abstract one."""
+    leaves = jax.tree.leaves(nnx.state(state) if isinstance(state, nnx.Module) else state)
+    return sum(leaf.size for leaf in leaves)
