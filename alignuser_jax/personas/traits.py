@@ -1,0 +1,148 @@
+"""Traits of METHOD.md sections 4.2 and 4.3, computed for all users of a log at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from alignuser_jax.datasets import Dataset, Log
+from alignuser_jax.records import LIKED_FROM, RATINGS, Persona
+
+PICKINESS_BOUNDS = (3.5, 4.5)
+"""Mean rating below the first: extremely picky (3); from the second on: not picky (1)."""
+ENGAGEMENT_PERCENTILES = (60, 90)
+CONFORMITY_PERCENTILES = (25, 80)
+VARIETY_PERCENTILES = (33, 66)
+GENRE_COVERAGE = 0.8
+FAVOURITE_GENRES = 3
+
+
+@dataclass(frozen=True)
+class Traits:
+    """One row per user code of the dataset; 0 or nan for users without ratings in the log.
+
+    Formulas of section 4.2: `mean_rating` is R_u, `engagement` T_act (ratings), `conformity`
+    T_conf (mean of (r - R_i)², or their sum where `literal`), `genres` T_div (different genres
+    touched). `covering_genres` is what variety is binned by (4.3): how many of the user's
+    genres, most frequent first, stay within a cumulative share of 0.8 of the genre counts.
+    """
+
+    mean_rating: np.ndarray  # float64[users]
+    engagement: np.ndarray  # int64[users]
+    conformity: np.ndarray  # float64[users]
+    genres: np.ndarray  # int64[users]
+    covering_genres: np.ndarray  # int64[users]
+    rating_shares: np.ndarray  # float64[users, 5]
+    favourite_genres: tuple[tuple[str, ...], ...]
+
+
+def compute_traits(dataset: Dataset, log: Log, *, literal: bool = False) -> Traits:
+    """Traits of every user of `dataset` from `log` alone, item means R_i included.
+
+    `literal` sums the squared deviations as SimUSER's text does; the default divides by the
+    number of ratings (Agent4Rec), since the sum is confounded with engagement.
+    """
+    users, items = len(dataset.user_ids), len(dataset.item_ids)
+    rating = log.rating.astype(np.float64)
+    count = np.bincount(log.user, minlength=users)
+    item_mean = _ratio(
+        np.bincount(log.item, rating, items), np.bincount(log.item, minlength=items)
+    )
+    deviation = np.bincount(log.user, (rating - item_mean[log.item]) ** 2, users)
+    stars = np.clip(np.floor(rating + 0.5), RATINGS[0], RATINGS[-1]).astype(np.int64)
+    star_counts = np.bincount(
+        log.user.astype(np.int64) * len(RATINGS) + stars - RATINGS[0],
+        minlength=users * len(RATINGS),
+    ).reshape(users, len(RATINGS))
+
+    names, membership = _genres(dataset)
+    seen = _genre_counts(log.user, log.item, membership, users)
+    liked = rating >= LIKED_FROM
+    liked_counts = _genre_counts(log.user[liked], log.item[liked], membership, users)
+    share = np.cumsum(-np.sort(-seen, axis=1), axis=1)  # counts, most frequent genre first
+    within = share <= GENRE_COVERAGE * seen.sum(1, keepdims=True) + 1e-9
+    covering = (within & (np.sort(seen, axis=1)[:, ::-1] > 0)).sum(1)
+    order = np.argsort(-liked_counts, axis=1, kind="stable")[:, :FAVOURITE_GENRES]
+    favourites = tuple(
+        tuple(names[g] for g in row if counts[g])
+        for row, counts in zip(order, liked_counts, strict=True)
+    )
+    return Traits(
+        mean_rating=_ratio(np.bincount(log.user, rating, users), count),
+        engagement=count,
+        conformity=np.where(count > 0, deviation, np.nan)
+        if literal
+        else _ratio(deviation, count),
+        genres=(seen > 0).sum(1),
+        covering_genres=covering,
+        rating_shares=_ratio(star_counts, count[:, None]),
+        favourite_genres=favourites,
+    )
+
+
+def compute_personas(
+    dataset: Dataset, log: Log, *, literal: bool = False
+) -> dict[str, Persona]:
+    """A persona for every user of `dataset`; percentiles are over the users of `log`.
+
+    Levels (section 4.3): pickiness 1 not, 2 moderately, 3 extremely; engagement and variety
+    1 low to 3 high; conformity 1 follower, 2 balanced, 3 maverick. A user without ratings in
+    `log` has unknown traits (0, None, empty) and keeps the demographics.
+    """
+    traits = compute_traits(dataset, log, literal=literal)
+    active = traits.engagement > 0
+    with_genres = traits.genres > 0
+    pickiness = np.where(active, 3 - np.digitize(traits.mean_rating, PICKINESS_BOUNDS), 0)
+    engagement = _levels(traits.engagement, ENGAGEMENT_PERCENTILES, active)
+    conformity = _levels(traits.conformity, CONFORMITY_PERCENTILES, active)
+    variety = _levels(traits.covering_genres, VARIETY_PERCENTILES, with_genres)
+    personas = {}
+    for code, user in enumerate(dataset.user_ids):
+        known = dataset.demographics.get(user, {})
+        personas[user] = Persona(
+            user_id=user,
+            pickiness=int(pickiness[code]),
+            engagement=int(engagement[code]),
+            conformity=int(conformity[code]),
+            variety=int(variety[code]),
+            mean_rating=float(traits.mean_rating[code]) if active[code] else None,
+            rating_shares=tuple(traits.rating_shares[code].tolist()) if active[code] else (),
+            favourite_genres=traits.favourite_genres[code],
+            age=known.get("age", ""),
+            occupation=known.get("occupation", ""),
+        )
+    return personas
+
+
+def _levels(values: np.ndarray, percentiles: tuple[int, int], known: np.ndarray) -> np.ndarray:
+    """int[users]: 1 below the first percentile, 2 below the second, else 3; 0 where unknown."""
+    levels = np.zeros(len(values), np.int64)
+    if known.any():
+        bounds = np.percentile(values[known], percentiles)
+        levels[known] = 1 + np.digitize(values[known], bounds)
+    return levels
+
+
+def _ratio(total: np.ndarray, count: np.ndarray) -> np.ndarray:
+    """total / count, nan where count is 0."""
+    return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
+
+
+def _genres(dataset: Dataset) -> tuple[tuple[str, ...], np.ndarray]:
+    """The genre names, sorted, and bool[items, genres]: which item has which."""
+    per_item = [dataset.items[item].genres for item in dataset.item_ids]
+    names = tuple(sorted({genre for genres in per_item for genre in genres}))
+    column = {name: n for n, name in enumerate(names)}
+    membership = np.zeros((len(per_item), len(names)), bool)
+    for row, genres in enumerate(per_item):
+        membership[row, [column[g] for g in genres]] = True
+    return names, membership
+
+
+def _genre_counts(
+    user: np.ndarray, item: np.ndarray, membership: np.ndarray, users: int
+) -> np.ndarray:
+    """int64[users, genres]: how many of a user's items have the genre."""
+    columns = [np.bincount(user[has[item]], minlength=users) for has in membership.T]
+    return np.stack(columns, 1) if columns else np.zeros((users, 0), np.int64)

@@ -1,0 +1,151 @@
+"""Implicit-feedback matrix factorization (Hu, Koren and Volinsky, 2008), trained by `implicit`.
+
+Every rating is a positive interaction, whatever its stars. Only the item factors are kept: a
+user's vector is solved again for each request from the history that travels with it, so the
+recommender holds no users, has no state and follows a session as it goes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from alignuser_jax.datasets import Dataset, Log
+from alignuser_jax.recommenders.base import Catalogue, digest, not_fitted, read, write
+from alignuser_jax.records import RecommendationRequest, Slate
+
+
+class ALS:
+    """`alpha` is the confidence of an interaction (1 of a missing one is 1), `seed` starts the
+    factors. `threads` (0 = all cores) changes speed only: rows are solved independently, so
+    the factors are the same bits for any number. A request whose history and session hold no
+    item of the catalogue gets the most popular items.
+    """
+
+    name = "als"
+    stateful = False
+    version = ""
+    catalogue: Catalogue | None = None
+    item_factors: np.ndarray  # float32[n_items, factors]
+    counts: np.ndarray  # float32[n_items], interactions in the log it was fitted on
+
+    def __init__(
+        self,
+        factors: int = 64,
+        regularization: float = 0.05,
+        alpha: float = 1.0,
+        iterations: int = 15,
+        seed: int = 0,
+        threads: int = 0,
+    ):
+        if factors < 1 or iterations < 1 or alpha <= 0 or regularization <= 0:
+            raise ValueError(
+                "ALS needs factors >= 1, iterations >= 1, alpha > 0 and regularization > 0; "
+                f"got {factors}, {iterations}, {alpha} and {regularization}"
+            )
+        self.settings = {
+            "factors": factors,
+            "regularization": regularization,
+            "alpha": alpha,
+            "iterations": iterations,
+            "seed": seed,
+        }
+        self.threads = threads
+
+    @property
+    def item_ids(self) -> tuple[str, ...]:
+        return self.catalogue.item_ids if self.catalogue else ()
+
+    def fit(self, dataset: Dataset, log: Log) -> ALS:
+        if not len(log):
+            raise ValueError("ALS was given an empty log: fit it on a log with interactions")
+        # imported here: both start thread pools, which nothing but fitting needs
+        from implicit.cpu.als import AlternatingLeastSquares
+        from scipy.sparse import csr_matrix
+        from threadpoolctl import threadpool_limits
+
+        shape = (len(dataset.user_ids), len(dataset.item_ids))
+        pairs = csr_matrix((np.ones(len(log), np.float32), (log.user, log.item)), shape=shape)
+        pairs.data[:] = 1.0  # a pair seen twice counts once
+        with threadpool_limits(limits=1, user_api="blas"):
+            model = AlternatingLeastSquares(
+                factors=self.settings["factors"],
+                regularization=self.settings["regularization"],
+                alpha=self.settings["alpha"],
+                iterations=self.settings["iterations"],
+                random_state=self.settings["seed"],
+                num_threads=self.threads,
+            )
+            model.fit(pairs, show_progress=False)
+        counts = np.bincount(log.item, minlength=shape[1])
+        self.version = digest(
+            {"kind": "als", **self.settings}, dataset.item_ids, pairs.indptr, pairs.indices
+        )
+        return self._set(dataset.item_ids, model.item_factors, counts)
+
+    def _set(self, item_ids: Sequence[str], factors: np.ndarray, counts: np.ndarray) -> ALS:
+        self.catalogue = Catalogue(item_ids)
+        self.item_factors = np.asarray(factors, np.float32)
+        self.counts = counts.astype(np.float32)
+        self._factors64 = self.item_factors.astype(np.float64)
+        self._gram = self._factors64.T @ self._factors64 + self.settings[
+            "regularization"
+        ] * np.eye(self.item_factors.shape[1])
+        return self
+
+    def user_vectors(self, codes: Sequence[np.ndarray]) -> np.ndarray:
+        """float64[users, factors]: for each user's item codes, the x that solves
+        (Y'Y + λI + (alpha - 1) Y_u'Y_u) x = alpha Y_u'1, as `implicit.recalculate_user` does.
+
+        In float64 and one row at a time, so that a user's vector does not depend on who else
+        is in the batch.
+        """
+        alpha = self.settings["alpha"]
+        left = np.empty((len(codes), *self._gram.shape))
+        right = np.empty((len(codes), len(self._gram), 1))
+        for row, items in enumerate(codes):
+            own = self._factors64[items]
+            left[row] = self._gram if alpha == 1 else self._gram + (alpha - 1) * (own.T @ own)
+            right[row, :, 0] = alpha * own.sum(0)
+        return np.linalg.solve(left, right)[:, :, 0]
+
+    def scores(self, requests: Sequence[RecommendationRequest]) -> np.ndarray:
+        """float32[requests, n_items]: predicted preference of each request's user."""
+        if self.catalogue is None:
+            raise not_fitted(self)
+        codes = [
+            self.catalogue.codes(i.item_id for part in (r.history, r.session) for i in part)
+            for r in requests
+        ]
+        scores = np.empty((len(requests), len(self.catalogue)), np.float32)
+        for row, vector in enumerate(self.user_vectors(codes)):
+            scores[row] = self._factors64 @ vector if len(codes[row]) else self.counts
+        return scores
+
+    def recommend(self, requests: Sequence[RecommendationRequest]) -> list[Slate]:
+        scores = self.scores(requests)
+        return [
+            self.catalogue.slate(row, request.k, request.exclude)
+            for row, request in zip(scores, requests, strict=True)
+        ]
+
+    def save(self, directory: str | Path) -> None:
+        if self.catalogue is None:
+            raise not_fitted(self)
+        write(
+            directory,
+            "als",
+            {"version": self.version, "settings": self.settings},
+            item_ids=np.array(self.item_ids),
+            item_factors=self.item_factors,
+            counts=self.counts,
+        )
+
+    @classmethod
+    def load(cls, directory: str | Path) -> ALS:
+        stored, arrays = read(directory, "als")
+        als = cls(**stored["settings"])
+        als.version = stored["version"]
+        return als._set(arrays["item_ids"].tolist(), arrays["item_factors"], arrays["counts"])

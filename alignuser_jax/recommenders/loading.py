@@ -1,0 +1,80 @@
+"""Getting a recommender from what a person types: a saved folder or `module:attr`."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from pathlib import Path
+
+from alignuser_jax.recommenders.als import ALS
+from alignuser_jax.recommenders.base import SETTINGS_FILE, read
+from alignuser_jax.recommenders.degrade import Degraded, ShuffledAcrossUsers
+from alignuser_jax.recommenders.simple import Popularity, Random
+from alignuser_jax.records import Recommender
+
+
+def load_saved(directory: str | Path) -> Recommender:
+    """The recommender that `save(directory)` wrote."""
+    settings, _ = read(directory)
+    match settings.get("kind"):
+        case "random":
+            return Random.load(directory)
+        case "popularity":
+            return Popularity.load(directory)
+        case "als":
+            return ALS.load(directory)
+        case "degraded":
+            return Degraded.load(directory)
+        case "shuffled":
+            return ShuffledAcrossUsers.load(directory)
+        case kind:
+            raise ValueError(
+                f"{directory} holds a recommender of kind {kind!r}; this version reads random, "
+                "popularity, als, degraded and shuffled"
+            )
+
+
+def load_recommender(spec: str | Path) -> Recommender:
+    """A recommender from a saved folder or from `module:attr`.
+
+    `attr` is an instance, a class, or a function without required arguments that returns one;
+    dots in it are followed. `module` is looked for in the working directory too.
+    Raises `ValueError`, `FileNotFoundError` or `TypeError` that say what was wrong; what the
+    module itself raises comes through.
+    """
+    path = Path(spec)
+    if (path / SETTINGS_FILE).is_file():
+        return load_saved(path)
+    module_name, colon, attribute = str(spec).partition(":")
+    if not colon or not module_name or not attribute or os.sep in module_name:
+        raise FileNotFoundError(
+            f"{str(spec)!r} is neither the folder of a saved recommender (one with a "
+            f"{SETTINGS_FILE}) nor of the form module:attr"
+        )
+    if os.getcwd() not in sys.path and "" not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        found = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not (module_name + ".").startswith(error.name + "."):
+            raise  # the module exists; something that it imports does not
+        raise ValueError(
+            f"{spec!r}: there is no module {module_name!r} (looked in the working directory "
+            "and the installed packages)"
+        ) from error
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            where = getattr(found, "__name__", type(found).__name__)
+            raise ValueError(f"{spec!r}: {where} has no attribute {part!r}")
+        found = getattr(found, part)
+    made = found
+    if isinstance(found, type) or (callable(found) and not hasattr(found, "recommend")):
+        made = found()
+    if not isinstance(made, Recommender) or isinstance(made, type):
+        raise TypeError(
+            f"{spec!r} gave a {type(made).__name__} without recommend(requests): expected an "
+            "instance of a recommender, its class, or a function without arguments that "
+            "returns one"
+        )
+    return made

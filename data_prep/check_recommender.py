@@ -1,0 +1,44 @@
+"""Check that a recommender keeps the contract a simulation relies on; exit code 1 if not.
+
+alignuser check-recommender my_module:MyRecommender --dataset=runs/ml-1m
+"""
+
+import sys
+
+import numpy as np
+from absl import app, flags
+from alignuser_jax.datasets import load_dataset
+
+from alignuser_jax.recommenders import check_contract, load_recommender
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("dataset", None, "Folder of an imported dataset.", required=True)
+flags.DEFINE_integer("users", 64, "Users to ask for, the first of the dataset; one batch.")
+flags.DEFINE_integer("k", 4, "Items on a slate.")
+flags.DEFINE_integer("rounds", 20, "Batches to time.")
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) != 2:
+        raise app.UsageError(
+            "give one recommender: module:attr, or the folder of a saved one "
+            f"(given: {argv[1:] or 'nothing'})"
+        )
+    recommender = load_recommender(argv[1])
+    dataset = load_dataset(FLAGS.dataset)
+    log = dataset.log.of_split("train")
+    users = [dataset.user_ids[code] for code in np.unique(log.user)[: FLAGS.users]]
+    report = check_contract(
+        recommender,
+        dataset.item_ids,
+        {user: dataset.history(log, user) for user in users},
+        k=FLAGS.k,
+        batch=FLAGS.users,
+        rounds=FLAGS.rounds,
+    )
+    print(report)
+    sys.exit(0 if report.passed else 1)
+
+
+if __name__ == "__main__":
+    app.run(main)
