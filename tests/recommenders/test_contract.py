@@ -126,6 +126,16 @@ class RepeatsWhenFewAreLeft(Good):
         return Slate((found * request.k)[: request.k])
 
 
+class CrashesInTheLongRun(Good):
+    calls = 0
+
+    def recommend(self, requests):
+        self.calls += 1
+        if self.calls > 40:
+            raise MemoryError("full")
+        return super().recommend(requests)
+
+
 class CrashesAlways(Good):
     def answer(self, request):
         raise RuntimeError("the model file is gone")
@@ -148,6 +158,7 @@ CASES = [
     (IntegerIds, "one slate per request", "expected a tuple of strings"),
     (NanScores, "scores and propensities", "scores (nan"),
     (RepeatsWhenFewAreLeft, "few items left", "an item twice"),
+    (CrashesInTheLongRun, "answers under load", "MemoryError: full"),
     (CrashesAlways, "one slate per request", "RuntimeError: the model file is gone"),
 ]
 
@@ -166,7 +177,7 @@ def test_the_table_of_a_good_one():
     assert report.passed and not report.failures
     table = str(report)
     assert table.startswith("contract of good 1\n") and "FAIL" not in table
-    assert "13 of 13 checks passed" in table
+    assert "14 of 14 checks passed" in table
     for latency in (report.latency_ms, report.batched_ms):
         assert list(latency) == ["p50", "p95", "p99"]
         assert 0 < latency["p50"] <= latency["p95"] <= latency["p99"]
@@ -203,3 +214,12 @@ def test_the_check_says_what_it_needs():
         check_contract(Good(), ITEMS[:2], HISTORIES)
     with pytest.raises(ValueError, match="at least one user"):
         check_contract(Good(), ITEMS, {})
+    everything = tuple(Interaction(i, 3.0) for i in ITEMS)
+    with pytest.raises(ValueError, match="leaves fewer than 4 of 60"):
+        check_contract(Good(), ITEMS, {"u0": everything})
+
+
+def test_users_who_have_seen_nearly_everything_are_left_out():
+    everything = tuple(Interaction(i, 3.0) for i in ITEMS)
+    report = check_contract(Good(), ITEMS, {"sated": everything, **HISTORIES}, rounds=1)
+    assert report.passed and report.batch == len(HISTORIES)
