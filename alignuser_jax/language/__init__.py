@@ -1,1 +1,17 @@
 """Prompts, chat rendering, tokenizers and the parsing of replies; no jax."""
+
+from alignuser_jax.language.parsing import REPROMPT, ReplyError, final_lines, parse_answer
+from alignuser_jax.language.render import Rendered, answer_token_paths, render
+from alignuser_jax.language.tokenizer import TextTokenizer, train_sentencepiece
+
+__all__ = [
+    "REPROMPT",
+    "Rendered",
+    "ReplyError",
+    "TextTokenizer",
+    "answer_token_paths",
+    "final_lines",
+    "parse_answer",
+    "render",
+    "train_sentencepiece",
+]

@@ -1,0 +1,277 @@
+"""Text to token ids and back: our own SentencePiece vocabularies and Hugging Face tokenizers
+behind one small interface.
+
+Chat markers can never come from content. In our vocabularies they are control symbols, which
+text cannot spell; for Hugging Face tokenizers `safe` breaks a marker's spelling.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+import string
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from alignuser_jax.language.prompts import FIXED_PHRASES
+from alignuser_jax.world import page
+
+Offsets = list[tuple[int, int]]
+"""Per token the stretch of text, in characters, that it stands for."""
+
+MODEL_FILE = "sentencepiece.model"
+PAD, UNK, END = "<pad>", "<unk>", "<|end|>"
+ROLE_MARKERS = {"system": "<|system|>", "user": "<|user|>", "assistant": "<|assistant|>"}
+ASCII = string.digits + string.ascii_letters + string.punctuation
+_SPACE = "\u2581"  # how SentencePiece writes a space
+
+# Answers to what chat templates ask for: no thinking, and no clock in a prompt.
+TEMPLATE_OPTIONS: dict[str, Any] = {"enable_thinking": False, "date_string": "26 Jul 2024"}
+
+
+class TextTokenizer(Protocol):
+    """`eot_id` ends a turn. `prefix_stable`: an assistant's earlier replies stay in the tokens
+    of a longer conversation as they were generated (false for templates that rewrite them)."""
+
+    vocab_size: int
+    eot_id: int
+    pad_id: int
+    fingerprint: str
+    prefix_stable: bool
+
+    def encode(self, text: str) -> list[int]: ...
+    def encode_with_offsets(self, text: str) -> tuple[list[int], Offsets]: ...
+    def decode(self, ids: Sequence[int]) -> str: ...
+    def count(self, text: str) -> int: ...
+
+    @staticmethod
+    def load(directory: str | Path) -> SentencePieceTokenizer | HuggingFaceTokenizer:
+        """The tokenizer in a model's directory, ours or Hugging Face's."""
+        directory = Path(directory)
+        if (directory / MODEL_FILE).is_file():
+            return SentencePieceTokenizer((directory / MODEL_FILE).read_bytes())
+        if not (directory / "tokenizer_config.json").is_file():
+            raise FileNotFoundError(
+                f"no tokenizer in {directory}: expected {MODEL_FILE} (made by "
+                "train_sentencepiece) or a Hugging Face tokenizer_config.json"
+            )
+        from transformers import AutoTokenizer
+
+        return HuggingFaceTokenizer(AutoTokenizer.from_pretrained(directory))
+
+
+class SentencePieceTokenizer(TextTokenizer):
+    """A vocabulary made by `train_sentencepiece`, with the chat markers of `ROLE_MARKERS`."""
+
+    prefix_stable = True
+
+    def __init__(self, model: bytes) -> None:
+        import sentencepiece
+
+        self.model = model
+        self._pieces = sentencepiece.SentencePieceProcessor(model_proto=model)
+        self.vocab_size = self._pieces.get_piece_size()
+        known = [self._pieces.id_to_piece(n) for n in range(min(self.vocab_size, 16))]
+        markers = [PAD, END, *ROLE_MARKERS.values()]
+        if missing := [marker for marker in markers if marker not in known]:
+            raise ValueError(
+                f"the SentencePiece model lacks the chat markers {missing}: it was not made by "
+                "train_sentencepiece; use a Hugging Face tokenizer with its chat template"
+            )
+        self.pad_id = known.index(PAD)
+        self.eot_id = known.index(END)
+        self.role_ids = {role: known.index(marker) for role, marker in ROLE_MARKERS.items()}
+        self.fingerprint = hashlib.sha256(model).hexdigest()
+
+    def encode(self, text: str) -> list[int]:
+        return self._pieces.encode(text)
+
+    def encode_with_offsets(self, text: str) -> tuple[list[int], Offsets]:
+        """Pieces are the text itself (identity normalization); each byte of a character that
+        fell back to bytes gets the whole character."""
+        ids = self._pieces.encode(text)
+        offsets: Offsets = []
+        at, bytes_left = 0, 0
+        for token in ids:
+            if not self._pieces.is_byte(token):
+                width = len(self._pieces.id_to_piece(token))
+                offsets.append((at, at + width))
+                at += width
+                continue
+            bytes_left = bytes_left or len(text[at].encode())
+            offsets.append((at, at + 1))
+            bytes_left -= 1
+            at += not bytes_left
+        return ids, offsets
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text; markers give nothing."""
+        return self._pieces.decode([int(token) for token in ids])
+
+    def count(self, text: str) -> int:
+        return len(self.encode(text))
+
+    def save(self, directory: str | Path) -> None:
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / MODEL_FILE).write_bytes(self.model)
+
+
+class HuggingFaceTokenizer(TextTokenizer):
+    """A fast `transformers` tokenizer that has a chat template."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        if not getattr(tokenizer, "is_fast", False):
+            raise ValueError(
+                f"{type(tokenizer).__name__} is not a fast tokenizer, so it gives no offsets: "
+                "add the model's tokenizer.json"
+            )
+        if not tokenizer.chat_template:
+            raise ValueError(
+                "the tokenizer has no chat template: use the tokenizer of the chat model, or "
+                "put a chat_template into tokenizer_config.json"
+            )
+        self.tokenizer = tokenizer
+        self.vocab_size = len(tokenizer)
+        added = tokenizer.added_tokens_decoder.values()
+        marks = [str(a) for a in added if a.special or re.fullmatch("<.+>", str(a), re.DOTALL)]
+        marks = sorted((mark for mark in marks if len(mark) > 1), key=len, reverse=True)
+        self._marks = re.compile("|".join(map(re.escape, marks)) or r"(?!)")
+        self.eot_id = self._end_of_turn()
+        pad = tokenizer.pad_token_id
+        self.pad_id = self.eot_id if pad is None else pad
+        definition = tokenizer.backend_tokenizer.to_str() + str(tokenizer.chat_template)
+        self.fingerprint = hashlib.sha256(definition.encode()).hexdigest()
+        ask = [{"role": "user", "content": "a"}]
+        told = [*ask, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}]
+        reply = self.chat_text(ask, generation=True) + "b"
+        self.prefix_stable = self.chat_text(told).startswith(reply)
+
+    def _end_of_turn(self) -> int:
+        """The first added token after a reply, as the template writes it."""
+        reply = "reply"
+        chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": reply}]
+        text = self.chat_text(chat)
+        tail = self.encode(text[text.rindex(reply) + len(reply) :])
+        added = self.tokenizer.added_tokens_decoder
+        for token in tail:
+            if token in added:
+                return token
+        if self.tokenizer.eos_token_id is None:
+            raise ValueError("neither the chat template nor eos_token ends a reply")
+        return self.tokenizer.eos_token_id
+
+    def chat_text(self, chat: list[dict[str, str]], generation: bool = False) -> str:
+        """The conversation as the tokenizer's own template writes it."""
+        return self.tokenizer.apply_chat_template(
+            chat, tokenize=False, add_generation_prompt=generation, **TEMPLATE_OPTIONS
+        )
+
+    def breaks(self, text: str) -> list[int]:
+        """Where a space must go so that no marker is spelled in `text`."""
+        places = []
+        found = self._marks.search(text)
+        while found:
+            places.append(found.start() + 1)
+            found = self._marks.search(text, found.start() + 1)
+        return places
+
+    def safe(self, text: str) -> str:
+        """`text` with a space inside whatever would read as a marker."""
+        ends = [0, *self.breaks(text), len(text)]
+        return " ".join(text[a:b] for a, b in zip(ends, ends[1:], strict=False))
+
+    def encode(self, text: str) -> list[int]:
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    def encode_with_offsets(self, text: str) -> tuple[list[int], Offsets]:
+        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        return encoded["input_ids"], encoded["offset_mapping"]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text; special tokens give nothing."""
+        return self.tokenizer.decode(
+            [int(token) for token in ids],
+            skip_special_tokens=True,
+            clean_up_tokenization_spaces=False,
+        )
+
+    def count(self, text: str) -> int:
+        return len(self.encode(text))
+
+    def save(self, directory: str | Path) -> None:
+        self.tokenizer.save_pretrained(directory)
+
+
+def _symbols(extra: Iterable[str]) -> list[str]:
+    """What is always one token: newline, action tags, page skeleton, fixed phrases."""
+    ids = [page.item_id(n) for n in range(1, 9)]
+    skeleton = [page.PAGE.strip(), page.PAGE, page.RATING, page.SUMMARY, page.END, page.GENRES]
+    skeleton += [page.SIMILAR, page.SIMILAR + page.END, page.DETAILS, "SESSION ENDED"]
+    skeleton += [f"[{item}{page.TITLE}" for item in ids]
+    actions = ["[NEXT_PAGE]", "[PREVIOUS_PAGE]", "[EXIT]", "[CLICK_ITEM:", "[RATE:"]
+    actions += [f"[CLICK_ITEM:{item}]" for item in ids] + ["[WATCH]", "[SKIP]"]
+    feelings = ["Liked (", "Neutral (", "Disliked (", "): ", "; ", "/5", "None yet."]
+    years = [" (19", " (20", ")" + page.RATING]
+    every = ["\n", *ids, *skeleton, *actions, *feelings, *years, *FIXED_PHRASES, *extra]
+    return list(dict.fromkeys(every))
+
+
+def train_sentencepiece(
+    texts: Iterable[str],
+    vocab_size: int,
+    out_dir: str | Path,
+    extra_symbols: Sequence[str] = (),
+) -> SentencePieceTokenizer:
+    """Trains a byte-pair vocabulary of at most `vocab_size` pieces and saves it to `out_dir`.
+
+    Deterministic in the multiset of lines of `texts`, whatever their order. Text survives
+    encoding and decoding unchanged, except that U+2581 comes back as a space.
+    `extra_symbols` become single tokens; they must not hold a newline, which is a token of
+    its own so that lines are tokenised one by one as they are together.
+    """
+    import sentencepiece
+
+    if bad := [symbol for symbol in extra_symbols if "\n" in symbol or not symbol]:
+        raise ValueError(f"extra symbols must be non-empty and without newlines, got {bad}")
+    lines = sorted(line for text in texts for line in text.splitlines() if line)
+    if not lines:
+        raise ValueError("no text to train a tokenizer on")
+    symbols = [symbol.replace(" ", _SPACE) for symbol in _symbols(extra_symbols)]
+    needed = 3 + len(ROLE_MARKERS) + len(symbols) + 256 + len(ASCII)
+    if vocab_size < needed + 100:
+        raise ValueError(
+            f"vocab_size is {vocab_size}; markers, symbols, bytes and letters alone are "
+            f"{needed} pieces: ask for some hundreds more"
+        )
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(lines),
+        model_writer=model,
+        model_type="bpe",
+        vocab_size=vocab_size,
+        hard_vocab_limit=False,
+        normalization_rule_name="identity",
+        add_dummy_prefix=False,
+        remove_extra_whitespaces=False,
+        split_digits=True,
+        byte_fallback=True,
+        character_coverage=0.9998,  # what is rarer is spelled in bytes
+        required_chars=ASCII,
+        control_symbols=[*ROLE_MARKERS.values(), END],
+        user_defined_symbols=symbols,
+        pad_id=0,
+        unk_id=1,
+        bos_id=-1,
+        eos_id=-1,
+        pad_piece=PAD,
+        unk_piece=UNK,
+        max_sentence_length=1 << 20,
+        num_threads=1,
+        minloglevel=2,
+    )
+    tokenizer = SentencePieceTokenizer(model.getvalue())
+    tokenizer.save(out_dir)
+    return tokenizer
