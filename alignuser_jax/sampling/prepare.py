@@ -1,0 +1,183 @@
+"""From a `Request` to the rows that an engine runs: tokens, automaton, closed set, limits."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from alignuser_jax.language.render import answer_token_paths, render
+from alignuser_jax.records import Request, Ticket, stable_key
+from alignuser_jax.sampling.automaton import (
+    Automaton,
+    ClosedSet,
+    closed_set,
+    compile_answer,
+    free_text,
+)
+
+ANSWERS_KEPT = 1024
+"""Compiled answers kept; a simulation has a few dozen distinct ones."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One sample of one request. `tokens` is what is prefilled; `prefixes[i]` names its first
+    `i + 1` chunks together with the adapter, so equal names mean equal keys and values."""
+
+    ticket: Ticket
+    sample: int
+    request: Request
+    key: int
+    tokens: np.ndarray  # int32[n]
+    prompt: int  # tokens of the conversation itself, n without what scoring appends
+    lora_scale: float  # 1 = the adapted model, 0 = the base
+    prefixes: np.ndarray  # uint64[ceil(n / chunk) - 1 or more whole chunks]
+    automaton: Automaton | None  # None: nothing to decode
+    closed: ClosedSet | None  # None: nothing to score
+    reasoning: int
+    limit: int
+
+    @property
+    def needs(self) -> int:
+        """Positions that the row may fill."""
+        suffix = max(map(len, self.closed.suffixes)) if self.closed else 0
+        appended = len(self.closed.prefix) if self.closed and self.automaton else 0
+        return len(self.tokens) + self.limit + appended + suffix
+
+
+class Preparation:
+    """Renders requests and compiles their answers, each distinct answer once.
+
+    `states`, `edges`, `context`, `reply` and `chunk` are the engine's sizes; a request that
+    does not fit them raises `ValueError` with the numbers.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        *,
+        adapted: bool,
+        context: int,
+        chunk: int,
+        reply: int,
+        **sizes: int,
+    ):
+        self._tokenizer, self._adapted = tokenizer, adapted
+        self._context, self._chunk, self._reply, self._sizes = context, chunk, reply, sizes
+        self._answers: dict[tuple, tuple[Automaton, ClosedSet | None]] = {}
+        self._free = free_text(tokenizer.eot_id, **sizes)
+
+    def rows(self, ticket: Ticket, request: Request) -> list[Row]:
+        self._check(request)
+        rendered = render(self._tokenizer, request.messages, generation=True)
+        tokens = np.asarray(rendered.tokens, np.int32)
+        prompt = len(tokens)
+        scale = float(self._adapted and request.adapter is None)
+        automaton, closed = self._free, None
+        reasoning, limit = 0, request.max_tokens
+        if request.answer:
+            automaton, closed = self._answer(request)
+            reasoning = request.reasoning_tokens
+            limit = reasoning + automaton.longest
+        if closed and not reasoning:
+            tokens = np.concatenate([tokens, np.array(closed.prefix, np.int32)])
+            automaton, limit = None, 0
+        row = Row(
+            ticket=ticket,
+            sample=0,
+            request=request,
+            key=request.key,
+            tokens=tokens,
+            prompt=prompt,
+            lora_scale=scale,
+            prefixes=self._prefixes(tokens, scale),
+            automaton=automaton,
+            closed=closed,
+            reasoning=reasoning,
+            limit=limit,
+        )
+        self._check_fit(row)
+        if request.samples == 1:
+            return [row]
+        return [
+            replace(row, sample=i, key=stable_key(request.key, "sample", i))
+            for i in range(request.samples)
+        ]
+
+    def with_reasoning(self, row: Row, reasoning: np.ndarray) -> Row:
+        """The second half of a row that reasons before it is scored."""
+        appended = np.array(row.closed.prefix, np.int32)
+        tokens = np.concatenate([row.tokens, reasoning, appended])
+        prefixes = self._prefixes(tokens, row.lora_scale)
+        return replace(row, tokens=tokens, prefixes=prefixes, automaton=None, limit=0)
+
+    def _answer(self, request: Request) -> tuple[Automaton, ClosedSet | None]:
+        reasoning = request.reasoning_tokens > 0
+        key = (request.answer, reasoning, request.scored)
+        if key not in self._answers:
+            if len(self._answers) >= ANSWERS_KEPT:
+                self._answers.clear()
+            last = len(request.answer) - 1
+            paths = [
+                tuple(map(tuple, answer_token_paths(self._tokenizer, line, i == last)))
+                for i, line in enumerate(request.answer)
+            ]
+            newline = tuple(self._tokenizer.encode("\n")) if reasoning else ()
+            automaton = compile_answer(
+                paths, reasoning=reasoning, newline=newline, **self._sizes
+            )
+            closed = closed_set(paths[0], self._tokenizer.eot_id) if request.scored else None
+            self._answers[key] = (automaton, closed)
+        return self._answers[key]
+
+    def _prefixes(self, tokens: np.ndarray, lora_scale: float) -> np.ndarray:
+        """One name per whole chunk; the last token is never in one (its logits are needed)."""
+        digest = hashlib.blake2b(bytes([int(lora_scale)]), digest_size=8)
+        names = np.zeros((len(tokens) - 1) // self._chunk, np.uint64)
+        data, width = tokens.tobytes(), 4 * self._chunk
+        for i in range(len(names)):
+            digest.update(data[i * width : (i + 1) * width])
+            names[i] = int.from_bytes(digest.digest(), "big")
+        return names
+
+    def _check(self, request: Request) -> None:
+        if not request.messages or request.messages[-1].role == "assistant":
+            raise ValueError(
+                "a request ends with a user turn; this one "
+                + ("ends with a reply" if request.messages else "has no messages")
+            )
+        if request.scored and len(request.answer) != 1:
+            raise ValueError(
+                f"a scored request needs exactly one answer line, got {len(request.answer)}"
+            )
+        if request.adapter not in (None, "base"):
+            raise ValueError(
+                f"adapter {request.adapter!r}: this engine runs its own adapter (None) and the "
+                "model without it ('base')"
+            )
+        if request.samples < 1 or request.max_tokens < 1 or request.reasoning_tokens < 0:
+            raise ValueError(
+                f"samples={request.samples}, max_tokens={request.max_tokens}, reasoning_tokens="
+                f"{request.reasoning_tokens}: expected at least 1, 1 and 0"
+            )
+        if not (request.temperature >= 0 and 0 < request.top_p <= 1):
+            raise ValueError(
+                f"temperature={request.temperature}, top_p={request.top_p}: expected a "
+                "temperature of at least 0 and 0 < top_p <= 1"
+            )
+
+    def _check_fit(self, row: Row) -> None:
+        if row.limit > self._reply:
+            raise ValueError(
+                f"the reply may take {row.limit} tokens, the engine holds {self._reply}: lower "
+                "max_tokens or reasoning_tokens, or raise EngineConfig.reply"
+            )
+        if row.needs > self._context:
+            raise ValueError(
+                f"a prompt of {row.prompt} tokens and a reply of up to "
+                f"{row.needs - row.prompt} do not fit the context of {self._context}: shorten "
+                "the conversation or raise EngineConfig.context"
+            )

@@ -1,0 +1,124 @@
+"""A tiny random decoder, its tokenizer and the slow, uncached reference."""
+
+import os
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from alignuser_jax.language import answer_token_paths, render, train_sentencepiece
+from alignuser_jax.model import DecoderConfig, LoraConfig, init_decoder
+
+TEXT = """You browse a list of movies. Answer with one line for each item.
+ITEM_1 [WATCH] ITEM_2 [SKIP] ITEM_3 ITEM_4 RATING: 1 2 3 4 5 6 7 8 9 10
+BEST-ACTION: [NEXT_PAGE] [EXIT] because the film is a good comedy from 1999"""
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tmp_path_factory):
+    return train_sentencepiece([TEXT] * 2, 700, tmp_path_factory.mktemp("tokenizer"))
+
+
+@pytest.fixture(scope="session")
+def decoder(tokenizer):
+    config = DecoderConfig(
+        vocab_size=tokenizer.vocab_size + 5,  # an embedding wider than the tokenizer
+        hidden_size=32,
+        intermediate_size=64,
+        num_layers=2,
+        num_heads=4,
+        num_kv_heads=2,
+        head_dim=8,
+        tie_word_embeddings=True,
+    )
+    decoder = init_decoder(config, LoraConfig(rank=2), seed=3)
+    keys = iter(jax.random.split(jax.random.key(5), 1000))
+    for _, block in nnx.iter_modules(decoder):
+        if getattr(block, "lora", None) is not None and hasattr(block, "b"):
+            block.b[...] = 0.3 * jax.random.normal(next(keys), block.b.shape)
+    decoder.embedding[...] = decoder.embedding[...] * 4  # opinions strong enough to differ
+    return decoder
+
+
+class Reference:
+    """One forward pass over the whole sequence for every token: no cache, no batch."""
+
+    def __init__(self, decoder, tokenizer, length=192):
+        self.decoder, self.tokenizer, self.length = decoder, tokenizer, length
+        graph, state = nnx.split(decoder)
+
+        @jax.jit
+        def forward(state, tokens, at, scale):
+            model = nnx.merge(graph, state)
+            positions = jnp.arange(length, dtype=jnp.int32)[None]
+            hidden, _ = model(tokens[None], positions, lora_scale=scale)
+            return model.logits(hidden[:, at][:, None])[0, 0]
+
+        self._forward = lambda tokens, at, scale: forward(state, tokens, at, scale)
+
+    def prompt(self, request):
+        return render(self.tokenizer, request.messages, generation=True).tokens.tolist()
+
+    def logprobs(self, tokens, scale=1.0):
+        """Of the next token, float64 [V]."""
+        padded = np.zeros(self.length, np.int32)
+        padded[: len(tokens)] = tokens
+        logits = np.asarray(self._forward(padded, len(tokens) - 1, scale), np.float64)
+        return logits - logits.max() - np.log(np.exp(logits - logits.max()).sum())
+
+    def paths(self, request):
+        last = len(request.answer) - 1
+        return [
+            [tuple(p) for p in answer_token_paths(self.tokenizer, line, i == last)]
+            for i, line in enumerate(request.answer)
+        ]
+
+    def answer(self, tokens, request, scale=1.0):
+        """Greedy constrained reply: (tokens, choices, per line the distribution by chain rule
+        over the restricted steps)."""
+        reply, choices, distributions = [], [], []
+        for paths in self.paths(request):
+            taken, step = (), {}
+            while taken not in paths:
+                allowed = sorted({p[len(taken)] for p in paths if p[: len(taken)] == taken})
+                logprobs = self.logprobs(tokens + reply, scale)
+                p = np.exp(logprobs[allowed])
+                if len(allowed) > 1:
+                    step[taken] = dict(zip(allowed, p / p.sum(), strict=True))
+                token = allowed[int(np.argmax(p))]
+                taken, reply = (*taken, token), [*reply, token]
+            choices.append(paths.index(taken))
+            distributions.append(step)
+        return reply, tuple(choices), distributions
+
+    def text(self, tokens, limit, scale=1.0):
+        """Greedy free text."""
+        reply = []
+        while len(reply) < limit:
+            logprobs = self.logprobs(tokens + reply, scale)[: self.tokenizer.vocab_size]
+            reply.append(int(np.argmax(logprobs)))
+            if reply[-1] == self.tokenizer.eot_id:
+                break
+        return reply
+
+    def distribution(self, tokens, request, scale=1.0):
+        """Over the alternatives of a scored request, by whole sequences."""
+        (paths,) = self.paths(request)
+        bare = [p[:-1] for p in paths]
+        if any(a != b and b[: len(a)] == a for a in bare for b in bare):
+            bare = paths
+        totals = np.zeros(len(bare))
+        for i, path in enumerate(bare):
+            for j, token in enumerate(path):
+                totals[i] += self.logprobs(tokens + list(path[:j]), scale)[token]
+        p = np.exp(totals - totals.max())
+        return p / p.sum()
+
+
+@pytest.fixture(scope="session")
+def reference(decoder, tokenizer):
+    return Reference(decoder, tokenizer)

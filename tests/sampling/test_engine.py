@@ -1,0 +1,271 @@
+"""The engine equals the uncached reference and gives each request its own result, always."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy.stats import chisquare
+
+from alignuser_jax.records import Message, Request, stable_key
+from alignuser_jax.sampling import Engine, EngineConfig, generate
+from alignuser_jax.sampling.automaton import ACCEPT
+
+GEOMETRY = EngineConfig(slots=4, context=128, chunk=16, reply=40, states=64, edges=12)
+SYSTEM = "You browse a list of movies. Answer with one line for each item."
+SCREEN = (
+    ("ITEM_1 [WATCH]", "ITEM_1 [SKIP]"),
+    ("ITEM_2 [WATCH]", "ITEM_2 [SKIP]"),
+)
+ACT = (("BEST-ACTION: [NEXT_PAGE]", "BEST-ACTION: [EXIT]", "BEST-ACTION: [CLICK_ITEM:ITEM_2]"),)
+RATE = (tuple(f"RATING: {r}" for r in range(1, 6)),)
+TEN = (tuple(f"RATING: {r}" for r in range(1, 11)),)
+WORDS = (("a comedy", "a good film", "a good comedy"),)
+
+
+def talk(*texts):
+    """A conversation: system, then user and assistant in turn."""
+    roles = ["system"] + ["user", "assistant"] * len(texts)
+    return tuple(Message.of(role, text) for role, text in zip(roles, texts, strict=False))
+
+
+@pytest.fixture(scope="module")
+def engine(decoder, tokenizer):
+    return Engine(decoder, tokenizer, GEOMETRY)
+
+
+def ask(number, answer=SCREEN, **options):
+    user = f"film {number * 37} from 19{number:02d} because comedy " + "good " * (number % 5)
+    options = {"temperature": 0.0, "key": stable_key("ask", number)} | options
+    return Request(talk(SYSTEM, user), "test", answer=answer, **options)
+
+
+def mixed():
+    """Every kind of request at once, ragged, more than there are slots."""
+    return [
+        ask(1, temperature=1.0),
+        ask(2, RATE, scored=True, temperature=1.0),
+        ask(3, (), max_tokens=12, temperature=1.3),
+        ask(4, ACT, reasoning_tokens=9, temperature=1.0),
+        ask(5, TEN, scored=True, temperature=0.5),
+        ask(6, RATE, scored=True, reasoning_tokens=7, temperature=1.0),
+        ask(7, (), max_tokens=20, temperature=0.8, top_p=0.7, adapter="base"),
+        ask(8, WORDS, temperature=1.0),
+        ask(9, WORDS, temperature=1.0, scored=True, top_p=0.9),
+        ask(10, ACT, temperature=2.0),
+        ask(11, ACT, temperature=2.0, samples=3),
+    ]
+
+
+def result(completion):
+    """Everything but what was reused."""
+    samples = tuple(result(sample) for sample in completion.samples)
+    usage = completion.usage._replace(cached_tokens=0)
+    return replace(completion, usage=usage, samples=samples)
+
+
+def test_greedy_answers_equal_the_uncached_reference(engine, reference):
+    turns = [SYSTEM, "film 1999 from the list because comedy"]
+    for step, answer in enumerate((SCREEN, ACT, SCREEN, WORDS)):
+        for adapter, scale in ((None, 1.0), ("base", 0.0)):
+            request = Request(
+                talk(*turns), "test", answer=answer, temperature=0.0, adapter=adapter
+            )
+            (completion,) = generate(engine, [request])
+            prompt = reference.prompt(request)
+            tokens, choices, steps = reference.answer(prompt, request, scale)
+            assert completion.tokens == tuple(tokens)
+            assert completion.choices == choices
+            lines = [line[c] for line, c in zip(answer, choices, strict=True)]
+            assert completion.text == "\n".join(lines)
+            for line, p, nodes in zip(
+                answer, completion.choice_probabilities, steps, strict=True
+            ):
+                if answer is not WORDS:
+                    ((_, node),) = nodes.items()
+                    np.testing.assert_allclose(sorted(p), sorted(node.values()), atol=2e-5)
+                    assert len(p) == len(line)
+            expected = [
+                reference.logprobs(prompt + tokens[:i], scale)[t] for i, t in enumerate(tokens)
+            ]
+            np.testing.assert_allclose(completion.logprobs, expected, atol=1e-4)
+            assert (completion.usage.cached_tokens > 0) == (step > 0)
+        turns += [completion.text, f"page {step} with a film from 200{step}"]
+
+
+def test_greedy_text_equals_the_uncached_reference(engine, reference):
+    requests = [ask(n, (), max_tokens=5 + n) for n in range(1, 7)]
+    for request, completion in zip(requests, generate(engine, requests), strict=True):
+        expected = reference.text(reference.prompt(request), request.max_tokens)
+        assert completion.tokens == tuple(expected)
+        ended = expected[-1] == engine._tokenizer.eot_id
+        assert completion.finish_reason == ("stop" if ended else "length")
+        assert completion.text == engine._tokenizer.decode(expected)
+
+
+@pytest.mark.parametrize("answer", [RATE, TEN, WORDS, (("one way",),)])
+@pytest.mark.parametrize("adapter", [None, "base"])
+def test_scores_equal_brute_force(engine, reference, answer, adapter):
+    requests = [ask(n, answer, scored=True, adapter=adapter) for n in (1, 2, 3)]
+    for request, completion in zip(requests, generate(engine, requests), strict=True):
+        prompt = reference.prompt(request)
+        p = reference.distribution(prompt, request, 1.0 if adapter is None else 0.0)
+        np.testing.assert_allclose(completion.choice_probabilities[0], p, atol=2e-5)
+        assert sum(completion.choice_probabilities[0]) == pytest.approx(1)
+        assert completion.choices == (int(p.argmax()),)
+        assert completion.text == answer[0][int(p.argmax())]
+
+
+def test_results_do_not_depend_on_neighbours_slots_order_or_reuse(engine, decoder, tokenizer):
+    requests = mixed()
+    together = [result(c) for c in generate(engine, requests)]
+    assert all(c.finish_reason != "error" for c in together)
+    again = [result(c) for c in generate(engine, requests)]  # whatever is resident now
+    backwards = [result(c) for c in generate(engine, requests[::-1])][::-1]
+    fresh = Engine(decoder, tokenizer, GEOMETRY)
+    fresh._programs = engine._programs  # compiled already
+    alone = []
+    for request in requests:
+        fresh._residents.clear()
+        alone += [result(c) for c in generate(fresh, [request])]
+    for name, others in (("again", again), ("backwards", backwards), ("alone", alone)):
+        for number, (one, other) in enumerate(zip(together, others, strict=True)):
+            assert one == other, f"{name}: request {number}"
+
+
+def test_nothing_that_a_request_chooses_recompiles(engine):
+    generate(engine, mixed())
+    compiled = engine.compilations
+    assert compiled <= 4
+    generate(engine, [ask(n, RATE, reasoning_tokens=n, temperature=n / 3) for n in range(1, 6)])
+    generate(engine, [ask(2, (), max_tokens=31, top_p=0.3, temperature=1.0)])
+    generate(engine, [ask(3, WORDS, scored=True, samples=7)])
+    assert engine.compilations == compiled
+
+
+def test_a_session_prefills_only_what_is_new(engine):
+    long = " ".join(f"film {n} from 1999" for n in range(8))
+    first = Request(talk(SYSTEM, long), "test", answer=RATE, scored=True, temperature=0.0)
+    (reply,) = generate(engine, [first])
+    following = replace(first, messages=talk(SYSTEM, long, reply.text, "a film"))
+    (completion,) = generate(engine, [following])
+    cached, prompt = completion.usage.cached_tokens, completion.usage.prompt_tokens
+    assert cached % GEOMETRY.chunk == 0
+    assert reply.usage.prompt_tokens - GEOMETRY.chunk <= cached <= reply.usage.prompt_tokens
+    assert prompt > reply.usage.prompt_tokens
+    (other,) = generate(engine, [replace(following, adapter="base")])
+    assert other.usage.cached_tokens == 0  # another adapter's keys and values are not ours
+
+
+@pytest.mark.parametrize("scored", [False, True])
+def test_reasoning_then_a_legal_answer(engine, reference, scored):
+    limit = 6
+    requests = [
+        ask(n, RATE, reasoning_tokens=limit, scored=scored, temperature=1.0) for n in range(12)
+    ]
+    for request, completion in zip(requests, generate(engine, requests), strict=True):
+        *before, line = completion.text.split("\n")
+        assert line == RATE[0][completion.choices[0]]
+        tokens = list(completion.tokens)
+        if not scored:
+            path = reference.paths(request)[0][completion.choices[0]]
+            assert tuple(tokens[-len(path) :]) == path
+            tokens = tokens[: -len(path)]
+        assert len(tokens) <= limit + 1 and engine._tokenizer.eot_id not in tokens
+        assert engine._tokenizer.decode(tokens) == completion.text[: -len(line)]
+        prompt = reference.prompt(request) + tokens
+        if scored:
+            p = reference.distribution(prompt, request)
+        else:
+            stem = list(path[: len(path) - 2])  # RATING: and a space, then the digit
+            p = np.exp(
+                reference.logprobs(prompt + stem)[[q[-2] for q in reference.paths(request)[0]]]
+            )
+            p /= p.sum()
+        np.testing.assert_allclose(completion.choice_probabilities[0], p, atol=2e-5)
+
+
+def test_samples_are_distinct_draws_that_come_back_together(engine):
+    (completion,) = generate(engine, [ask(3, (), max_tokens=8, temperature=1.0, samples=6)])
+    assert len(completion.samples) == 6
+    assert len({sample.tokens for sample in completion.samples}) > 1
+    assert completion.text == completion.samples[0].text
+    generated = sum(sample.usage.generated_tokens for sample in completion.samples)
+    assert completion.usage.generated_tokens == generated
+
+
+def test_drawn_choices_follow_the_reported_probabilities(engine):
+    for answer, scored, n in ((RATE, True, 400), (ACT, False, 160)):
+        requests = [
+            ask(4, answer, scored=scored, temperature=1.0, key=stable_key("draw", n))
+            for n in range(n)
+        ]
+        completions = generate(engine, requests)
+        (p,) = {c.choice_probabilities[0] for c in completions}
+        observed = np.bincount([c.choices[0] for c in completions], minlength=len(p))
+        assert chisquare(observed, np.array(p) / sum(p) * len(requests)).pvalue > 1e-4
+
+
+def test_a_request_that_cannot_run_harms_no_other(engine, reference):
+    good = [ask(1), ask(2, RATE, scored=True)]
+    expected = [result(c) for c in generate(engine, good)]
+    long = Request(talk(SYSTEM, "film " * 200), "test", answer=ACT)
+    bad = [
+        (long, "do not fit the context of 128"),
+        (ask(1, (), max_tokens=41), "may take 41 tokens, the engine holds 40"),
+        (ask(1, SCREEN, scored=True), "exactly one answer line, got 2"),
+        (ask(1, adapter="other"), "adapter 'other'"),
+        (ask(1, (tuple("abcdefghijklmn"),)), "at most 14 edges"),
+        (Request((), "test"), "no messages"),
+        (ask(1, temperature=-1.0), "temperature=-1.0"),
+        (ask(1, samples=0), "samples=0"),
+        (ask(1, (("twice", "twice"),)), "begin those"),
+    ]
+    completions = generate(engine, [good[0], *(request for request, _ in bad), good[1]])
+    for (_, message), completion in zip(bad, completions[1:-1], strict=True):
+        assert completion.finish_reason == "error" and message in completion.error
+        assert completion.text == "" and completion.choices == ()
+    assert [result(completions[0]), result(completions[-1])] == expected
+
+
+def test_cancelled_requests_do_not_come_back(engine):
+    tickets = [engine.submit(ask(n)) for n in range(6)]
+    engine.cancel(tickets[1])
+    engine.cancel(tickets[5])
+    returned = []
+    while batch := engine.collect():
+        returned += [ticket for ticket, _ in batch]
+    assert sorted(returned) == [tickets[i] for i in (0, 2, 3, 4)]
+    assert engine.collect() == []
+
+
+def test_a_device_failure_keeps_the_queue_and_the_engine_recovers(engine, monkeypatch):
+    expected = result(generate(engine, [ask(1)])[0])
+
+    def fail(*_):
+        raise RuntimeError("out of memory")
+
+    ticket = engine.submit(ask(1))
+    with monkeypatch.context() as patch:
+        patch.setattr(engine._programs, "decode", fail)
+        with pytest.raises(RuntimeError, match="out of memory"):
+            engine.collect()
+    ((returned, completion),) = engine.collect()
+    assert returned == ticket and result(completion) == expected
+
+
+def test_statistics_count_what_was_done(decoder, tokenizer, engine):
+    fresh = Engine(decoder, tokenizer, GEOMETRY)
+    fresh._programs = engine._programs
+    completions = generate(fresh, [ask(n) for n in range(6)])
+    assert fresh.stats["rounds"] == 2 and fresh.stats["rows"] == 6
+    for name in ("prompt_tokens", "generated_tokens", "cached_tokens"):
+        assert fresh.stats[name] == sum(getattr(c.usage, name) for c in completions)
+    assert fresh.stats["seconds"] >= fresh.stats["decode_seconds"] > 0
+
+
+def test_geometry_is_checked(decoder, tokenizer):
+    with pytest.raises(ValueError, match="multiple of chunk=32"):
+        EngineConfig(context=100)
+    with pytest.raises(ValueError, match="positive"):
+        EngineConfig(slots=0)
+    assert ACCEPT == 0  # padded tables point there
