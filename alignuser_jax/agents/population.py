@@ -9,25 +9,23 @@ on how many are alive at once or on how often the run was killed.
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from alignuser_jax import records
 from alignuser_jax.agents.events import sort_events
 from alignuser_jax.agents.journal import Answer, Asked, Journal, Question
 from alignuser_jax.agents.progress import Progress
+from alignuser_jax.agents.session import RecommendationFailed, SessionCoroutine
 from alignuser_jax.records import (
     Event,
-    Outcome,
     RecommendationRequest,
     Recommender,
     Request,
     Slate,
 )
-
-SessionCoroutine = Generator[Question, Any, Outcome]
 
 
 class SessionSpec(NamedTuple):
@@ -37,10 +35,6 @@ class SessionSpec(NamedTuple):
     user_id: str
     number: int
     make: Callable[[], SessionCoroutine]
-
-
-class RecommendationFailed(Exception):
-    """Thrown into a session whose slate could not be had; the message names the arm."""
 
 
 class RecommenderError(RuntimeError):

@@ -8,12 +8,12 @@ from agents_toy import CATALOGUE, ToyGenerator, ToyRecommender, toy_session
 from alignuser_jax.agents.events import write_events
 from alignuser_jax.agents.journal import Journal, JournalError
 from alignuser_jax.agents.population import (
-    RecommendationFailed,
     RecommenderError,
     SessionSpec,
     run_population,
 )
 from alignuser_jax.agents.progress import Progress
+from alignuser_jax.agents.session import RecommendationFailed
 from alignuser_jax.records import Action, NextPageRequest
 
 MANIFEST = {"seed": 1}

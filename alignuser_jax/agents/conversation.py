@@ -1,0 +1,145 @@
+"""The conversation of one agent: it only grows, until a page would not fit and it starts anew.
+
+What was said is never edited, so the conversation is the agent's recent history and every
+request extends the one before it. Training runs the same code (ARCHITECTURE.md decision 4).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from alignuser_jax.language import prompts
+from alignuser_jax.memory import EpisodicMemory
+from alignuser_jax.records import Interaction, Item, Message, Persona
+
+MESSAGE_TOKENS = 5
+"""What a chat template puts around a message, in tokens (ChatML and Llama 3: 5)."""
+
+CountTokens = Callable[[str], int]
+
+
+@dataclass(frozen=True, slots=True)
+class AgentUser:
+    """Who acts: the persona and what the user rated before, oldest first."""
+
+    persona: Persona
+    history: tuple[Interaction, ...] = ()
+
+    @property
+    def user_id(self) -> str:
+        return self.persona.user_id
+
+
+def remembered(user: AgentUser, items: Mapping[str, Item]) -> EpisodicMemory:
+    """What the user remembers at the start: the history, as far as the catalogue names it."""
+    history = [past for past in user.history if past.item_id in items]
+    titles = {past.item_id: items[past.item_id].title for past in history}
+    return EpisodicMemory.of(history, titles)
+
+
+@dataclass(frozen=True, slots=True)
+class SessionConfig:
+    """How agents are asked.
+
+    `screening` asks which items to watch (without it all are watched); `persona` shows who the
+    user is (without it: the ablation); `history_items` past ratings are told at the start, and
+    after a restart `memory_items` of the session's besides. `max_clicks` per page,
+    `previous_page` and `max_actions` per session limit what is offered; `skip_forced` takes the
+    only action there is without asking. `reasoning_tokens` may precede an action and the
+    interview, `rate_reasoning_tokens` a rating. A page that would leave less than
+    `page_reserve_tokens` (beside the reasoning) of `context_tokens` starts a new conversation;
+    `None` means no limit. `fail_fast` ends a session at its first error of the model, otherwise
+    it goes on with a default.
+    """
+
+    item_type: str = "movies"
+    screening: bool = True
+    persona: bool = True
+    history_items: int = 20
+    memory_items: int = 10
+    max_clicks: int = 1
+    previous_page: bool = True
+    max_actions: int = 60
+    skip_forced: bool = True
+    interview: bool = True
+    reasoning_tokens: int = 0
+    rate_reasoning_tokens: int = 0
+    temperature: float = 1.0
+    top_p: float = 1.0
+    context_tokens: int | None = None
+    page_reserve_tokens: int = 256
+    fail_fast: bool = False
+
+
+class Conversation:
+    """Messages so far, and `pending`, what the next question begins with."""
+
+    def __init__(
+        self,
+        user: AgentUser,
+        config: SessionConfig,
+        count_tokens: CountTokens | None = None,
+    ):
+        self.messages: tuple[Message, ...] = ()
+        self.pending = ""
+        self.starts = 0
+        self._persona = user.persona if config.persona else None
+        self._config = config
+        self._count = count_tokens
+        self._counted: dict[str, int] = {}
+
+    def show_page(self, text: str, memory: EpisodicMemory) -> None:
+        """Put a page before the next question; start anew where it would not fit."""
+        said = prompts.turn(self.pending, text)
+        if self.messages and self._fits(*self.messages, Message.of("user", said)):
+            self.pending = said
+        else:
+            self._start(text, memory)
+
+    def ask(self, question: str) -> tuple[Message, ...]:
+        """The messages of a request; `question` already begins with `pending`."""
+        return (*self.messages, Message.of("user", question))
+
+    def keep(self, asked: tuple[Message, ...], reply: str) -> None:
+        """Go on from `asked` and its reply, which holds no reasoning."""
+        self.messages = (*asked, Message.of("assistant", reply))
+        self.pending = ""
+
+    def _start(self, page_text: str, memory: EpisodicMemory) -> None:
+        config = self._config
+        system = Message.of("system", prompts.system_prompt(config.item_type))
+        in_session = sum(rated.page > 0 for rated in memory.ratings)
+        told = config.history_items + min(in_session, config.memory_items)
+        while True:
+            opening = prompts.opening(self._persona, memory.summary(told), config.item_type)
+            pending = prompts.turn(opening, page_text)
+            if self._fits(system, Message.of("user", pending)):
+                break
+            if not told:
+                raise ValueError(
+                    f"persona and one page leave less than {self._reserve} of "
+                    f"{config.context_tokens} tokens even without history; raise "
+                    "context_tokens or lower page_reserve_tokens"
+                )
+            told //= 2
+        self.messages, self.pending = (system,), pending
+        self.starts += 1
+
+    def _fits(self, *messages: Message) -> bool:
+        if self._count is None or self._config.context_tokens is None:
+            return True
+        used = sum(self._tokens(message.content) + MESSAGE_TOKENS for message in messages)
+        return used + self._reserve <= self._config.context_tokens
+
+    def _tokens(self, text: str) -> int:
+        if text not in self._counted:
+            self._counted[text] = self._count(text)
+        return self._counted[text]
+
+    @property
+    def _reserve(self) -> int:
+        config = self._config
+        return config.page_reserve_tokens + max(
+            config.reasoning_tokens, config.rate_reasoning_tokens
+        )
