@@ -1,0 +1,97 @@
+"""A small vocabulary of ours, a small fast tokenizer with a ChatML template, and Qwen3's."""
+
+import gzip
+import shutil
+
+import pytest
+
+from alignuser_jax.language import TextTokenizer, train_sentencepiece
+from alignuser_jax.language.tokenizer import HuggingFaceTokenizer
+
+PAGE = "\n".join(
+    [
+        "PAGE 1",
+        "[ITEM_1] <- Heat (1995) -> <- History ratings: 3.87 -> <- Summary: Action, Crime"
+        " -> <- Similar items: ->",
+        "[ITEM_2] <- Babe (1995) -> <- History ratings: none -> <- Summary: Comedy, Drama"
+        " -> <- Similar items: ->",
+        "[ITEM_3] <- Casino (1995) -> <- History ratings: 3.79 -> <- Summary: Drama"
+        " -> <- Similar items: ->",
+        "[ITEM_4] <- Antz (1998) -> <- History ratings: 3.51 -> <- Summary: Animation, Comedy"
+        " -> <- Similar items: ->",
+    ]
+)
+TEXTS = (
+    PAGE,
+    "a movie about a man who likes movies and rates them",
+    "Occupation: programmer\nFavourite genres: Drama, Comedy, Animation, Action, Crime",
+    "Heat Babe Casino Antz Drama Comedy Crime Action Animation",
+) * 5
+
+CHATML = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+    "{{ message['content'] | trim }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+@pytest.fixture(scope="session")
+def page_text():
+    return PAGE
+
+
+@pytest.fixture(scope="session")
+def texts():
+    return TEXTS
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory):
+    return train_sentencepiece(TEXTS, 700, tmp_path_factory.mktemp("small"))
+
+
+@pytest.fixture(scope="session")
+def fast():
+    """A byte-level BPE made here, whose template keeps earlier replies as they were."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    marks = ["<|im_start|>", "<|im_end|>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=500,
+        special_tokens=marks,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(TEXTS, trainer)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<|im_end|>")
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>"]})
+    tokenizer.chat_template = CHATML
+    return HuggingFaceTokenizer(tokenizer)
+
+
+@pytest.fixture(scope="session")
+def qwen(shared_data, tmp_path_factory):
+    source = shared_data / "tokenizers" / "qwen"
+    if not (source / "tokenizer.json.gz").is_file():
+        pytest.skip("no Qwen tokenizer in ../shared/data/tokenizers/qwen")
+    directory = tmp_path_factory.mktemp("qwen")
+    packed = (source / "tokenizer.json.gz").read_bytes()
+    (directory / "tokenizer.json").write_bytes(gzip.decompress(packed))
+    shutil.copy(source / "qwen3_tokenizer_config.json", directory / "tokenizer_config.json")
+    return TextTokenizer.load(directory)
+
+
+@pytest.fixture(scope="session", params=["small", "fast", "qwen"])
+def each(request):
+    """Every kind of tokenizer in turn."""
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(scope="session", params=["fast", "qwen"])
+def hugging_face(request):
+    """The tokenizers that have a chat template of their own."""
+    return request.getfixturevalue(request.param)

@@ -1,0 +1,106 @@
+from dataclasses import replace
+
+from alignuser_jax.language import prompts
+from alignuser_jax.records import Action, Persona
+
+PERSONA = Persona(
+    user_id="u",
+    pickiness=3,
+    engagement=1,
+    conformity=2,
+    variety=3,
+    mean_rating=3.26,
+    rating_shares=(0.1, 0.2, 0.3, 0.25, 0.15),
+    favourite_genres=("Drama", "Film-Noir"),
+    age="25-34",
+    occupation="lawyer",
+)
+
+
+def test_persona_block_in_order():
+    assert prompts.persona_block(PERSONA, "books").splitlines() == [
+        "Occupation: lawyer",
+        "Age: 25-34",
+        "You are extremely picky about books. You visit rarely and leave at slight "
+        "dissatisfaction. You rate partly as others do. You seek out the unusual.",
+        "Average rating: 3.3",
+        "Ratings 1 to 5: 10% 20% 30% 25% 15%",
+        "Favourite genres: Drama, Film-Noir",
+    ]
+
+
+def test_what_is_unknown():
+    assert prompts.persona_block(Persona("u")) == "Occupation: Unknown\nAge: Unknown"
+    assert prompts.opening(None, "None yet.") == "Past ratings:\nNone yet."
+    odd = replace(PERSONA, occupation="a -> b\nc")
+    assert prompts.persona_block(odd).startswith("Occupation: a - b c\nAge")
+
+
+def test_no_name_of_the_user_in_prompts():
+    text = prompts.opening(replace(PERSONA, user_id="user-4711"), "None yet.")
+    assert "4711" not in text
+
+
+def test_system_prompt_explains_every_answer():
+    text = prompts.system_prompt("games")
+    for needed in ("games", "[WATCH]", "[SKIP]", "RATING: ", "BEST-ACTION: ", "step by step"):
+        assert needed in text
+    assert "{" not in text
+
+
+def test_turns():
+    actions = [Action("next_page"), Action("click", "ITEM_2")]
+    assert prompts.screen_turn("PAGE 1") == "PAGE 1\nScreen."
+    assert prompts.rate_turn("ITEM_2") == "Rate ITEM_2."
+    assert prompts.rate_turn("ITEM_2", "You rated X: 4/5") == "You rated X: 4/5\nRate ITEM_2."
+    assert prompts.act_turn(actions, "f") == "f\nActions: [NEXT_PAGE] [CLICK_ITEM:ITEM_2]"
+    assert prompts.interview_turn("SESSION ENDED").startswith("SESSION ENDED\nInterview: ")
+    assert prompts.turn("a", "", "b") == "a\nb"
+
+
+def test_answers():
+    assert prompts.screen_answer(2) == (
+        ("ITEM_1 [WATCH]", "ITEM_1 [SKIP]"),
+        ("ITEM_2 [WATCH]", "ITEM_2 [SKIP]"),
+    )
+    assert prompts.rate_answer() == (tuple(f"RATING: {r}" for r in (1, 2, 3, 4, 5)),)
+    assert prompts.interview_answer()[0][9] == "RATING: 10"
+    assert prompts.act_answer([Action("exit")]) == (("BEST-ACTION: [EXIT]",),)
+
+
+def test_world_model():
+    prompt = prompts.world_model_messages("PAGE 1", Action("rate", "ITEM_1", 4))
+    assert [message.role for message in prompt] == ["system", "user"]
+    assert prompt[1].content == "PAGE 1\nACTION: [RATE:ITEM_1:4]"
+    full = prompts.world_model_messages("PAGE 1", Action("exit"), "SESSION ENDED")
+    assert full[2].content == "[NEXT STATE]\nSESSION ENDED"
+    assert all(span.trained for span in full[2].spans)
+
+
+def test_reflection_prompts_hold_all_that_they_are_given():
+    trajectory = prompts.trajectory_reflection_messages(
+        "STATE", "PERSONA", "PAST", "[EXIT]", "NEXT-A", "[NEXT_PAGE]", "NEXT-B", "games"
+    )
+    text = "\n".join(message.content for message in trajectory)
+    for part in ("STATE", "PERSONA", "PAST", "[EXIT]", "NEXT-A", "[NEXT_PAGE]", "NEXT-B"):
+        assert part in trajectory[1].content
+    assert all(f"{tag}: " in text for tag in prompts.TRAJECTORY_TAGS)
+    item = prompts.rating_reflection_messages(
+        "Heat", "", "PERSONA", "PAST", 4, "signal a", 2, "signal b"
+    )
+    for part in ("Heat", "(none)", "PERSONA", "PAST", "4/5. signal a", "2/5. signal b"):
+        assert part in item[1].content
+    assert all(f"{tag}: " in item[0].content for tag in prompts.ITEM_TAGS)
+
+
+def test_alternatives_prompt():
+    system, user = prompts.alternatives_messages(
+        "STATE", "PERSONA", "PAST", "[EXIT]", ["[EXIT]", "[NEXT_PAGE]"], 3
+    )
+    assert "exactly 3" in system.content
+    assert "Valid actions: [EXIT] [NEXT_PAGE]" in user.content
+
+
+def test_fixed_phrases_are_whole_lines_or_less():
+    assert all(phrase and "\n" not in phrase for phrase in prompts.FIXED_PHRASES)
+    assert not any("{" in phrase for phrase in prompts.FIXED_PHRASES)
