@@ -71,6 +71,13 @@ class SessionConfig:
     page_reserve_tokens: int = 256
     fail_fast: bool = False
 
+    def __post_init__(self) -> None:
+        for name in ("history_items", "memory_items", "max_clicks", "reasoning_tokens"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected 0 or more")
+        if self.max_actions < 1:
+            raise ValueError(f"max_actions is {self.max_actions}, expected 1 or more")
+
 
 class Conversation:
     """Messages so far, and `pending`, what the next question begins with."""

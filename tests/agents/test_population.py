@@ -1,6 +1,10 @@
 import io
 import random
 import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from agents_toy import CATALOGUE, ToyGenerator, ToyRecommender, toy_session
@@ -104,6 +108,40 @@ def test_ctrl_c_leaves_a_journal_that_resumes(reference, tmp_path, stop_after):
     assert not generator.queue and generator.cancelled  # what was outstanding
     resumed = random.Random(1).sample(make_specs(), 8)
     assert table(run(tmp_path, resumed, concurrency=5), tmp_path) == reference[0]
+
+
+KILLED = """
+import os, signal, sys
+sys.path.insert(0, sys.argv[1])
+from agents_toy import CATALOGUE, ToyGenerator, ToyRecommender, toy_session
+from alignuser_jax.agents import Journal, SessionSpec, run_population
+
+class Killed(ToyGenerator):
+    def answer(self, request):
+        if self.completed == 6:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().answer(request)
+
+def spec(arm, user_id):
+    return SessionSpec(arm, user_id, 0, lambda: toy_session(arm, user_id, 0))
+
+specs = [spec(arm, f"u{n}") for n in range(4) for arm in "ab"]
+recommenders = {"a": ToyRecommender(), "b": ToyRecommender()}
+with Journal.open(sys.argv[2], {"seed": 1}) as journal:
+    run_population(specs, Killed(), recommenders, journal, concurrency=3)
+"""
+
+
+def test_a_killed_process_has_on_disk_all_that_its_agents_were_told(reference, tmp_path):
+    here = str(Path(__file__).parent)
+    done = subprocess.run([sys.executable, "-c", KILLED, here, str(tmp_path)])
+    assert done.returncode == -signal.SIGKILL
+    with Journal.open(tmp_path, MANIFEST) as journal:
+        assert journal.recovered >= 6 + 3  # completions sent in, and the slates before them
+        assert journal.dropped_bytes == 0
+    generator = ToyGenerator()
+    assert table(run(tmp_path, None, generator), tmp_path) == reference[0]
+    assert generator.completed == 16 - 6
 
 
 def test_resuming_with_other_agents_names_the_field(tmp_path):

@@ -394,6 +394,13 @@ def test_history_is_shortened_before_a_page_is_given_up():
         visit(user=user, count=words, context_tokens=60, page_reserve_tokens=10)
 
 
+@pytest.mark.parametrize("wrong", [{"max_actions": 0}, {"max_clicks": -1}])
+def test_impossible_settings_are_refused(wrong):
+    (name,) = wrong
+    with pytest.raises(ValueError, match=f"{name} is"):
+        SessionConfig(**wrong)
+
+
 # --- one item by itself ---
 
 
