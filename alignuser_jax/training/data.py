@@ -7,6 +7,8 @@ setting it gives the same batches again, bit for bit.
 
 from __future__ import annotations
 
+import functools
+import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +19,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from alignuser_jax.language.render import render
-from alignuser_jax.records import Example, Message
+from alignuser_jax.records import Example, Message, stable_key
 from alignuser_jax.training.config import TrainConfig
 from alignuser_jax.training.records_io import ShardError, decode, task_files
 
@@ -121,6 +123,28 @@ class _Sequences(grain.transforms.Map):
         return [row for row in rows if row is not None]
 
 
+class _Epochs:
+    """A data source without end: each epoch is a permutation named by (seed, name, epoch).
+
+    (Grain's own shuffle walks cycles of 2^16 indices: milliseconds a record of a small task.)
+    """
+
+    def __init__(self, source: Sequence[bytes], seed: int, name: str):
+        self._source, self._name = source, (seed, name)
+        self._order = functools.lru_cache(maxsize=4)(self._permutation)
+
+    def _permutation(self, epoch: int) -> np.ndarray:
+        key = stable_key("shuffle", *self._name, epoch)
+        return np.random.Generator(np.random.Philox(key=key)).permutation(len(self._source))
+
+    def __len__(self) -> int:
+        return sys.maxsize
+
+    def __getitem__(self, index: int) -> bytes:
+        epoch, place = divmod(index, len(self._source))
+        return self._source[int(self._order(epoch)[place])]
+
+
 class _Flatten(grain.experimental.FlatMapTransform):
     def flat_map(self, element: list[dict[str, np.ndarray]]) -> Sequence[dict[str, np.ndarray]]:
         return element
@@ -145,14 +169,10 @@ def _task_rows(
     counts: Counts,
     repeat: bool,
 ) -> grain.IterDataset:
-    source = grain.MapDataset.source(
-        grain.sources.ArrayRecordDataSource(task_files(directory, task))
-    )
-    if repeat:
-        # The shuffle is re-seeded with each epoch.
-        source = source.seed(config.seed).shuffle().repeat()
+    source = grain.sources.ArrayRecordDataSource(task_files(directory, task))
+    records = grain.MapDataset.source(_Epochs(source, config.seed, task) if repeat else source)
     sequences = grain.experimental.FlatMapIterDataset(
-        source.map(_Sequences(tokenizer, task, config, counts)).to_iter_dataset(
+        records.map(_Sequences(tokenizer, task, config, counts)).to_iter_dataset(
             grain.ReadOptions(num_threads=config.data_threads, prefetch_buffer_size=64)
         ),
         _Flatten(),

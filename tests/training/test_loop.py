@@ -1,0 +1,209 @@
+"""A run that learns, stops and goes on as if it had never stopped."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from tiny_task import SOURCE, examples
+
+from alignuser_jax.model import split
+from alignuser_jax.training.checkpoint import (
+    Checkpoints,
+    load_adapter,
+    read_adapter_config,
+    save_adapter,
+)
+from alignuser_jax.training.config import TrainConfig
+from alignuser_jax.training.loop import train
+from alignuser_jax.training.metrics import METRICS, RunLog, read_metrics
+from alignuser_jax.training.records_io import write_shards
+
+
+def config(**changes):
+    given = {"steps": 6, "batch_size": 4, "seq_len": 64, "learning_rate": 1e-2, "save_every": 2}
+    return TrainConfig(**{**given, **changes})
+
+
+def untimed(out_dir):
+    lines = read_metrics(out_dir)
+    return [{k: v for k, v in line.items() if k != "timing"} for line in lines]
+
+
+def assert_same_weights(a, b):
+    jax.tree.map(np.testing.assert_array_equal, split(a)[1:], split(b)[1:])
+
+
+def interrupt_at(step, number):
+    def on_step(current):
+        if current == step:
+            os.kill(os.getpid(), number)
+
+    return on_step
+
+
+def test_both_losses_fall_and_a_stopped_run_ends_the_same(
+    tmp_path, make_decoder, shards, validation, tokenizer
+):
+    settings = config(steps=30, trainable="full", learning_rate=2e-2, save_every=100, eval_every=15)
+    arguments = (settings, make_decoder(), shards, tokenizer)
+    straight = train(*arguments, tmp_path / "a", validation_dir=validation)
+    for task in ("world_model", "reflection"):
+        before, after = straight.first_held_out[task], straight.held_out[task]
+        assert after["loss"] < 0.5 * before["loss"]
+        assert after["weight"] == before["weight"] > 0
+    steps = [line for line in straight.metrics if "loss" in line]
+    assert [line["step"] for line in steps] == list(range(1, 31))
+    assert {line["compilations"] for line in steps} == {1}
+    assert all(0 < line["tokens"] <= line["padded_tokens"] == 256 for line in steps)
+    assert straight.counts["reflection"].read > 0
+    assert list((tmp_path / "a" / "tensorboard").iterdir())
+    assert (straight.result_dir / "config.json").is_file()
+
+    with pytest.raises(SystemExit) as left:
+        train(
+            *arguments, tmp_path / "b", validation_dir=validation,
+            on_step=interrupt_at(17, signal.SIGTERM),
+        )  # fmt: skip
+    assert left.value.code == 85
+    resumed = train(*arguments, tmp_path / "b", validation_dir=validation)
+    assert untimed(tmp_path / "a") == untimed(tmp_path / "b")
+    assert_same_weights(straight.decoder, resumed.decoder)
+    assert resumed.held_out == straight.held_out
+
+    again = train(*arguments, tmp_path / "b", validation_dir=validation)  # nothing left to do
+    assert untimed(tmp_path / "a") == untimed(tmp_path / "b")
+    assert again.held_out == straight.held_out
+    assert_same_weights(straight.decoder, again.decoder)
+
+
+def test_lora_resumes_and_exports_its_adapter(tmp_path, make_decoder, shards, tokenizer):
+    decoder = make_decoder(rank=2, dropout=0.1)
+    arguments = (config(accumulation=2), decoder, shards, tokenizer)
+    straight = train(*arguments, tmp_path / "a")
+    with pytest.raises(SystemExit) as left:
+        train(*arguments, tmp_path / "b", on_step=interrupt_at(3, signal.SIGINT))
+    assert left.value.code == 130
+    resumed = train(*arguments, tmp_path / "b")
+    assert untimed(tmp_path / "a") == untimed(tmp_path / "b")
+    names = ("adapter.safetensors", "adapter.json")
+    for name in names:
+        assert (straight.result_dir / name).read_bytes() == (
+            resumed.result_dir / name
+        ).read_bytes()
+    assert read_adapter_config(straight.result_dir) == decoder.lora
+    loaded = load_adapter(straight.result_dir, split(decoder)[1])
+    jax.tree.map(np.testing.assert_array_equal, loaded, split(straight.decoder)[1])
+
+    with pytest.raises(ValueError, match=r"(?s)config.learning_rate: checkpoint 0.01, now 0.5"):
+        train(config(accumulation=2, learning_rate=0.5), *arguments[1:], tmp_path / "a")
+    with pytest.raises(ValueError, match=r"lora.rank: checkpoint 2, now 3"):
+        train(arguments[0], make_decoder(rank=3), *arguments[2:], tmp_path / "a")
+    other = tmp_path / "other"
+    write_shards(examples(4), other, manifest=SOURCE)
+    with pytest.raises(ValueError, match=r"shards: checkpoint"):
+        train(*arguments[:2], other, tokenizer, tmp_path / "a")
+
+
+def test_adapter_that_does_not_fit_is_refused(tmp_path, make_decoder):
+    two, three = make_decoder(rank=2), make_decoder(rank=3)
+    save_adapter(tmp_path, split(two)[1], two.lora)
+    with pytest.raises(ValueError, match="does not fit this decoder in 14 weights"):
+        load_adapter(tmp_path, split(three)[1])
+    with pytest.raises(FileNotFoundError, match="holds no adapter"):
+        read_adapter_config(tmp_path / "nothing")
+
+
+def test_half_written_checkpoints_are_not_taken(tmp_path):
+    checkpoints = Checkpoints(tmp_path, {"a": 1}, keep=2)
+    state = {"x": np.arange(3.0, dtype=np.float32)}
+    for step in (1, 2, 3):
+        checkpoints.save(step, {"x": state["x"] + step}, {"next": step})
+    checkpoints.close()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["2", "3"]
+    half = tmp_path / "4.orbax-checkpoint-tmp-0"
+    (half / "state").mkdir(parents=True)
+    (half / "state" / "junk").write_text("")
+    checkpoints = Checkpoints(tmp_path, {"a": 1}, keep=2)
+    assert checkpoints.latest() == 3
+    restored, data = checkpoints.restore(jax.tree.map(jax.numpy.asarray, state))
+    np.testing.assert_array_equal(restored["x"], [3, 4, 5])
+    assert data == {"next": 3}
+    checkpoints.close()
+    other = Checkpoints(tmp_path, {"a": 1, "b": {"c": "new"}}, keep=2)
+    with pytest.raises(ValueError, match="b.c: checkpoint 'absent', now 'new'"):
+        other.restore(state)
+    other.close()
+
+
+def test_record_drops_what_comes_after_the_checkpoint_and_torn_lines(tmp_path):
+    log = RunLog(tmp_path, -1)
+    for step in range(4):
+        log.write({"step": step, "loss": 1 / 3})
+    log.close()
+    with open(tmp_path / METRICS, "a") as file:
+        file.write('{"step": 4, "lo')
+    log = RunLog(tmp_path, 2)
+    assert [line["step"] for line in log.lines] == [0, 1, 2]
+    log.write({"step": 3, "loss": 0.5})
+    log.close()
+    assert read_metrics(tmp_path)[-2:] == [{"step": 2, "loss": 1 / 3}, {"step": 3, "loss": 0.5}]
+
+
+def test_tokenizer_must_fit_the_decoder(tmp_path, make_decoder, shards, tokenizer):
+    class Larger:
+        vocab_size = tokenizer.vocab_size + 1
+
+    with pytest.raises(ValueError, match="do not belong together"):
+        train(config(), make_decoder(rank=1), shards, Larger(), tmp_path)
+
+
+RUN = """
+import sys, pathlib
+sys.path[:0] = [{tests!r}]
+from alignuser_jax.language.tokenizer import TextTokenizer
+from alignuser_jax.model import DecoderConfig, LoraConfig, init_decoder
+from alignuser_jax.training.config import TrainConfig
+from alignuser_jax.training.loop import train
+tokenizer = TextTokenizer.load({tokenizer!r})
+decoder = init_decoder(
+    DecoderConfig(tokenizer.vocab_size, 16, 32, 2, 2, 1, 8), LoraConfig(rank=2))
+train(TrainConfig(steps=40, batch_size=4, seq_len=64, learning_rate=1e-2, save_every=3),
+      decoder, {shards!r}, tokenizer, sys.argv[1])
+"""
+
+
+@pytest.mark.slow
+def test_sigkill_at_any_moment_changes_nothing(tmp_path, shards, tokenizer):
+    tokenizer.save(tmp_path / "tokenizer")
+    script = tmp_path / "run.py"
+    script.write_text(
+        RUN.format(
+            tests=str(Path(__file__).parent),
+            tokenizer=str(tmp_path / "tokenizer"),
+            shards=str(shards),
+        )
+    )
+
+    def run(out, kill_after_lines=None):
+        process = subprocess.Popen([sys.executable, str(script), str(tmp_path / out)])
+        while kill_after_lines is not None and process.poll() is None:
+            metrics = tmp_path / out / METRICS
+            if metrics.is_file() and metrics.read_text().count("\n") >= kill_after_lines:
+                process.kill()
+                break
+        return process.wait()
+
+    assert run("a") == 0
+    for lines in (1, 7, 14, 22):
+        assert run("b", lines) == -signal.SIGKILL
+    assert run("b") == 0
+    assert untimed(tmp_path / "a") == untimed(tmp_path / "b")
+    adapters = [(tmp_path / out / "adapter" / "adapter.safetensors").read_bytes() for out in "ab"]
+    assert adapters[0] == adapters[1]
+    assert json.loads((tmp_path / "a" / "adapter" / "adapter.json").read_text())["lora"]
