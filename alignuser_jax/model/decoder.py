@@ -7,7 +7,9 @@ Letters: B rows, T tokens, D hidden, N heads, K key heads, H head size, V vocabu
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -74,11 +76,10 @@ class Block(nnx.Module):
         self,
         x: jax.Array,
         angles: jax.Array,
-        mask: jax.Array,
         adapter: Adapter,
-        remember=lambda k, v: (k, v, None),
-    ) -> tuple[jax.Array, KVCache | None]:
-        """`[B, T, D] -> [B, T, D]`; `remember` turns new keys and values into all of them."""
+        look: Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, Any]],
+    ) -> tuple[jax.Array, Any]:
+        """`[B, T, D] -> [B, T, D]`, and what `look` kept: `(q, k, v) -> (attended, kept)`."""
         heads = (*x.shape[:2], -1, self.head_dim)
         y = self.attention_norm(x)
         q = self.q_norm(self.q(y, adapter.fold(0)).reshape(heads))
@@ -86,13 +87,13 @@ class Block(nnx.Module):
         v = self.v(y, adapter.fold(2)).reshape(heads)
         q, k, v = (constrain(a, "batch", None, "heads", None) for a in (q, k, v))
         q, k = attention.rotate(q, angles), attention.rotate(k, angles)
-        k, v, cache = remember(k, v)
-        y = attention.attend(q, k, v, mask).reshape(*x.shape[:2], -1)
+        y, kept = look(q, k, v)
+        y = y.reshape(*x.shape[:2], -1)
         x = constrain(x + self.o(y, adapter.fold(3)), "batch", None, None)
         y = self.mlp_norm(x)
         y = jax.nn.silu(self.gate(y, adapter.fold(4))) * self.up(y, adapter.fold(5))
         y = self.down(constrain(y, "batch", None, "mlp"), adapter.fold(6))
-        return constrain(x + y, "batch", None, None), cache
+        return constrain(x + y, "batch", None, None), kept
 
 
 class Decoder(nnx.Module):
@@ -171,37 +172,52 @@ class Decoder(nnx.Module):
         x = self.embedding[...][tokens].astype(self.dtype)
         x = constrain(x, "batch", None, None)
         angles = attention.rotary_angles(positions, c.head_dim, c.rope_theta)
-        if cache is None:
-            mask = attention.causal_mask(segment_ids, tokens.shape[1])
-        else:
-            context = context or cache.k.shape[2]
-            mask = attention.cache_mask(positions, context)
         adapter = Adapter(jnp.asarray(lora_scale, jnp.float32), dropout_key)
 
-        def step(block: Block, x, cache, layer):
-            def remember(k, v):
-                written = write(cache, layer, positions, valid, k, v)
-                return *(a[layer, :, :context].astype(x.dtype) for a in written), written
+        def look_here(q, k, v):
+            k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)
+            return attention.attend_causal(q, k, v, segment_ids), None
 
-            extra = () if cache is None else (remember,)
-            return block(x, angles, mask, adapter.fold(layer), *extra)
+        if cache is None and isinstance(self.layers, Block):
+            graph, weights = nnx.split(self.layers)
 
+            def body(x, xs):
+                weights, layer = xs
+                return nnx.merge(graph, weights)(x, angles, adapter.fold(layer), look_here)
+
+            if remat != "none":
+                body = jax.checkpoint(body, prevent_cse=False, policy=REMAT[remat])
+            unroll = unroll or (depth if depth <= 8 else 1)
+            x, _ = jax.lax.scan(body, x, (weights, jnp.arange(depth)), unroll=unroll)
+            return self.norm(x), None
+
+        if cache is not None:
+            context = context or cache.k[0].shape[2]
+            mask = jnp.arange(context) <= positions[:, :, None]
+
+        def look_back(q, k, v, past):
+            past = [write(*pair, positions, valid) for pair in zip(past, (k, v), strict=True)]
+            k, v = (a[:, :, :context].astype(q.dtype) for a in past)
+            return attention.attend(q, k, v, mask), past
+
+        kept = []
+        for layer, block in enumerate(self.blocks()):
+            look = look_here
+            if cache is not None:
+                look = partial(look_back, past=(cache.k[layer], cache.v[layer]))
+            x, past = block(x, angles, adapter.fold(layer), look)
+            kept.append(past)
+        x = self.norm(x)
+        return x, cache and KVCache(*(tuple(arrays) for arrays in zip(*kept, strict=True)))
+
+    def blocks(self) -> Iterator[Block]:
+        """The layers one by one, however they are held."""
         if not isinstance(self.layers, Block):
-            for layer, block in enumerate(self.layers):
-                x, cache = step(block, x, cache, layer)
-            return self.norm(x), cache
-
+            yield from self.layers
+            return
         graph, weights = nnx.split(self.layers)
-
-        def body(carry, xs):
-            return step(nnx.merge(graph, xs[0]), *carry, xs[1]), None
-
-        if remat != "none":
-            body = jax.checkpoint(body, prevent_cse=False, policy=REMAT[remat])
-        unroll = unroll or (depth if depth <= 8 else 1)
-        xs = (weights, jnp.arange(depth))
-        (x, cache), _ = jax.lax.scan(body, (x, cache), xs, unroll=unroll)
-        return self.norm(x), cache
+        for i in range(self.config.num_layers):
+            yield nnx.merge(graph, jax.tree.map(lambda a, i=i: a[i], weights))
 
     def head(self) -> jax.Array:
         """The matrix `[D, V]` from hidden states to logits, in the compute type."""
@@ -257,13 +273,8 @@ def unstack(decoder: Decoder) -> Decoder:
     """The same decoder with a list of layers, each with its own arrays: for decoding."""
     if not isinstance(decoder.layers, Block):
         return decoder
-    graph, weights = nnx.split(decoder.layers)
-    layers = [
-        nnx.merge(graph, jax.tree.map(lambda a, i=i: a[i], weights))
-        for i in range(decoder.config.num_layers)
-    ]
     result = nnx.merge(*nnx.split(decoder))
-    result.layers = nnx.List(layers)
+    result.layers = nnx.List(decoder.blocks())
     return result
 
 
