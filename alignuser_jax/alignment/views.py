@@ -1,0 +1,58 @@
+"""The no-leak rule in one place: what a prompt may show, and which ratings are its targets.
+
+Personas, histories and mean ratings always come from one part of the log (the profile), the
+targets from a later, disjoint one; nothing else in this room reads ratings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from alignuser_jax.datasets import Dataset, Log, item_statistics, profile_and_targets
+from alignuser_jax.personas import compute_personas
+from alignuser_jax.records import Interaction, Persona
+
+PROFILE_SHARE = 0.75
+
+
+@dataclass(frozen=True)
+class View:
+    """Personas and histories by user id, mean ratings by item id (rated items only), all of
+    `profile`; the ratings to be explained or predicted are `targets`."""
+
+    personas: Mapping[str, Persona]
+    histories: Mapping[str, tuple[Interaction, ...]]
+    mean_ratings: Mapping[str, float]
+    profile: Log
+    targets: Log
+
+
+def training_view(dataset: Dataset, profile_share: float = PROFILE_SHARE) -> View:
+    """Profile: the first 75 % of each user's training part; targets: the rest of it."""
+    return _view(dataset, *profile_and_targets(dataset.log, profile_share))
+
+
+def test_view(dataset: Dataset) -> View:
+    """Profile: train and validation; targets: test."""
+    log = dataset.log
+    return _view(dataset, log.of_split("train", "validation"), log.of_split("test"))
+
+
+test_view.__test__ = False  # a library function, whatever pytest makes of its name
+
+
+def _view(dataset: Dataset, profile: Log, targets: Log) -> View:
+    means, counts = item_statistics(profile)
+    return View(
+        personas=compute_personas(dataset, profile),
+        histories={user: dataset.history(profile, user) for user in dataset.user_ids},
+        mean_ratings={
+            dataset.item_ids[code]: float(means[code])
+            for code in np.flatnonzero(counts).tolist()
+        },
+        profile=profile,
+        targets=targets,
+    )

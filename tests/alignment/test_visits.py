@@ -1,0 +1,160 @@
+from collections import Counter, defaultdict
+
+import numpy as np
+import pytest
+from alignment_toy import Listed, toy
+
+from alignuser_jax.alignment import (
+    ExposureMixture,
+    VisitConfig,
+    policy_and_agent_users,
+    reconstruct_visits,
+    training_view,
+)
+from alignuser_jax.alignment.split import held_out_users
+from alignuser_jax.alignment.visits import Visit
+from alignuser_jax.recommenders import ALS
+from alignuser_jax.records import Interaction
+
+UNIFORM = ExposureMixture(popularity=0, model_top=0)
+
+
+def visits_of(dataset, view, config=None, **arguments):
+    config = config or VisitConfig(exposure=UNIFORM)
+    return reconstruct_visits(dataset, view.profile, view.targets, config, **arguments)
+
+
+def filler_of(visit):
+    return [i for page in visit.pages for i in page if i not in visit.ratings]
+
+
+def test_the_shape_of_visits(dataset, view):
+    als = ALS(factors=4, iterations=2).fit(dataset, view.profile)
+    visits = visits_of(dataset, view, VisitConfig(), model=als)
+    assert {v.user_id for v in visits} == set(dataset.user_ids)
+    for visit in visits:
+        shown = [item for page in visit.pages for item in page]
+        assert 1 <= len(visit.pages) <= 5
+        assert len(set(shown)) == len(shown) == 4 * len(visit.pages)
+        assert all(set(page) & set(visit.ratings) for page in visit.pages)
+        assert set(visit.ratings) <= set(shown)
+        times = [r.timestamp for r in visit.rated]
+        assert times == sorted(times) and max(np.diff(times), default=0) <= 1800
+        page_of = {item: n for n, page in enumerate(visit.pages) for item in page}
+        order = [page_of[r.item_id] for r in visit.rated]
+        assert order == sorted(order), "rated items are placed in time order"
+
+
+def test_every_target_is_in_one_visit_with_its_rating(dataset, view):
+    found = defaultdict(list)
+    for visit in visits_of(dataset, view):
+        found[visit.user_id] += visit.rated
+    for user in dataset.user_ids:
+        assert tuple(found[user]) == dataset.history(view.targets, user)
+
+
+def test_filler_excludes_what_was_rated_before_and_not_what_is_rated_later(dataset, view):
+    later_shown = 0
+    for user in dataset.user_ids:
+        rated = {i.item_id for i in view.histories[user]}
+        own = visits_of(dataset, view, users=[user])
+        later = {i for v in own for i in v.ratings}
+        for visit in own:
+            later -= set(visit.ratings)
+            assert not set(filler_of(visit)) & rated
+            later_shown += len(set(filler_of(visit)) & later)
+            rated |= set(visit.ratings)
+    assert later_shown > 0
+
+
+def test_visits_are_seeded_per_user(dataset, view):
+    both = visits_of(dataset, view, users=["u03", "u07"])
+    assert [v for v in both if v.user_id == "u07"] == visits_of(dataset, view, users=["u07"])
+    assert both != visits_of(dataset, view, users=["u03", "u07"], seed=1)
+    first = visits_of(dataset, view, users=["u03"], max_visits=1)
+    assert first == visits_of(dataset, view, users=["u03"])[:1]
+
+
+def test_sources_of_the_filler(dataset, view):
+    top = Listed(dataset.item_ids[:60])
+    only_top = ExposureMixture(uniform=0, popularity=0, model_top_n=20)
+    visits = visits_of(dataset, view, VisitConfig(exposure=only_top), model=top)
+    offered = {
+        r.user_id: set(s.item_ids)
+        for batch in list(top.batches)
+        for r, s in zip(batch, top.recommend(batch), strict=True)
+    }
+    asked = [r for batch in top.batches for r in batch]
+    assert all(len(r.history) == len(r.exclude) == 24 for r in asked), "the profile only"
+    first = [v for v in visits if v.number == 0 and len(v.pages) == 1]
+    assert first and all(set(filler_of(v)) <= offered[v.user_id] for v in first)
+
+    counts = Counter(view.profile.item.tolist())
+    popular = ExposureMixture(uniform=0, model_top=0)
+
+    def mean_count(mixture):
+        codes = {item: n for n, item in enumerate(dataset.item_ids)}
+        visits = visits_of(dataset, view, VisitConfig(exposure=mixture))
+        return np.mean([counts[codes[i]] for v in visits for i in filler_of(v)])
+
+    assert mean_count(popular) > mean_count(UNIFORM) + 0.2
+
+
+def test_shares_of_the_mixture(dataset, view):
+    top = Listed(sorted(dataset.item_ids)[:25])
+    config = VisitConfig(exposure=ExposureMixture(uniform=2, popularity=0, model_top=2))
+    assert config.exposure.shares == (0.5, 0, 0.5)
+    filler = [i for v in visits_of(dataset, view, config, model=top) for i in filler_of(v)]
+    share = np.mean([i in top.item_ids for i in filler])
+    assert pytest.approx(share, abs=0.1) == 0.5 + 0.5 * 25 / 90
+
+
+def test_lengths_are_geometric_and_gaps_cut():
+    long = toy(users=60, items=1000, ratings=400, gap_share=0.0)
+    view = training_view(long)
+    visits = visits_of(long, view, VisitConfig(exposure=UNIFORM, max_pages=50))
+    assert np.mean([len(v.rated) for v in visits]) == pytest.approx(6, abs=0.5)
+    assert np.mean([len(v.rated) == 1 for v in visits]) == pytest.approx(1 / 6, abs=0.04)
+    cut = toy(users=10, gap_share=1.0)
+    assert all(len(v.rated) == 1 for v in visits_of(cut, training_view(cut)))
+
+
+def test_a_page_is_full_or_the_visit_ends():
+    small = toy(users=4, items=44, ratings=40)
+    visits = visits_of(small, training_view(small))
+    assert visits and all(len(page) == 4 for v in visits for page in v.pages)
+    assert all(set(v.ratings) <= {i for p in v.pages for i in p} for v in visits)
+
+
+def test_satisfaction_is_twice_the_mean_rating():
+    def visit(*ratings):
+        return Visit("u", 0, (("a",),), tuple(Interaction(str(r), r) for r in ratings))
+
+    assert [visit(1).satisfaction, visit(5, 5).satisfaction] == [2, 10]
+    assert visit(3, 4).satisfaction == 7
+    assert visit(4, 4, 5).satisfaction == 9
+
+
+def test_bad_settings(dataset, view):
+    with pytest.raises(ValueError, match="weights"):
+        ExposureMixture(uniform=-1)
+    with pytest.raises(ValueError, match="weights"):
+        ExposureMixture(0, 0, 0)
+    with pytest.raises(ValueError, match="rated_share"):
+        VisitConfig(rated_share=0)
+    with pytest.raises(ValueError, match="fitted on the profile"):
+        visits_of(dataset, view, VisitConfig())
+
+
+def test_agents_and_policy_users_are_disjoint(dataset):
+    policy, agents = policy_and_agent_users(dataset, 8)
+    assert not set(policy) & set(agents) and len(agents) == 8
+    assert set(policy) | set(agents) == set(dataset.user_ids)
+    assert policy_and_agent_users(dataset, 3)[1] == agents[:3]
+    assert policy_and_agent_users(dataset, 8, seed=1)[1] != agents
+    with pytest.raises(ValueError, match="24 users"):
+        policy_and_agent_users(dataset, 25)
+    training, held = held_out_users(policy, 0.25)
+    assert len(held) == 4 and not set(training) & set(held)
+    with pytest.raises(ValueError, match="share"):
+        held_out_users(policy, 1.0)
