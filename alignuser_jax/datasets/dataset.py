@@ -1,0 +1,205 @@
+"""`Dataset`: users, items and interactions as Arrow tables, one folder of Parquet on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from alignuser_jax.datasets.log import SPLITS, Log
+from alignuser_jax.records import Interaction, Item
+
+FORMAT_VERSION = 1
+TABLES = ("users", "items", "interactions")
+MANIFEST, TRUTH = "manifest.json", "truth.npz"
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """One log in one form.
+
+    user_table: user_id, age, occupation (strings, "" unknown). item_table: item_id, title,
+    genres (list of strings), description. interaction_table: user_id, item_id, rating float32, timestamp
+    int64 seconds, split ("train", "validation", "test"), sorted by user code, then time, ties
+    in file order. manifest: format_version, name, synthetic, source, counts, split, report and
+    `hash`, which names the content. `truth`: the true utilities of a synthetic dataset, kept
+    aside in a file of their own that no prompt and no recommender reads.
+    """
+
+    user_table: pa.Table
+    item_table: pa.Table
+    interaction_table: pa.Table
+    manifest: dict[str, Any]
+    truth: dict[str, np.ndarray] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return self.manifest["name"]
+
+    @property
+    def synthetic(self) -> bool:
+        return bool(self.manifest.get("synthetic"))
+
+    @property
+    def hash(self) -> str:
+        return self.manifest["hash"]
+
+    @cached_property
+    def user_ids(self) -> tuple[str, ...]:
+        return tuple(self.user_table["user_id"].to_pylist())
+
+    @cached_property
+    def item_ids(self) -> tuple[str, ...]:
+        return tuple(self.item_table["item_id"].to_pylist())
+
+    @cached_property
+    def items(self) -> Mapping[str, Item]:
+        rows = self.item_table.to_pylist()
+        return MappingProxyType(
+            {
+                row["item_id"]: Item(
+                    row["item_id"], row["title"], tuple(row["genres"] or ()), row["description"]
+                )
+                for row in rows
+            }
+        )
+
+    @cached_property
+    def demographics(self) -> Mapping[str, dict[str, str]]:
+        return MappingProxyType(
+            {
+                row["user_id"]: {"age": row["age"], "occupation": row["occupation"]}
+                for row in self.user_table.to_pylist()
+            }
+        )
+
+    @cached_property
+    def log(self) -> Log:
+        def codes(column: str, ids: tuple[str, ...]) -> np.ndarray:
+            found = pa.compute.index_in(self.interaction_table[column], pa.array(ids))
+            return found.to_numpy().astype(np.int32)
+
+        split = pa.compute.index_in(self.interaction_table["split"], pa.array(SPLITS))
+        return Log(
+            codes("user_id", self.user_ids),
+            codes("item_id", self.item_ids),
+            self.interaction_table["rating"].to_numpy(),
+            self.interaction_table["timestamp"].to_numpy(),
+            split.to_numpy().astype(np.int8),
+            len(self.user_ids),
+            len(self.item_ids),
+        )
+
+    def history(
+        self, log: Log, user_id: str, last: int | None = None
+    ) -> tuple[Interaction, ...]:
+        """What `user_id` did in `log` (a part of this dataset's), oldest first; only the
+        `last` so many where given. Raises `KeyError` for an unknown user."""
+        code = self._user_codes[user_id]
+        start, end = np.searchsorted(log.user, [code, code + 1])
+        if last is not None:
+            start = max(start, end - last)
+        ids = self.item_ids
+        return tuple(
+            Interaction(ids[item], rating, time)
+            for item, rating, time in zip(
+                log.item[start:end].tolist(),
+                log.rating[start:end].tolist(),
+                log.timestamp[start:end].tolist(),
+                strict=True,
+            )
+        )
+
+    @cached_property
+    def _user_codes(self) -> dict[str, int]:
+        return {user: code for code, user in enumerate(self.user_ids)}
+
+    # --- on disk ---
+
+    def save(self, directory: str | Path) -> Path:
+        """Write the folder whole or not at all (a temporary folder, then a rename)."""
+        directory = Path(directory)
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
+        try:
+            for name in TABLES:
+                pq.write_table(
+                    getattr(self, name.removesuffix("s") + "_table"),
+                    partial / f"{name}.parquet",
+                )
+            if self.truth:
+                np.savez_compressed(partial / TRUTH, **self.truth)
+            text = json.dumps(self.manifest, indent=2, ensure_ascii=False)
+            (partial / MANIFEST).write_text(text + "\n", encoding="utf-8")
+            partial.chmod(0o755)
+            if directory.exists():
+                if not (directory / MANIFEST).is_file() and any(directory.iterdir()):
+                    raise FileExistsError(
+                        f"{directory} is not empty and no dataset: choose another output folder"
+                    )
+                shutil.rmtree(directory)
+            os.replace(partial, directory)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+        return directory
+
+    @classmethod
+    def load(cls, directory: str | Path) -> Dataset:
+        """Read a folder written by `save`. Raises `FileNotFoundError` where there is none and
+        `ValueError` for another format version or content that is not the manifest's."""
+        directory = Path(directory)
+        if not (directory / MANIFEST).is_file():
+            raise FileNotFoundError(
+                f"no dataset in {directory}: {MANIFEST} is missing; make one with "
+                "`alignuser import-logs`"
+            )
+        manifest = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
+        if manifest.get("format_version") != FORMAT_VERSION:
+            raise ValueError(
+                f"{directory} has format version {manifest.get('format_version')}, this program "
+                f"reads {FORMAT_VERSION}: import the logs again"
+            )
+        tables = [pq.read_table(directory / f"{name}.parquet") for name in TABLES]
+        if content_hash(*tables) != manifest["hash"]:
+            raise ValueError(
+                f"the tables in {directory} are not those its manifest describes: they were "
+                "changed after the import; import the logs again"
+            )
+        truth = {}
+        if (directory / TRUTH).is_file():
+            with np.load(directory / TRUTH) as arrays:
+                truth = dict(arrays)
+        return cls(*tables, manifest=manifest, truth=truth)
+
+
+def load_dataset(directory: str | Path) -> Dataset:
+    """The dataset in a folder made by `alignuser import-logs`."""
+    return Dataset.load(directory)
+
+
+def content_hash(users: pa.Table, items: pa.Table, interactions: pa.Table) -> str:
+    """A name for the content, whatever the Arrow layout: blake2b over names and values."""
+    digest = hashlib.blake2b(digest_size=16)
+    for table in (users, items, interactions):
+        for name, column in zip(table.column_names, table.columns, strict=True):
+            digest.update(f"\x1e{name}\x1e".encode())
+            if pa.types.is_floating(column.type) or pa.types.is_integer(column.type):
+                digest.update(np.ascontiguousarray(column.to_numpy()).tobytes())
+            else:
+                values = column.to_pylist()
+                if pa.types.is_list(column.type):
+                    values = ["\x1d".join(value) for value in values]
+                digest.update("\x1f".join(values).encode())
+    return digest.hexdigest()

@@ -1,0 +1,55 @@
+"""What was wrong with the input: counts and the first line numbers of every problem."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+SHOWN_LINES = 20
+
+
+class DirtyInput(ValueError):
+    """Raised by a strict import; the message is the report."""
+
+
+@dataclass
+class Report:
+    """Collects problems. `strict` raises `DirtyInput` in `check`, otherwise lines are dropped
+    and counted."""
+
+    strict: bool = False
+    read: int = 0
+    counts: dict[str, int] = field(default_factory=dict)
+    lines: dict[str, list[str]] = field(default_factory=dict)
+
+    def add(self, problem: str, file: str, lines: Iterable[int] | np.ndarray) -> None:
+        lines = np.asarray(list(lines) if not isinstance(lines, np.ndarray) else lines)
+        if not lines.size:
+            return
+        self.counts[problem] = self.counts.get(problem, 0) + int(lines.size)
+        shown = self.lines.setdefault(problem, [])
+        room = SHOWN_LINES - len(shown)
+        shown += [f"{file}:{int(line)}" for line in np.sort(lines)[: max(room, 0)]]
+
+    def check(self) -> None:
+        if self.strict and self.counts:
+            raise DirtyInput(
+                f"{self}\nrepair these lines, or import without --strict to drop them"
+            )
+
+    def describe(self) -> dict[str, Any]:
+        return {"rows_read": self.read, "dropped": dict(self.counts), "lines": dict(self.lines)}
+
+    def __str__(self) -> str:
+        if not self.counts:
+            return f"{self.read} rows read, nothing dropped"
+        rows = [
+            f"  {problem}: {count} ({', '.join(self.lines[problem][:5])}"
+            f"{', …' if count > 5 else ''})"
+            for problem, count in self.counts.items()
+        ]
+        total = sum(self.counts.values())
+        return "\n".join([f"{self.read} rows read, {total} dropped:", *rows])

@@ -1,0 +1,18 @@
+"""Where a dataset came from: file names, sizes and hashes for the manifest."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+
+def source_of(kind: str, files: Iterable[Path]) -> dict[str, Any]:
+    """`{"format", "files": {name: {"bytes", "sha256"}}}`; names only, no folders."""
+    described = {}
+    for path in files:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        described[path.name] = {"bytes": path.stat().st_size, "sha256": digest}
+    return {"format": kind, "files": described}

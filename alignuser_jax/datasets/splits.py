@@ -1,0 +1,102 @@
+"""Chronological splits, and the check that nothing later stands in an earlier part."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from alignuser_jax.datasets.log import SPLITS, Log
+
+SHARES = (0.8, 0.1, 0.1)
+"""Train, validation, test (the paper, App. A)."""
+
+
+def _check_shares(shares: Sequence[float]) -> None:
+    if len(shares) != 3 or min(shares) < 0 or abs(sum(shares) - 1) > 1e-9:
+        raise ValueError(f"split shares are {tuple(shares)}: expected three that add up to 1")
+
+
+def _rank_in_user(log: Log) -> tuple[np.ndarray, np.ndarray]:
+    """(place of each interaction among its user's, from 0; how many that user has)."""
+    start = np.searchsorted(log.user, log.user, side="left")
+    end = np.searchsorted(log.user, log.user, side="right")
+    return np.arange(len(log)) - start, end - start
+
+
+def chronological_split(log: Log, shares: Sequence[float] = SHARES) -> Log:
+    """Per user: the first 80 % train, then 10 % validation, the last 10 % test. Counts are
+    rounded down for train and for train + validation, so a short log still has a test part."""
+    _check_shares(shares)
+    rank, count = _rank_in_user(log)
+    first = np.floor(count * shares[0] + 1e-9)
+    second = np.floor(count * (shares[0] + shares[1]) + 1e-9)
+    split = (rank >= first).astype(np.int8) + (rank >= second).astype(np.int8)
+    return replace(log, split=split)
+
+
+def global_time_split(log: Log, shares: Sequence[float] = SHARES) -> Log:
+    """Two moments cut all users' logs alike. Interactions at the moment itself are later, so
+    equal timestamps never stand on both sides."""
+    _check_shares(shares)
+    times = np.sort(log.timestamp)
+    if not len(times):
+        return log
+    places = [round(len(times) * s) for s in (shares[0], shares[0] + shares[1])]
+    first, second = (times[min(place, len(times) - 1)] for place in places)
+    split = (log.timestamp >= first).astype(np.int8) + (log.timestamp >= second).astype(np.int8)
+    return replace(log, split=split)
+
+
+def profile_and_targets(log: Log, profile_share: float = 0.75) -> tuple[Log, Log]:
+    """The train part of `log`, cut again per user: profile (the first share), targets (rest).
+
+    What a training prompt shows comes from the profile, what it is trained on from the targets.
+    """
+    if not 0 < profile_share < 1:
+        raise ValueError(f"profile_share is {profile_share}, expected between 0 and 1")
+    train = log.of_split("train")
+    rank, count = _rank_in_user(train)
+    profile = rank < np.floor(count * profile_share + 1e-9)
+    return train.where(profile), train.where(~profile)
+
+
+def check_leaks(dataset) -> list[str]:
+    """What is wrong with a dataset's split, in words; empty where nothing is.
+
+    Looks for: an earlier part holding an interaction later than a later part's (per user, or
+    over all users for a global split), an interaction in two parts, a user without a train
+    part but with held-out interactions, a log that is not sorted.
+    """
+    log, problems = dataset.log, []
+    if not len(log):
+        return ["the log is empty"]
+    same_user = log.user[1:] == log.user[:-1]
+    if (np.diff(log.user) < 0).any() or (np.diff(log.timestamp)[same_user] < 0).any():
+        problems.append("the log is not sorted by user and time")
+    backwards = same_user & (np.diff(log.split) < 0)
+    if backwards.any():
+        row = int(np.flatnonzero(backwards)[0]) + 1
+        problems.append(
+            f"{int(backwards.sum())} interactions of an earlier split come after a later one, "
+            f"e.g. user {dataset.user_ids[log.user[row]]!r}, item "
+            f"{dataset.item_ids[log.item[row]]!r} in {SPLITS[log.split[row]]}"
+        )
+    pairs = log.user.astype(np.int64) * log.n_items + log.item
+    _, first, counts = np.unique(pairs, return_index=True, return_counts=True)
+    if (repeated := first[counts > 1]).size:
+        row = int(repeated[0])
+        problems.append(
+            f"{len(repeated)} user-item pairs occur more than once, e.g. user "
+            f"{dataset.user_ids[log.user[row]]!r}, item {dataset.item_ids[log.item[row]]!r}"
+        )
+    if dataset.manifest.get("split", {}).get("kind") == "global":
+        for earlier, later in ((0, 1), (0, 2), (1, 2)):
+            before, after = (
+                log.timestamp[log.split == earlier],
+                log.timestamp[log.split == later],
+            )
+            if len(before) and len(after) and before.max() >= after.min():
+                problems.append(f"{SPLITS[earlier]} reaches past the start of {SPLITS[later]}")
+    return problems

@@ -1,0 +1,148 @@
+"""Any CSV or Parquet log with a column mapping."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from alignuser_jax.datasets.cleaning import SplitKind, build_dataset
+from alignuser_jax.datasets.dataset import Dataset
+from alignuser_jax.datasets.delimited import InputError, read_delimited
+from alignuser_jax.datasets.descriptions import join_descriptions, read_descriptions
+from alignuser_jax.datasets.report import Report
+from alignuser_jax.datasets.sources import source_of
+
+COLUMNS = {"user": "user_id", "item": "item_id", "rating": "rating", "timestamp": "timestamp"}
+ITEM_COLUMNS = {"item": "item_id", "title": "title", "genres": "genres"} | {
+    "description": "description"
+}
+USER_COLUMNS = {"user": "user_id", "age": "age", "occupation": "occupation"}
+"""What is read of users; names, gender and anything else are not (the paper's privacy rule)."""
+
+
+def read(
+    interactions: str | Path,
+    *,
+    columns: Mapping[str, str] | None = None,
+    items: str | Path | None = None,
+    item_columns: Mapping[str, str] | None = None,
+    users: str | Path | None = None,
+    user_columns: Mapping[str, str] | None = None,
+    genre_separator: str = "|",
+    descriptions: str | Path | None = None,
+    name: str = "",
+    strict: bool = False,
+    split: SplitKind = "per_user",
+) -> Dataset:
+    """The dataset in a CSV, TSV or Parquet file.
+
+    columns: role -> column name, for the roles user, item, rating, timestamp; roles that are
+    not named keep the names of `COLUMNS`. `items` (roles item, title, genres, description) and
+    `users` (user, age, occupation) are files of their own; only their id is required.
+    """
+    report = Report(strict)
+    path, files = Path(interactions), [Path(interactions)]
+    table = _select(_read(path, report), {**COLUMNS, **(columns or {})}, path, tuple(COLUMNS))
+    names = {"user": "user_id", "item": "item_id"}
+    table = table.rename_columns([names.get(n, n) for n in table.column_names])
+    item_table = user_table = None
+    if items is not None:
+        files.append(Path(items))
+        mapping = {**ITEM_COLUMNS, **(item_columns or {})}
+        item_table = _items(_select(_read(files[-1], report), mapping, files[-1], ("item",)),
+                            genre_separator)  # fmt: skip
+    if users is not None:
+        files.append(Path(users))
+        mapping = {**USER_COLUMNS, **(user_columns or {})}
+        rows = _select(_read(files[-1], report), mapping, files[-1], ("user",))
+        blank = pa.array([""] * rows.num_rows, pa.string())
+        user_table = pa.table(
+            {
+                "user_id": rows["user"],
+                **{
+                    n: rows[n] if n in rows.column_names else blank
+                    for n in ("age", "occupation")
+                },
+            }
+        )
+    if descriptions is not None:
+        if item_table is None:
+            ids = pc.unique(table["item_id"])
+            item_table = _items(pa.table({"item": ids}), genre_separator)
+        item_table = join_descriptions(item_table, read_descriptions(descriptions, report))
+        files.append(Path(descriptions))
+    return build_dataset(
+        table,
+        user_table,
+        item_table,
+        report,
+        file=path.name,
+        name=name or path.name.split(".")[0],
+        source=source_of("tabular", files),
+        split=split,
+    )
+
+
+def _read(path: Path, report: Report) -> pa.Table:
+    """All columns as strings (lists stay lists), and `line`: from 1, the header counted."""
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path}")
+    if path.suffix == ".parquet":
+        table = pq.read_table(path)
+        if not table.num_rows:
+            raise InputError(f"{path} is empty: expected at least one row")
+        columns = {
+            name: column
+            if pa.types.is_list(column.type)
+            else pc.fill_null(pc.cast(column, pa.string()), "")
+            for name, column in zip(table.column_names, table.columns, strict=True)
+        }
+        return pa.table({**columns, "line": np.arange(1, table.num_rows + 1)})
+    separator = "\t" if ".tsv" in path.suffixes else ","
+    return read_delimited(path, separator, None, report, quoted=True)
+
+
+def _select(
+    table: pa.Table, mapping: Mapping[str, str], path: Path, required: tuple[str, ...]
+) -> pa.Table:
+    """The mapped columns under their roles' names, and `line`."""
+    missing = {
+        role: mapping[role] for role in required if mapping[role] not in table.column_names
+    }
+    if missing:
+        wanted = ", ".join(f"{role}={column}" for role, column in missing.items())
+        raise InputError(
+            f"{path} lacks the columns {wanted}: it has "
+            f"{[n for n in table.column_names if n != 'line']}; name yours with role=column"
+        )
+    present = {role: name for role, name in mapping.items() if name in table.column_names}
+    return pa.table({**{r: table[n] for r, n in present.items()}, "line": table["line"]})
+
+
+def _items(rows: pa.Table, genre_separator: str) -> pa.Table:
+    ids = rows["item"]
+
+    def text(role: str, default) -> pa.ChunkedArray | pa.Array:
+        return rows[role] if role in rows.column_names else default
+
+    blank = pa.array([""] * rows.num_rows, pa.string())
+    genres = text("genres", blank)
+    if not pa.types.is_list(genres.type):
+        parts = [
+            [g.strip() for g in value.split(genre_separator) if g.strip()]
+            for value in genres.to_pylist()
+        ]
+        genres = pa.array(parts, pa.list_(pa.string()))
+    return pa.table(
+        {
+            "item_id": ids,
+            "title": text("title", ids),
+            "genres": genres,
+            "description": text("description", blank),
+        }
+    )
