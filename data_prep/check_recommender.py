@@ -7,8 +7,8 @@ import sys
 
 import numpy as np
 from absl import app, flags
-from alignuser_jax.datasets import load_dataset
 
+from alignuser_jax.datasets import load_dataset
 from alignuser_jax.recommenders import check_contract, load_recommender
 
 FLAGS = flags.FLAGS

@@ -6,8 +6,8 @@
 """
 
 from absl import app, flags
-from alignuser_jax.datasets import load_dataset
 
+from alignuser_jax.datasets import load_dataset
 from alignuser_jax.recommenders import (
     ALS,
     Degraded,

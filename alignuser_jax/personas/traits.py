@@ -131,7 +131,7 @@ def _ratio(total: np.ndarray, count: np.ndarray) -> np.ndarray:
 
 def _genres(dataset: Dataset) -> tuple[tuple[str, ...], np.ndarray]:
     """The genre names, sorted, and bool[items, genres]: which item has which."""
-    per_item = [dataset.items_by_id[item].genres for item in dataset.item_ids]
+    per_item = [dataset.items[item].genres for item in dataset.item_ids]
     names = tuple(sorted({genre for genres in per_item for genre in genres}))
     column = {name: n for n, name in enumerate(names)}
     membership = np.zeros((len(per_item), len(names)), bool)

@@ -19,7 +19,7 @@ def make(rows, genres, users=None, demographics=None):
     dataset = SimpleNamespace(
         user_ids=tuple(f"u{n}" for n in range(users)),
         item_ids=ids,
-        items_by_id={i: Item(i, i, tuple(g)) for i, g in zip(ids, genres, strict=True)},
+        items={i: Item(i, i, tuple(g)) for i, g in zip(ids, genres, strict=True)},
         demographics=demographics or {},
     )
     log = SimpleNamespace(

@@ -1,7 +1,5 @@
 """Held-out hits: counted by hand on the tiny log; the measured order on MovieLens-1M."""
 
-import time
-
 import numpy as np
 import pytest
 
@@ -84,6 +82,3 @@ def test_the_measured_order_on_movielens(ml1m):
     report = check_contract(als, dataset.item_ids, histories)
     print(report)
     assert report.passed and report.batched_ms["p50"] < 5
-    start = time.perf_counter()
-    arms["shuffled"].recommend([])
-    assert time.perf_counter() - start < 1
