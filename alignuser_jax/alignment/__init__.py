@@ -3,7 +3,7 @@
 from alignuser_jax.alignment.build import BuildConfig, build_shards
 from alignuser_jax.alignment.rollouts import RolloutConfig, collect_rollouts
 from alignuser_jax.alignment.split import policy_and_agent_users
-from alignuser_jax.alignment.views import View, test_view, training_view
+from alignuser_jax.alignment.views import View, simulation_view, test_view, training_view
 from alignuser_jax.alignment.visits import (
     ExposureMixture,
     Visit,
@@ -22,6 +22,7 @@ __all__ = [
     "collect_rollouts",
     "policy_and_agent_users",
     "reconstruct_visits",
+    "simulation_view",
     "test_view",
     "training_view",
 ]

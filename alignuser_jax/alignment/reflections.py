@@ -88,8 +88,8 @@ def rating_template(evidence: Evidence, alternative: Transition, key: int) -> st
         best = [past for _, past in similar[:6]]
         picked = sorted(rng.permutation(len(best))[:2].tolist())
         titles = [_short(evidence.items[best[n].item_id]) for n in picked]
-        cited = [f"{t} {best[n].rating:g}" for t, n in zip(titles, picked, strict=True)]
-        verb = ("I gave ", "Like this: ", "Close to this: ")[int(rng.integers(3))]
+        cited = [f"{t}: {best[n].rating:g}" for t, n in zip(titles, picked, strict=True)]
+        verb = ("I gave ", "Like this, ", "Close to this, ")[int(rng.integers(3))]
         why.append(verb + ", ".join(cited) + ".")
         mean = float(np.mean([past.rating for _, past in similar]))
         values.append(mean)
@@ -119,9 +119,9 @@ def _relation(gap: float) -> str:
     return ("far " if abs(gap) >= 1.5 else "") + ("above" if gap > 0 else "below")
 
 
-def _short(item: Item, limit: int = 30) -> str:
-    """The title as the history shows it, cut at a word where it is long."""
-    title = title_of(item).replace(";", ",")
+def _short(item: Item, limit: int = 24) -> str:
+    """The title as the history shows it, without its year, cut at a word where it is long."""
+    title = re.sub(r" \(\d{4}\)$", "", title_of(item).replace(";", ","))
     return title if len(title) <= limit else title[:limit].rsplit(" ", 1)[0]
 
 

@@ -41,6 +41,13 @@ def test_view(dataset: Dataset) -> View:
     return _view(dataset, log.of_split("train", "validation"), log.of_split("test"))
 
 
+def simulation_view(dataset: Dataset) -> View:
+    """Profile: train only, so that recommenders fitted on train and held-out hits in
+    validation + test (the targets) speak of the same moment."""
+    log = dataset.log
+    return _view(dataset, log.of_split("train"), log.of_split("validation", "test"))
+
+
 test_view.__test__ = False  # a library function, whatever pytest makes of its name
 
 

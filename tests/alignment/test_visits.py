@@ -110,7 +110,7 @@ def test_shares_of_the_mixture(dataset, view):
 
 
 def test_lengths_are_geometric_and_gaps_cut():
-    long = toy(users=60, items=1000, ratings=400, gap_share=0.0)
+    long = toy(users=25, items=2000, ratings=1200, gap_share=0.0)
     view = training_view(long)
     visits = visits_of(long, view, VisitConfig(exposure=UNIFORM, max_pages=50))
     assert np.mean([len(v.rated) for v in visits]) == pytest.approx(6, abs=0.5)

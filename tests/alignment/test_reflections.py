@@ -1,0 +1,281 @@
+import inspect
+import re
+
+import pytest
+from alignment_toy import Listed
+
+from alignuser_jax.agents import AgentUser, SessionConfig
+from alignuser_jax.alignment.item_level import (
+    imitation_examples,
+    rating_steps,
+    reasonings,
+    reflection_examples,
+)
+from alignuser_jax.alignment.reflections import (
+    accept,
+    rating_template,
+    reflect,
+    shuffled,
+)
+from alignuser_jax.alignment.sites import Sites
+from alignuser_jax.alignment.trajectory import HumanSession, act_steps, trajectory_examples
+from alignuser_jax.alignment.visits import Visit
+from alignuser_jax.records import Action, Completion, Interaction
+from alignuser_jax.sampling import ScriptedGenerator, generate
+from alignuser_jax.world import SiteConfig
+
+SESSION = SessionConfig()
+
+
+@pytest.fixture(scope="module")
+def sites(dataset, view):
+    return Sites(dataset.items, view, SiteConfig())
+
+
+@pytest.fixture(scope="module")
+def targets(dataset, view):
+    return [(u, t) for u in dataset.user_ids[:6] for t in dataset.history(view.targets, u)[:4]]
+
+
+@pytest.fixture(scope="module")
+def steps(dataset, view, sites, targets):
+    return rating_steps(view, sites, dataset.items, targets, SESSION)
+
+
+def texts_of(steps, **arguments):
+    return reasonings(steps, SESSION, **arguments)[0]
+
+
+def test_k_other_ratings_and_their_next_states(steps, targets):
+    assert len(steps) == len(targets)
+    for step, (user, target) in zip(steps, targets, strict=True):
+        pair = step.counterfactual
+        assert pair.taken.action.value == target.rating and step.user_id == user
+        values = [t.action.value for t in pair.alternatives]
+        assert sorted([*values, pair.taken.action.value]) == [1, 2, 3, 4, 5]
+        for transition in (pair.taken, *pair.alternatives):
+            echo = transition.next_state.feedback
+            assert echo.startswith("You rated ") and echo.endswith(
+                f"{transition.action.value}/5"
+            )
+
+
+def test_the_template_never_sees_the_rating(steps):
+    """It has no argument that holds it, and so the text for a (rating, alternative) pair is
+    the text for any other rating."""
+    assert list(inspect.signature(rating_template).parameters) == [
+        "evidence",
+        "alternative",
+        "key",
+    ]
+    fields = set(steps[0].evidence.__slots__ if hasattr(steps[0].evidence, "__slots__") else ())
+    assert "rating" not in fields
+    for step in steps:
+        assert all(past.item_id != step.evidence.item.item_id for past in step.evidence.history)
+
+
+def test_template_reflections(steps):
+    texts = texts_of(steps)
+    assert len(texts) == 4 * len(steps)
+    for text in texts:
+        assert re.fullmatch(r"WHY: [^\n]+\nLESSON: [^\n]+\n", text)
+        assert len(re.findall(r"\w+|[^\w\s]", text)) <= 75 and "RATING" not in text
+    assert len({t.split("LESSON")[0] for t in texts}) > 0.9 * len(texts), "variety"
+    assert len({t.split("LESSON")[1] for t in texts}) >= 4
+    assert texts == texts_of(steps) and texts != texts_of(steps, seed=1)
+
+
+def test_template_evidence_is_what_the_prompt_shows(steps, view):
+    for step, text in zip(steps, texts_of(steps)[::4], strict=True):
+        prompt = step.call.request.messages[-1].content
+        cited = re.findall(r"(Film \d+): (\d)", text)
+        assert cited or "Nothing like it" in text
+        for title, score in cited:
+            line = next(line for line in prompt.splitlines() if f"{title} (" in line)
+            assert line.split(": ")[0].endswith(f"({score})")
+        mean = view.mean_ratings.get(step.evidence.item.item_id)
+        assert (f"thers {mean:.1f}" in text) if mean else ("thers" not in text)
+
+
+def test_hidden_means_are_no_evidence(dataset, view, targets):
+    sites = Sites(dataset.items, view, SiteConfig(show_mean_rating=False))
+    steps = rating_steps(view, sites, dataset.items, targets, SessionConfig(persona=False))
+    assert all("thers" not in t and "usually" not in t for t in texts_of(steps))
+    assert all("hidden" in s.call.request.messages[-1].content for s in steps)
+
+
+def test_examples_of_ratings(steps):
+    texts = texts_of(steps)
+    examples = list(reflection_examples(steps, texts))
+    assert len(examples) == len({e.example_id for e in examples}) == 4 * len(steps)
+    for n, example in enumerate(examples):
+        step = steps[n // 4]
+        assert example.messages[:-1] == step.call.request.messages
+        reasoning, answer = example.messages[-1].spans
+        assert (reasoning.text, reasoning.trained, reasoning.action) == (texts[n], True, False)
+        assert answer.text == f"RATING: {step.counterfactual.taken.action.value}"
+        assert answer.trained and answer.action
+        assert not any(s.trained for m in example.messages[:-1] for s in m.spans)
+    plain = list(imitation_examples(steps))
+    assert [e.messages[-1].content for e in plain] == [s.call.answer for s in steps]
+    assert {e.task for e in plain} == {"imitation"} and len(plain) == len(steps)
+
+
+def test_k_is_checked_and_items_rated_before_are_left_out(dataset, view, sites):
+    with pytest.raises(ValueError, match="0 to 4"):
+        rating_steps(view, sites, dataset.items, [], SESSION, k=5)
+    known = view.histories["u01"][0]
+    assert rating_steps(view, sites, dataset.items, [("u01", known)], SESSION) == []
+
+
+def test_shuffled_reflections_keep_prompts_answers_and_the_set_of_texts(steps):
+    plain, moved = texts_of(steps), texts_of(steps, shuffle=True)
+    assert sorted(plain) == sorted(moved)
+    assert sum(a == b for a, b in zip(plain, moved, strict=True)) == 0
+    assert shuffled(["a"], 0) == ["a"] and shuffled(["a", "b"], 3) == ["b", "a"]
+
+
+RATE = [Action("rate", "ITEM_1", value) for value in range(6)]
+GOOD = "WHY: It is close to what I love.\nLESSON: I trust my taste."
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (GOOD, ""),
+        ("Thinking.\n" + GOOD, ""),
+        ("WHY: It is close to what I love.", "tags missing"),
+        ("WHY: " + "so good " * 200 + "\nLESSON: yes", "too long"),
+        ("WHY: The expert action is right.\nLESSON: x y", "talks about an expert"),
+        ("WHY: I would rate it 4.\nLESSON: x y", "names the choice"),
+        ("WHY: Worth four stars.\nLESSON: x y", "names the choice"),
+        ("WHY: 2/5 would be the better score.\nLESSON: x y", "names the alternative as better"),
+        ("WHY: 2/5 would be too harsh.\nLESSON: x y", ""),
+    ],
+)
+def test_the_filter_of_generated_reflections(text, reason):
+    kept, why = accept(text, RATE[4], RATE[2])
+    assert why == reason and (kept is None) == bool(reason)
+    if kept:
+        assert kept.startswith("WHY: ") and kept.endswith("\n")
+
+
+def test_reflections_by_a_model(dataset, steps):
+    prompts = []
+
+    def reply(request):
+        prompts.append(request)
+        n = len(prompts)
+        if n == 1:
+            return Completion("", finish_reason="error", error="down")
+        if n == 2:
+            return "no tags"
+        return f"WHY: Fits me.\nLESSON: Number {'x' * n}."
+
+    def ask(requests):
+        return generate(ScriptedGenerator(reply), requests)
+
+    texts, dropped = reasonings(steps[:1], SESSION, generate=ask)
+    assert texts[:2] == [None, None] and texts[3].startswith("WHY: Fits me.\nLESSON: Number")
+    assert dropped == {"generation failed": 1, "tags missing": 1}
+    assert len(list(reflection_examples(steps[:1], texts))) == 2
+    first = prompts[0].messages[-1].content
+    pair = steps[0].counterfactual
+    assert f"My rating: {pair.taken.action.value}/5. You rated" in first
+    assert f"Other rating: {pair.alternatives[0].action.value}/5. You rated" in first
+    assert prompts[0].purpose == "reflect" and prompts[0].temperature == 0.7
+
+
+def test_repeated_lessons_and_cut_off_texts_are_dropped(steps):
+    pair = steps[0].counterfactual
+    replies = [GOOD, GOOD, Completion("WHY: a", finish_reason="length")]
+    result = reflect(
+        lambda requests: generate(ScriptedGenerator(replies), requests),
+        [steps[0].call.request] * 3,
+        [pair.taken] * 3,
+        list(pair.alternatives[:3]),
+    )
+    assert result.texts[1:] == (None, None)
+    assert result.dropped == {"lesson repeated": 1, "too long": 1}
+
+
+# --- the trajectory level, on synthetic sessions ------------------------------------------
+
+
+def synthetic_session(dataset, view, user="u05"):
+    seen = {past.item_id for past in view.histories[user]}
+    free = [item for item in dataset.item_ids if item not in seen]
+    visit = Visit(user, 0, (tuple(free[:4]), tuple(free[4:8])), (Interaction(free[1], 4.0),))
+    actions = (Action("click", "ITEM_2"), Action("next_page"), Action("exit"))
+    return HumanSession(visit, actions)
+
+
+def run(dataset, view, sites, generate=None, k=4):
+    human = synthetic_session(dataset, view)
+    user = AgentUser(view.personas["u05"], view.histories["u05"])
+    recommender = Listed(dataset.item_ids)
+    world = sites.site()
+    steps = act_steps(user, world, recommender, human, SESSION, k=k, generate=generate)
+    return human, user, world, recommender, steps
+
+
+def test_trajectory_steps_are_the_sessions_own_act_calls(dataset, view, sites):
+    human, _, _, recommender, steps = run(dataset, view, sites)
+    assert [s.counterfactual.taken.action for s in steps] == list(human.actions)
+    assert steps[0].counterfactual.taken.next_state.kind == "detail"
+    assert steps[1].counterfactual.taken.next_state.pages == human.visit.pages
+    assert steps[2].counterfactual.taken.next_state.terminal
+    for step in steps:
+        assert 1 <= len(step.counterfactual.alternatives) <= 4
+        for other in step.counterfactual.alternatives:
+            assert other.action != step.counterfactual.taken.action
+            assert other.next_state.text != step.counterfactual.taken.next_state.text
+    purposes = {r.purpose for batch in recommender.batches for r in batch}
+    assert purposes <= {"counterfactual"} and len(recommender.batches) <= 1
+
+
+def test_trajectory_examples_by_template(dataset, view, sites):
+    _, user, world, _, steps = run(dataset, view, sites)
+    examples, dropped = trajectory_examples(user, world, steps, SESSION)
+    assert not dropped and len(examples) == sum(
+        len(s.counterfactual.alternatives) for s in steps
+    )
+    tags = ["CONTEXT-ADVANTAGE", "PERSONA-ALIGNMENT", "FUTURE-OUTCOMES", "LESSON"]
+    for example in examples:
+        lines = example.messages[-1].content.splitlines()
+        assert [line.split(":")[0] for line in lines] == [*tags, "BEST-ACTION"]
+        assert "[" not in "".join(lines[:4]), "no action token before the answer"
+        assert [s.action for s in example.messages[-1].spans] == [False, True]
+    assert len({e.example_id for e in examples}) == len(examples)
+
+
+def test_trajectory_examples_by_a_model(dataset, view, sites):
+    asked = []
+
+    def reply(request):
+        asked.append(request)
+        if request.purpose == "act":
+            return request.answer[0][-1]
+        n = len(asked)
+        return (
+            "CONTEXT-ADVANTAGE: a\nPERSONA-ALIGNMENT: b\nFUTURE-OUTCOMES: c\n"
+            f"LESSON: go on{n}" + (" [EXIT]" if n % 2 else "")
+        )
+
+    def ask(requests):
+        return generate(ScriptedGenerator(reply), requests)
+
+    _, user, world, _, steps = run(dataset, view, sites, generate=ask, k=1)
+    drawn = [s.counterfactual.alternatives[0].action for s in steps[:2]]
+    assert drawn == [Action("exit"), Action("exit")], "the model's own choice"
+    examples, dropped = trajectory_examples(user, world, steps, SESSION, generate=ask)
+    assert len(examples) + sum(dropped.values()) == 3
+    assert "Other action: [EXIT]" in asked[-3].messages[-1].content
+
+
+def test_a_session_that_does_what_is_not_offered(dataset, view, sites):
+    human = synthetic_session(dataset, view)
+    wrong = HumanSession(human.visit, (Action("click", "ITEM_9"),))
+    user = AgentUser(view.personas["u05"], view.histories["u05"])
+    with pytest.raises(ValueError, match="not offered"):
+        act_steps(user, sites.site(), Listed(dataset.item_ids), wrong, SESSION)
