@@ -86,7 +86,7 @@ class Checkpoints:
                 state=ocp.args.StandardRestore(abstract), data=ocp.args.JsonRestore()
             ),
         )
-        leaves = [restored["state"][name] for name in abstract]
+        leaves = [restored["state"][name] for name in flat(like)]  # jax sorts dicts
         return jax.tree.unflatten(jax.tree.structure(like), leaves), restored["data"]
 
     def wait(self) -> None:

@@ -124,7 +124,7 @@ def make_train_step(
             loss=loss,
             nll=task_sums(batch.weights * nll.reshape(folded.shape), batch.task, len(tasks)),
             weight=weight,
-            grad_norm=optax.global_norm(grads),
+            grad_norm=optax.tree.norm(grads),
             learning_rate=jnp.asarray(schedule(state.step), jnp.float32),
             tokens=jnp.sum(batch.segment_ids != 0),
         )

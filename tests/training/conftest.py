@@ -1,10 +1,14 @@
 """Fixtures of the training tests: the tiny task as shards, its tokenizer, small decoders."""
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
+from flax import nnx
 from tiny_task import SOURCE, examples
 
 from alignuser_jax.language.tokenizer import train_sentencepiece
-from alignuser_jax.model import DecoderConfig, LoraConfig, init_decoder
+from alignuser_jax.model import DecoderConfig, LoraConfig, abstract_decoder
 from alignuser_jax.training.records_io import write_shards
 
 
@@ -28,13 +32,34 @@ def validation(tmp_path_factory):
     return directory
 
 
+@pytest.fixture(scope="session", autouse=True)
+def compilation_cache(tmp_path_factory):
+    """Every run compiles its step anew; equal programs are read back instead."""
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    yield
+    jax.config.update("jax_compilation_cache_dir", None)
+
+
 @pytest.fixture(scope="session")
 def make_decoder(tokenizer):
-    def make(rank=0, dropout=0.0, tied=True):
+    """Small random decoders, drawn by NumPy so that nothing needs compiling."""
+
+    def make(rank=0, dropout=0.0, tied=True, layers=2):
         config = DecoderConfig(
-            tokenizer.vocab_size, hidden_size=16, intermediate_size=32, num_layers=2,
+            tokenizer.vocab_size, hidden_size=16, intermediate_size=32, num_layers=layers,
             num_heads=2, num_kv_heads=1, head_dim=8, tie_word_embeddings=tied,
         )  # fmt: skip
-        return init_decoder(config, LoraConfig(rank=rank, alpha=8, dropout=dropout))
+        lora = LoraConfig(rank=rank, alpha=8, dropout=dropout)
+        graphdef, state = nnx.split(abstract_decoder(config, lora))
+        rng = np.random.default_rng(0)
+
+        def draw(path, leaf):
+            name = jax.tree_util.keystr(path)
+            scale = 0.0 if "'b'" in name else leaf.shape[-2] ** -0.5 if leaf.ndim > 1 else 0.1
+            values = rng.normal(size=leaf.shape) * scale + ("scale" in name)
+            return jnp.asarray(values, leaf.dtype)
+
+        return nnx.merge(graphdef, jax.tree.map_with_path(draw, state))
 
     return make

@@ -50,7 +50,9 @@ def interrupt_at(step, number):
 def test_both_losses_fall_and_a_stopped_run_ends_the_same(
     tmp_path, make_decoder, shards, validation, tokenizer
 ):
-    settings = config(steps=30, trainable="full", learning_rate=2e-2, save_every=100, eval_every=15)
+    settings = config(
+        steps=30, trainable="full", learning_rate=2e-2, save_every=100, eval_every=15
+    )
     arguments = (settings, make_decoder(), shards, tokenizer)
     straight = train(*arguments, tmp_path / "a", validation_dir=validation)
     for task in ("world_model", "reflection"):
@@ -204,6 +206,6 @@ def test_sigkill_at_any_moment_changes_nothing(tmp_path, shards, tokenizer):
         assert run("b", lines) == -signal.SIGKILL
     assert run("b") == 0
     assert untimed(tmp_path / "a") == untimed(tmp_path / "b")
-    adapters = [(tmp_path / out / "adapter" / "adapter.safetensors").read_bytes() for out in "ab"]
-    assert adapters[0] == adapters[1]
+    a, b = (tmp_path / out / "adapter" / "adapter.safetensors" for out in "ab")
+    assert a.read_bytes() == b.read_bytes()
     assert json.loads((tmp_path / "a" / "adapter" / "adapter.json").read_text())["lora"]

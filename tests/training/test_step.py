@@ -19,13 +19,14 @@ TASKS = ["reflection", "world_model"]
 
 
 def config(**changes):
-    given = {"steps": 10, "batch_size": 8, "seq_len": 64, "learning_rate": 1e-2, "loss_chunk": 64}
-    return TrainConfig(**{**given, **changes})
+    given = {"batch_size": 8, "seq_len": 64, "learning_rate": 1e-2, "loss_chunk": 64}
+    return TrainConfig(**{"steps": 10, **given, **changes})
 
 
 @pytest.fixture(scope="module")
 def batch(shards, tokenizer):
-    return next(iter(training_batches(str(shards), tokenizer, dict.fromkeys(TASKS, 4), config())))
+    quotas = dict.fromkeys(TASKS, 4)
+    return next(iter(training_batches(str(shards), tokenizer, quotas, config())))
 
 
 def one_step(decoder, batch, config, steps=1):
@@ -41,10 +42,10 @@ def one_step(decoder, batch, config, steps=1):
 def test_loss_is_the_sum_over_tasks_and_equal_for_any_accumulation(
     make_decoder, batch, trainable
 ):
-    decoder = make_decoder(rank=2 if trainable == "lora" else 0)
+    decoder = make_decoder(rank=2 if trainable == "lora" else 0, layers=1)
     lambdas = {"reflection": 0.25}
     outputs, states = [], []
-    for accumulation in (1, 2, 4):
+    for accumulation in (1, 2, 4) if trainable == "lora" else (1, 4):
         settings = config(
             trainable=trainable, accumulation=accumulation, task_weights=lambdas
         )
@@ -93,7 +94,7 @@ def test_full_training_changes_every_leaf(make_decoder, batch, tied):
 
 
 def test_a_task_of_weight_zero_gives_no_gradient(make_decoder, batch):
-    decoder = make_decoder(rank=2)
+    decoder = make_decoder(rank=2, layers=1)
     only = batch._replace(weights=np.where(batch.task == 1, batch.weights, 0))
     settings = config(task_weights={"reflection": 0.0})
     _, with_zero, _ = one_step(decoder, batch, settings)
@@ -106,7 +107,7 @@ def test_a_task_of_weight_zero_gives_no_gradient(make_decoder, batch):
 
 
 def test_eval_step_measures_both_tasks(make_decoder, batch):
-    decoder = make_decoder()
+    decoder = make_decoder(layers=1)
     settings = config(trainable="full", task_weights={"reflection": 0.0})
     parts, _, output = one_step(decoder, batch, settings)
     sums, weights = make_eval_step(parts, TASKS, settings)(parts.params, parts.frozen, batch)
