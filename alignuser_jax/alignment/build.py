@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -136,6 +137,10 @@ def build_shards(
     if config.session.context_tokens is not None and count_tokens is None:
         raise ValueError("session.context_tokens is set, so count_tokens is needed: pass it")
     users = tuple(dataset.user_ids if users is None else users)
+    if not users:
+        raise ValueError("no users to build from: give user ids, or None for all")
+    if unknown := sorted(set(users) - set(dataset.user_ids)):
+        raise ValueError(f"{len(unknown)} unknown users, the first is {unknown[0]!r}")
     training, validation = held_out_users(users, config.validation_share, config.seed)
     view = training_view(dataset, config.profile_share)
     common = _Common(dataset, view, config, recommender, generator, count_tokens, progress)
@@ -202,7 +207,7 @@ class _Part:
                 "satisfaction": "DEFAULT: twice the visit's mean rating",
                 "exposure": config.visits.exposure.describe(),
             },
-            "config": {**asdict(config), "limits": dict(self.limits)},
+            "config": json.loads(json.dumps({**asdict(config), "limits": dict(self.limits)})),
             "reflections_dropped": self.dropped,
         }
         if uses_pages:
