@@ -11,8 +11,8 @@ import dataclasses
 import runpy
 import types
 import typing
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -48,10 +48,11 @@ class Experiment:
 
     name: str
     note: str
-    align: TrainConfig
-    build: BuildConfig
     decoder: DecoderConfig
+    align: TrainConfig
+    align_shards: BuildConfig
     pretrain: TrainConfig | None = None
+    pretrain_shards: BuildConfig | None = None
     backbone: str = ""
     vocabulary: int = 0
     dtype: str = "float32"
@@ -59,19 +60,38 @@ class Experiment:
     engine: GeometryConfig = GeometryConfig()
     agents: int = 200
     seed: int = 0
-    synthetic: Mapping[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if (self.pretrain is None) != (self.pretrain_shards is None):
+            raise ValueError("pretrain and pretrain_shards belong together: give both or none")
+        if bool(self.backbone) == bool(self.pretrain):
+            raise ValueError(
+                f"backbone is {self.backbone!r} and pretrain is "
+                f"{'given' if self.pretrain else 'None'}: a model has either a pretrained "
+                "backbone or a first stage that trains it from scratch"
+            )
+        shards = self.pretrain_shards
+        if shards and (shards.site, shards.session) != (self.site, self.session):
+            raise ValueError(
+                "both stages must build their shards for the same site and session"
+            )
 
     @property
     def site(self) -> SiteConfig:
-        return self.build.site
+        return self.align_shards.site
 
     @property
     def session(self) -> SessionConfig:
-        return self.build.session
+        return self.align_shards.session
 
-    @property
-    def scratch(self) -> bool:
-        return not self.backbone
+    def stage(self, name: str) -> tuple[TrainConfig, BuildConfig]:
+        """The settings of "pretrain" or "align"."""
+        stages = {"align": (self.align, self.align_shards)}
+        if self.pretrain and self.pretrain_shards:
+            stages["pretrain"] = (self.pretrain, self.pretrain_shards)
+        if name not in stages:
+            raise ValueError(f"{self.name} has no stage {name!r}; it has {', '.join(stages)}")
+        return stages[name]
 
 
 def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:

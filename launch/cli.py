@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
         sys.path.insert(0, str(ROOT))
     sys.argv = [f"alignuser {verb}", *argv[2:]]
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    runpy.run_module(known[verb][0], run_name="__main__", alter_sys=False)
+    runpy.run_module(known[verb][0], run_name="__main__", alter_sys=True)
     return 0
 
 

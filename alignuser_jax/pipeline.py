@@ -1,0 +1,353 @@
+"""The steps from a dataset to a simulated A/B test, each with its place in a run folder.
+
+    run/experiment.json  tokenizer/  shards/<stage>/  <stage>/{checkpoints,model|adapter}/
+
+A step whose result is there is not done again, so running a command again goes on where it was.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from alignuser_jax.agents import (
+    Journal,
+    SessionSpec,
+    run_population,
+    session,
+    write_events,
+)
+from alignuser_jax.agents.events import to_table
+from alignuser_jax.alignment import View, build_shards, policy_and_agent_users
+from alignuser_jax.alignment.sites import agent_user
+from alignuser_jax.datasets import Dataset
+from alignuser_jax.experiment import HORIZON, Experiment, resolved
+from alignuser_jax.language import TextTokenizer, train_sentencepiece
+from alignuser_jax.records import Generator, Recommender, stable_key
+from alignuser_jax.training.records_io import read_examples
+from alignuser_jax.world import RecommendationSite
+
+Say = Callable[[str], None]
+
+
+class Stopwatch:
+    """Seconds per named stage, in order."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            passed = time.perf_counter() - started
+            self.seconds[name] = self.seconds.get(name, 0.0) + passed
+
+
+def open_run(experiment: Experiment, dataset: Dataset, run: str | Path) -> Path:
+    """The run folder, holding this experiment and no other. Raises `ValueError` naming what
+    differs where the folder belongs to other settings or other data."""
+    run = Path(run)
+    path = run / "experiment.json"
+    now = {"dataset": dataset.name, "dataset_hash": dataset.hash, **resolved(experiment)}
+    now = json.loads(json.dumps(now))
+    if path.is_file():
+        before = _flat(json.loads(path.read_text()))
+        after = _flat(now)
+        differing = [k for k in sorted({*before, *after}) if before.get(k) != after.get(k)]
+        if differing:
+            shown = [f"{k}: {before.get(k)} then, {after.get(k)} now" for k in differing[:8]]
+            raise ValueError(
+                f"{run} was made with other settings:\n  "
+                + "\n  ".join(shown)
+                + "\ngive the same ones to go on, or another --run folder"
+            )
+        return run
+    run.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(now, indent=1, sort_keys=True) + "\n")
+    os.replace(partial, path)
+    return run
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict) or not value:
+        return {prefix: value}
+    parts = (_flat(v, f"{prefix}.{k}" if prefix else k) for k, v in value.items())
+    return {k: v for part in parts for k, v in part.items()}
+
+
+# --- training -----------------------------------------------------------------------------
+
+
+def tokenizer_of(experiment: Experiment, dataset: Dataset, run: Path) -> TextTokenizer:
+    """The backbone's tokenizer; for a model from scratch one trained on a sample of the
+    first stage's own text, made once."""
+    if experiment.backbone:
+        return TextTokenizer.load(experiment.backbone)
+    folder = run / "tokenizer"
+    if not (folder / "sentencepiece.model").exists():
+        sample = run / "tokenizer-sample"
+        config = experiment.stage("pretrain")[1]
+        config = replace(
+            config,
+            tasks=("world_model", "visit", "reflection"),
+            limits={"world_model": 600, "visit": 600, "reflection": 600},
+            rollouts=replace(config.rollouts, episodes=30),
+            session=replace(config.session, context_tokens=None),
+            validation_share=0.0,
+        )
+        users = policy_and_agent_users(dataset, experiment.agents, experiment.seed)[0]
+        build_shards(dataset, sample, config, users=users[:400])
+        texts = [m.content for example in read_examples(sample) for m in example.messages]
+        genres = sorted({genre for item in dataset.items.values() for genre in item.genres})
+        titles = [item.title for item in dataset.items.values()]
+        train_sentencepiece([*texts, *titles], experiment.vocabulary, folder, genres)
+    return TextTokenizer.load(folder)
+
+
+def build_stage(
+    experiment: Experiment,
+    dataset: Dataset,
+    run: Path,
+    stage: str,
+    *,
+    generator: Generator | None = None,
+    policy_id: str | None = None,
+    folder: Path | None = None,
+    say: Say | None = None,
+    **changes: Any,
+) -> Path:
+    """The stage's shards, built from the policy's users only; `changes` to its `BuildConfig`
+    go to a `folder` of their own."""
+    folder = folder or run / "shards" / stage
+    if not (folder / "manifest.json").is_file():
+        config = replace(experiment.stage(stage)[1], **changes)
+        users = policy_and_agent_users(dataset, experiment.agents, experiment.seed)[0]
+        named = {} if policy_id is None else {"policy_id": policy_id}
+        build_shards(
+            dataset,
+            folder,
+            config,
+            users=users,
+            generator=generator,
+            count_tokens=tokenizer_of(experiment, dataset, run).count,
+            progress=say,
+            **named,
+        )
+    return folder
+
+
+def start_decoder(experiment: Experiment, tokenizer: TextTokenizer, run: Path, stage: str):
+    """The decoder that a stage starts from: random before "pretrain", else the backbone (or
+    the first stage's result) with fresh adapters."""
+    import jax.numpy as jnp
+
+    from alignuser_jax.model import init_decoder, load_pretrained
+
+    dtype = jnp.dtype(experiment.dtype)
+    if stage == "pretrain":
+        config = replace(experiment.decoder, vocab_size=tokenizer.vocab_size)
+        return init_decoder(config, seed=experiment.seed, dtype=dtype)
+    directory = experiment.backbone or run / "pretrain" / "model"
+    return load_pretrained(directory, lora=experiment.lora, dtype=dtype)
+
+
+def train_stage(
+    experiment: Experiment,
+    dataset: Dataset,
+    run: Path,
+    stage: str,
+    *,
+    shards: Path | None = None,
+    out: Path | None = None,
+    **changes: Any,
+):
+    """Train one stage (or finish it); returns the `TrainResult`."""
+    from alignuser_jax.training.loop import train
+
+    config = replace(experiment.stage(stage)[0], **changes)
+    shards = shards or run / "shards" / stage
+    tokenizer = tokenizer_of(experiment, dataset, run)
+    validation = shards / "validation"
+    return train(
+        config,
+        start_decoder(experiment, tokenizer, run, stage),
+        shards,
+        tokenizer,
+        out or run / stage,
+        validation_dir=validation if validation.is_dir() else None,
+    )
+
+
+def load_policy(experiment: Experiment, run: Path, adapter: str | Path | None = None):
+    """`(decoder, tokenizer, policy id)`: the backbone with the adapter of the "align" stage,
+    or with another one; `adapter=""` is the backbone alone."""
+    import jax.numpy as jnp
+
+    from alignuser_jax.model import load_pretrained, merge, split
+    from alignuser_jax.training.checkpoint import (
+        load_adapter,
+        read_adapter_config,
+        weights_hash,
+    )
+
+    directory = Path(experiment.backbone or run / "pretrain" / "model")
+    if not directory.is_dir():
+        raise FileNotFoundError(f"no model in {directory}: train the first stage")
+    dtype = jnp.dtype(experiment.dtype)
+    adapter = run / "align" / "adapter" if adapter is None else adapter
+    if str(adapter):
+        decoder = load_pretrained(directory, lora=read_adapter_config(adapter), dtype=dtype)
+        graph, lora, base = split(decoder)
+        decoder = merge(graph, load_adapter(adapter, lora), base)
+    else:
+        decoder = load_pretrained(directory, dtype=dtype)
+    graph, lora, base = split(decoder)
+    tokenizer = TextTokenizer.load(experiment.backbone or run / "tokenizer")
+    return decoder, tokenizer, weights_hash((lora, base))
+
+
+def make_engine(experiment: Experiment, decoder, tokenizer):
+    """The engine with the experiment's geometry; adapters are merged into the weights."""
+    from alignuser_jax.model import merge_lora
+    from alignuser_jax.sampling import Engine, EngineConfig
+
+    config = EngineConfig(**dataclasses.asdict(experiment.engine))
+    return Engine(merge_lora(decoder), tokenizer, config)
+
+
+# --- simulation ---------------------------------------------------------------------------
+
+
+def simulate(
+    experiment: Experiment,
+    dataset: Dataset,
+    view: View,
+    arms: Mapping[str, Recommender],
+    generator: Generator,
+    count_tokens: Callable[[str], int],
+    out: str | Path,
+    *,
+    users: Sequence[str],
+    policy_id: str,
+    seed: int = 0,
+    horizon: int = HORIZON,
+    show_means: bool = True,
+    visit_numbers: Mapping[str, int] | None = None,
+    shuffle: int | None = None,
+    progress: bool = True,
+) -> pa.Table:
+    """Every user's visit to every arm over a fixed horizon; the event table, also written to
+    `out/events.parquet`. Run again, it goes on from the journal in `out`.
+
+    `visit_numbers`: arm -> visit number; arms with one number share their randomness, another
+    number is an independent repetition (for an A/A test). `shuffle` starts the sessions in
+    another order, which changes nothing.
+    """
+    out = Path(out)
+    site_config = replace(experiment.site, horizon=horizon, show_mean_rating=show_means)
+    site = RecommendationSite(dataset.items, view.histories, view.mean_ratings, site_config)
+    numbers = visit_numbers or {}
+    people = {user: agent_user(view, user, experiment.session) for user in users}
+
+    def spec(arm: str, user: str) -> SessionSpec:
+        number = numbers.get(arm, 0)
+
+        def make():
+            return session(
+                people[user],
+                site,
+                experiment.session,
+                arm=arm,
+                number=number,
+                seed=seed,
+                count_tokens=count_tokens,
+            )
+
+        return SessionSpec(arm, user, number, make)
+
+    specs = [spec(arm, user) for user in users for arm in arms]
+    if shuffle is not None:
+        order = np.random.Generator(np.random.Philox(key=shuffle)).permutation(len(specs))
+        specs = [specs[n] for n in order]
+    manifest = {
+        "experiment": experiment.name,
+        "note": experiment.note,
+        "dataset": dataset.name,
+        "dataset_hash": dataset.hash,
+        "synthetic": dataset.synthetic,
+        "policy": policy_id,
+        "engine": dataclasses.asdict(experiment.engine),
+        "dtype": experiment.dtype,
+        "site": dataclasses.asdict(site_config),
+        "session": dataclasses.asdict(experiment.session),
+        "seed": seed,
+        "arms": {
+            arm: [getattr(r, "name", arm), getattr(r, "version", ""), numbers.get(arm, 0)]
+            for arm, r in arms.items()
+        },
+        "users": len(users),
+        "users_hash": f"{stable_key(*users):x}",
+    }
+    with Journal.open(out / "journal", manifest) as journal:
+        events = run_population(
+            specs,
+            generator,
+            arms,
+            journal,
+            concurrency=experiment.engine.slots,
+            catalogue=dataset.item_ids,
+            progress=progress,
+        )
+    write_events(events, out / "events.parquet")
+    return to_table(events)
+
+
+def true_lift(dataset: Dataset, events: pa.Table, control: str) -> dict[tuple[str, str], float]:
+    """(arm, metric) -> the lift over `control` that the shown slates have in the true
+    utilities of a synthetic dataset: what a perfect simulator would find in expectation."""
+    if not dataset.truth:
+        raise ValueError(f"{dataset.name} has no true utilities: only synthetic data has")
+    pages = events.filter(pa.compute.equal(events["kind"], "page"))
+    users = pa.compute.index_in(pages["user_id"], pa.array(dataset.user_ids)).to_numpy()
+    items = pa.compute.index_in(pages["item_id"], pa.array(dataset.item_ids)).to_numpy()
+    arm_of = np.array(pages["arm"].to_pylist())
+    watch, like = (dataset.truth[name][users, items] for name in ("watch", "like"))
+    utility = dataset.truth["utility"][users, items]
+
+    def per_user(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        return np.bincount(users[mask], values[mask], len(dataset.user_ids))
+
+    value: dict[tuple[str, str], float] = {}
+    for arm in np.unique(arm_of):
+        mask = arm_of == arm
+        shown = per_user(np.ones(len(users)), mask)
+        seen, liked = per_user(watch, mask), per_user(watch * like, mask)
+        rated, there = per_user(watch * utility, mask), shown > 0
+        value[arm, "likes per exposed"] = float((liked[there] / shown[there]).mean())
+        value[arm, "likes per viewed"] = float((liked[there] / seen[there]).mean())
+        value[arm, "mean rating"] = float((rated[there] / seen[there]).mean())
+        value[arm, "view ratio"] = float((seen[there] / shown[there]).mean())
+    return {
+        (arm, metric): v - value[control, metric]
+        for (arm, metric), v in value.items()
+        if arm != control
+    }
+
+
+def failures(events: pa.Table) -> int:
+    """How many calls ended in an explicit failure; 0 says that every action was valid."""
+    return int(pa.compute.sum(pa.compute.equal(events["kind"], "failure")).as_py() or 0)
