@@ -17,6 +17,7 @@ from jax import lax
 
 from alignuser_jax.model import Decoder, unstack
 from alignuser_jax.sampling.automaton import ACCEPT, LINE, MID
+from alignuser_jax.sampling.forward import forward
 from alignuser_jax.sampling.sample import pick
 
 
@@ -81,9 +82,8 @@ class Programs:
         """
         self.compilations += 1
         positions = start[:, None] + jnp.arange(tokens.shape[1], dtype=jnp.int32)
-        hidden, cache = self._decoder(leaves)(
-            tokens, positions, cache=cache, valid=valid, lora_scale=lora_scale
-        )
+        decoder = self._decoder(leaves)
+        hidden, cache = forward(decoder, tokens, positions, cache, valid, lora_scale)
         count = valid.sum(axis=1)
         end = jnp.maximum(count - 1, 0)
         newest = jnp.take_along_axis(hidden, end[:, None, None], axis=1)[:, 0]
@@ -146,18 +146,15 @@ class Programs:
             )
             done = done | (following == ACCEPT) | (step + 1 >= rows.limit)
 
-            def advance(cache):
-                positions = jnp.where(done, 0, rows.start + step)[:, None]
-                hidden, cache = decoder(
-                    chosen.token[:, None],
-                    positions,
-                    cache=cache,
-                    valid=~done[:, None],
-                    lora_scale=rows.lora_scale,
-                )
-                return cache, hidden[:, 0].astype(last.dtype)
-
-            cache, last = lax.cond(done.all(), lambda cache: (cache, last), advance, cache)
+            hidden, cache = forward(
+                decoder,
+                chosen.token[:, None],
+                jnp.where(done, 0, rows.start + step)[:, None],
+                cache,
+                ~done[:, None],
+                rows.lora_scale,
+            )
+            last = hidden[:, 0]
             return step + 1, cache, last, following, done, out
 
         out = Decoded(

@@ -1,0 +1,89 @@
+"""The decoder over the engine's cache: the same layers, reading only as much as is filled.
+
+Attention goes over the cache in blocks with a running softmax, up to the furthest position that
+any row needs. A block beyond a row's own positions adds exactly 0 and rescales by exactly 1, so
+a row's bits do not depend on how far its neighbours read; no context buckets are needed.
+Letters: B rows, T tokens, D hidden, N heads, K key heads, S positions, H head size.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from alignuser_jax.model import Decoder, KVCache
+from alignuser_jax.model.attention import rotary_angles
+from alignuser_jax.model.cache import write
+from alignuser_jax.model.contract import contract
+from alignuser_jax.model.lora import Adapter
+from alignuser_jax.parallel import constrain
+
+BLOCK = 64
+"""Positions per block: small enough for a block's scores to stay in a CPU's cache."""
+
+
+def forward(
+    decoder: Decoder,
+    tokens: jax.Array,
+    positions: jax.Array,
+    cache: KVCache,
+    valid: jax.Array,
+    lora_scale: jax.Array,
+) -> tuple[jax.Array, KVCache]:
+    """`decoder(tokens, positions, cache=cache, valid=valid, lora_scale=lora_scale)`, faster.
+
+    `tokens`, `positions`, `valid` are `[B, T]`, `lora_scale` is `[B]`; gives hidden states
+    `[B, T, D]` (meaningless where not valid) and the cache with the valid tokens written.
+    """
+    x = constrain(decoder.embedding[...][tokens].astype(decoder.dtype), "batch", None, None)
+    angles = rotary_angles(positions, decoder.config.head_dim, decoder.config.rope_theta)
+    adapter = Adapter(lora_scale.astype(jnp.float32))
+    end = jnp.max(jnp.where(valid, positions + 1, 0))
+    keys, values = [], []
+    for layer, block in enumerate(decoder.blocks()):
+
+        def look(q, k, v, layer=layer):
+            k = write(cache.k[layer], new=k, positions=positions, valid=valid)
+            v = write(cache.v[layer], new=v, positions=positions, valid=valid)
+            return attend_blocks(q, k, v, positions, end), (k, v)
+
+        x, (k, v) = block(x, angles, adapter.fold(layer), look)
+        keys.append(k)
+        values.append(v)
+    return decoder.norm(x), KVCache(tuple(keys), tuple(values))
+
+
+def attend_blocks(
+    q: jax.Array, k: jax.Array, v: jax.Array, positions: jax.Array, end: jax.Array
+) -> jax.Array:
+    """Attention of `q [B, T, N, H]` at `positions [B, T]` over `k, v [B, K, S, H]` up to the
+    traced `end`, f32 softmax; `[B, T, N, H]` in q's type. Every query sees position 0."""
+    batch, queries, heads, size = q.shape
+    groups, slots = k.shape[1:3]
+    width = BLOCK if slots % BLOCK == 0 else slots
+    shape = (batch, queries, groups, heads // groups, size)
+    flat = (q * size**-0.5).reshape(shape).swapaxes(1, 2).reshape(batch, groups, -1, size)
+    reach = jnp.repeat(positions, heads // groups, axis=1)[:, None, :, None]
+
+    def body(i, carry):
+        highest, total, result = carry
+        past = (
+            lax.dynamic_slice_in_dim(a, i * width, width, 2).astype(q.dtype) for a in (k, v)
+        )
+        keys, values = past
+        scores = contract("bkqh,bksh->bkqs", flat, keys, jnp.float32)
+        seen = i * width + jnp.arange(width) <= reach
+        scores = jnp.where(seen, scores, jnp.finfo(jnp.float32).min)
+        new = jnp.maximum(highest, scores.max(axis=-1, keepdims=True))
+        weights, fade = jnp.exp(scores - new), jnp.exp(highest - new)
+        total = total * fade + weights.sum(axis=-1, keepdims=True)
+        added = contract("bkqs,bksh->bkqh", weights.astype(q.dtype), values, jnp.float32)
+        return new, total, result * fade + added
+
+    lowest = jnp.full((*flat.shape[:3], 1), jnp.finfo(jnp.float32).min, jnp.float32)
+    carry = lowest, jnp.zeros_like(lowest), jnp.zeros(flat.shape, jnp.float32)
+    _, total, result = lax.fori_loop(0, -(-end // width), body, carry)
+    y = (result / jnp.maximum(total, jnp.finfo(jnp.float32).tiny)).astype(q.dtype)
+    y = y.reshape(batch, groups, queries, -1, size).swapaxes(1, 2)
+    return y.reshape(batch, queries, heads, size)
