@@ -1,4 +1,4 @@
-"""From columns of strings to a clean, sorted, split `Dataset`, with a report of what was wrong."""
+"""From columns of strings to a clean, sorted, split `Dataset`, and a report of what was not."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from alignuser_jax.datasets.dataset import FORMAT_VERSION, Dataset, content_hash
+from alignuser_jax.datasets.delimited import LINE
 from alignuser_jax.datasets.log import SPLITS, Log
 from alignuser_jax.datasets.report import Report
 from alignuser_jax.datasets.splits import SHARES, chronological_split, global_time_split
@@ -22,6 +23,10 @@ _NUMBER = r"^\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*$"
 
 def _numbers(column: pa.ChunkedArray) -> np.ndarray:
     """float64, NaN where the text is no number."""
+    try:
+        return pc.cast(column, pa.float64()).to_numpy()
+    except pa.ArrowInvalid:  # some line is dirty: look at each
+        pass
     good = pc.match_substring_regex(column, _NUMBER)
     text = pc.if_else(good, pc.utf8_trim_whitespace(column), pa.scalar("nan"))
     return pc.cast(text, pa.float64()).to_numpy()
@@ -41,9 +46,10 @@ def build_dataset(
     synthetic: bool = False,
     truth: dict[str, np.ndarray] | None = None,
 ) -> Dataset:
-    """interactions: user_id, item_id, rating, timestamp as strings, `line` int64. users:
+    """interactions: user_id, item_id, rating, timestamp as strings, `LINE` int64. users:
     user_id, age, occupation. items: item_id, title, genres, description; without it the items
-    are those interacted with, titled by their ids. Users without interactions are left out.
+    are those interacted with, titled by their ids. Ids of users and items are unique there
+    (`unique_rows`). Users without interactions are left out, items without are not.
 
     Dropped and counted, each with its line: an empty user or item id, a rating that is no
     number or outside 0.5 to 5, a timestamp that is no number or not in 1970 to 2100, an item
@@ -52,7 +58,7 @@ def build_dataset(
     nothing is left.
     """
     report.read += interactions.num_rows
-    line = interactions["line"].to_numpy()
+    line = interactions[LINE].to_numpy()
     keep = np.ones(len(line), bool)
 
     def drop(problem: str, bad: np.ndarray) -> None:
@@ -60,9 +66,11 @@ def build_dataset(
         report.add(problem, file, line[bad])
         keep[bad] = False
 
-    user, item = interactions["user_id"], interactions["item_id"]
+    user, item = (
+        pc.utf8_trim_whitespace(interactions[name]) for name in ("user_id", "item_id")
+    )
     rating, time = _numbers(interactions["rating"]), _numbers(interactions["timestamp"])
-    empty = pc.or_(pc.equal(pc.utf8_trim_whitespace(user), ""), pc.equal(item, ""))
+    empty = pc.or_(pc.equal(user, ""), pc.equal(item, ""))
     drop("empty user or item id", empty.to_numpy(zero_copy_only=False))
     with np.errstate(invalid="ignore"):
         drop("bad rating", ~((rating >= RATING_RANGE[0]) & (rating <= RATING_RANGE[1])))
@@ -82,11 +90,11 @@ def build_dataset(
     report.check()
     if not keep.any():
         raise ValueError(f"{file}: no usable interaction is left\n{report}")
-    user_order = np.unique(user_codes[keep])  # codes follow the order of appearance
+    user_order = np.flatnonzero(np.bincount(user_codes[keep]))  # in order of appearance
     order = np.flatnonzero(keep)
     order = order[np.lexsort((time[order], user_codes[order]))]  # stable: ties in file order
     if items is None:
-        item_order = np.unique(item_codes[keep])
+        item_order = np.flatnonzero(np.bincount(item_codes[keep]))
         ids = [item_names[code] for code in item_order]
         empty_text = [""] * len(ids)
         items = pa.table(
@@ -127,13 +135,28 @@ def build_dataset(
         "counts": {
             "users": tables[0].num_rows,
             "items": tables[1].num_rows,
-            "items with interactions": int(len(np.unique(log.item))),
+            "rated_items": int(np.count_nonzero(np.bincount(log.item))),
             "interactions": len(log),
         },
         "split": {"kind": split, "shares": list(shares), "counts": per_split},
         "report": report.describe(),
     }
     return Dataset(*tables, manifest=manifest, truth=truth or {})
+
+
+def unique_rows(rows: pa.Table, key: str, file: str, report: Report) -> pa.Table:
+    """`rows` with trimmed, non-empty, distinct ids in the column `key`; the first of each id
+    stays, the lines of the others are reported. Drops `LINE`."""
+    ids = pc.utf8_trim_whitespace(rows[key])
+    codes, names = _codes(ids)
+    first = np.zeros(len(codes), bool)
+    first[np.unique(codes, return_index=True)[1]] = True
+    empty = np.array([name == "" for name in names], bool)[codes]
+    lines = rows[LINE].to_numpy()
+    report.add("empty id", file, lines[empty])
+    report.add("duplicate id", file, lines[~first & ~empty])
+    rows = rows.set_column(rows.column_names.index(key), key, ids)
+    return rows.drop_columns(LINE).filter(pa.array(first & ~empty))
 
 
 def _codes(column: pa.ChunkedArray) -> tuple[np.ndarray, list[str]]:

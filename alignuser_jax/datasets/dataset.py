@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from alignuser_jax.datasets.log import SPLITS, Log
@@ -31,11 +32,11 @@ class Dataset:
     """One log in one form.
 
     user_table: user_id, age, occupation (strings, "" unknown). item_table: item_id, title,
-    genres (list of strings), description. interaction_table: user_id, item_id, rating float32, timestamp
-    int64 seconds, split ("train", "validation", "test"), sorted by user code, then time, ties
-    in file order. manifest: format_version, name, synthetic, source, counts, split, report and
-    `hash`, which names the content. `truth`: the true utilities of a synthetic dataset, kept
-    aside in a file of their own that no prompt and no recommender reads.
+    genres (list of strings), description. interaction_table: user_id, item_id, rating float32,
+    timestamp int64 seconds, split ("train", "validation", "test"), sorted by user code, then
+    time, ties in file order. manifest: format_version, name, synthetic, source, counts, split,
+    report and `hash`, which names the content. `truth`: the true utilities of a synthetic
+    dataset, kept aside in a file of their own that no prompt and no recommender reads.
     """
 
     user_table: pa.Table
@@ -88,10 +89,10 @@ class Dataset:
     @cached_property
     def log(self) -> Log:
         def codes(column: str, ids: tuple[str, ...]) -> np.ndarray:
-            found = pa.compute.index_in(self.interaction_table[column], pa.array(ids))
+            found = pc.index_in(self.interaction_table[column], pa.array(ids))
             return found.to_numpy().astype(np.int32)
 
-        split = pa.compute.index_in(self.interaction_table["split"], pa.array(SPLITS))
+        split = pc.index_in(self.interaction_table["split"], pa.array(SPLITS))
         return Log(
             codes("user_id", self.user_ids),
             codes("item_id", self.item_ids),
@@ -129,30 +130,35 @@ class Dataset:
     # --- on disk ---
 
     def save(self, directory: str | Path) -> Path:
-        """Write the folder whole or not at all (a temporary folder, then a rename)."""
+        """Write the folder whole or not at all: into a hidden one beside it, then a rename.
+
+        A dataset that is there is replaced; `FileExistsError` where the folder holds anything
+        else, which would be lost.
+        """
         directory = Path(directory)
+        ours = {MANIFEST, TRUTH, *(f"{name}.parquet" for name in TABLES)}
+        if directory.exists() and (others := {p.name for p in directory.iterdir()} - ours):
+            raise FileExistsError(
+                f"{directory} holds {', '.join(sorted(others)[:5])}, which is no part of a "
+                "dataset: choose another output folder"
+            )
         directory.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
+        work = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
         try:
-            for name in TABLES:
-                pq.write_table(
-                    getattr(self, name.removesuffix("s") + "_table"),
-                    partial / f"{name}.parquet",
-                )
+            new = work / "new"
+            new.mkdir()
+            tables = (self.user_table, self.item_table, self.interaction_table)
+            for name, table in zip(TABLES, tables, strict=True):
+                pq.write_table(table, new / f"{name}.parquet")
             if self.truth:
-                np.savez_compressed(partial / TRUTH, **self.truth)
+                np.savez_compressed(new / TRUTH, **self.truth)
             text = json.dumps(self.manifest, indent=2, ensure_ascii=False)
-            (partial / MANIFEST).write_text(text + "\n", encoding="utf-8")
-            partial.chmod(0o755)
+            (new / MANIFEST).write_text(text + "\n", encoding="utf-8")
             if directory.exists():
-                if not (directory / MANIFEST).is_file() and any(directory.iterdir()):
-                    raise FileExistsError(
-                        f"{directory} is not empty and no dataset: choose another output folder"
-                    )
-                shutil.rmtree(directory)
-            os.replace(partial, directory)
+                os.rename(directory, work / "replaced")
+            os.rename(new, directory)
         finally:
-            shutil.rmtree(partial, ignore_errors=True)
+            shutil.rmtree(work, ignore_errors=True)
         return directory
 
     @classmethod
@@ -168,8 +174,8 @@ class Dataset:
         manifest = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
         if manifest.get("format_version") != FORMAT_VERSION:
             raise ValueError(
-                f"{directory} has format version {manifest.get('format_version')}, this program "
-                f"reads {FORMAT_VERSION}: import the logs again"
+                f"{directory} has format version {manifest.get('format_version')}, this "
+                f"program reads {FORMAT_VERSION}: import the logs again"
             )
         tables = [pq.read_table(directory / f"{name}.parquet") for name in TABLES]
         if content_hash(*tables) != manifest["hash"]:
@@ -190,16 +196,24 @@ def load_dataset(directory: str | Path) -> Dataset:
 
 
 def content_hash(users: pa.Table, items: pa.Table, interactions: pa.Table) -> str:
-    """A name for the content, whatever the Arrow layout: blake2b over names and values."""
+    """A name for the content: blake2b over the values of the three tables, column by column.
+
+    It depends on neither the Parquet encoding nor the Arrow version."""
     digest = hashlib.blake2b(digest_size=16)
     for table in (users, items, interactions):
         for name, column in zip(table.column_names, table.columns, strict=True):
-            digest.update(f"\x1e{name}\x1e".encode())
-            if pa.types.is_floating(column.type) or pa.types.is_integer(column.type):
-                digest.update(np.ascontiguousarray(column.to_numpy()).tobytes())
-            else:
-                values = column.to_pylist()
-                if pa.types.is_list(column.type):
-                    values = ["\x1d".join(value) for value in values]
-                digest.update("\x1f".join(values).encode())
+            digest.update(name.encode())
+            _add_column(digest, column.combine_chunks())
     return digest.hexdigest()
+
+
+def _add_column(digest: Any, column: pa.Array) -> None:
+    if pa.types.is_list(column.type):
+        digest.update(pc.list_value_length(column).to_numpy().astype("<i8").tobytes())
+        column = column.flatten()
+    if pa.types.is_string(column.type):
+        encoded = column.dictionary_encode()  # distinct values in the order they appear
+        digest.update(json.dumps(encoded.dictionary.to_pylist()).encode())
+        column = encoded.indices
+    values = column.to_numpy(zero_copy_only=False)
+    digest.update(values.astype(values.dtype.newbyteorder("<")).tobytes())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -37,7 +37,8 @@ def read_descriptions(path: str | Path, report: Report) -> dict[str, str]:
         return _from_json(read_bytes(path), path)
     if kind in (".csv", ".tsv"):
         separator = "\t" if kind == ".tsv" else ","
-        return _from_table(read_delimited(path, separator, None, report, quoted=True), path)
+        table = read_delimited(path, separator, None, report, quoted=True, multiline=True)
+        return _from_table(table, path)
     if kind == ".dat":
         table = read_delimited(path, "::", EXTRA_COLUMNS, report, encoding="latin-1")
         return _from_table(table, path)
@@ -54,29 +55,44 @@ def _from_json(data: bytes, path: Path) -> dict[str, str]:
         raise InputError(f"{path} is no JSON: {error}") from error
     if isinstance(content, Mapping):
         rows = [
-            {"id": key, **value} if isinstance(value, Mapping) else {"id": key, "text": value}
+            {**value, "item_id": key}
+            if isinstance(value, Mapping)
+            else {"item_id": key, "description": value}
             for key, value in content.items()
         ]
     else:
         rows = content
-    if not rows or not all(isinstance(row, Mapping) for row in rows):
+    if not rows or not isinstance(rows, list) or not all(isinstance(r, Mapping) for r in rows):
         raise InputError(f"{path}: expected an object by item id or a list of records")
-    return _from_table(pa.Table.from_pylist([dict(row) for row in rows]), path)
+    id_name, text_name = _pick(list(dict.fromkeys(key for row in rows for key in row)), path)
+    return _clean((row.get(id_name), row.get(text_name)) for row in rows)
 
 
 def _from_table(table: pa.Table, path: Path) -> dict[str, str]:
-    names = {name.lower(): name for name in table.column_names}
+    columns = [table[name] for name in _pick(table.column_names, path)]
+    ids, texts = (pc.cast(column, pa.string()).to_pylist() for column in columns)
+    return _clean(zip(ids, texts, strict=True))
+
+
+def _pick(names: Sequence[str], path: Path) -> list[str]:
+    """The names of the id column and the text column."""
+    lower = {name.lower(): name for name in names}
     found = [
-        next((names[n.lower()] for n in wanted if n.lower() in names), None)
+        next((lower[n.lower()] for n in wanted if n.lower() in lower), None)
         for wanted in (ID_NAMES, TEXT_NAMES)
     ]
     if None in found:
         raise InputError(
-            f"{path} has columns {table.column_names}: expected an item id ({', '.join(ID_NAMES)})"
-            f" and a text ({', '.join(TEXT_NAMES)})"
+            f"{path} has columns {list(names)}: expected an item id ({', '.join(ID_NAMES)}) "
+            f"and a text ({', '.join(TEXT_NAMES)})"
         )
-    ids, texts = (pc.cast(table[name], pa.string()).to_pylist() for name in found)
-    return {i: t.strip() for i, t in zip(ids, texts, strict=True) if i and t and t.strip()}
+    return found
+
+
+def _clean(rows: Iterable[tuple[object, object]]) -> dict[str, str]:
+    """Texts by id, on one line each; rows without an id or a text are left out."""
+    texts = ((str(i or "").strip(), " ".join(str(t or "").split())) for i, t in rows)
+    return {item_id: text for item_id, text in texts if item_id and text}
 
 
 def join_descriptions(items: pa.Table, descriptions: Mapping[str, str]) -> pa.Table:

@@ -12,7 +12,7 @@ SPLITS = ("train", "validation", "test")
 @dataclass(frozen=True, eq=False)
 class Log:
     """Columns of equal length n. `user` and `item` are codes into `Dataset.user_ids` and
-    `Dataset.item_ids`; `rating` is 1 to 5; `timestamp` in Unix seconds; `split` indexes
+    `Dataset.item_ids`; `rating` is 0.5 to 5; `timestamp` in Unix seconds; `split` indexes
     `SPLITS`. `n_users` and `n_items` are the sizes of the code spaces, whatever is in the log.
     """
 
@@ -40,7 +40,7 @@ class Log:
 
 
 def item_statistics(log: Log) -> tuple[np.ndarray, np.ndarray]:
-    """`(mean float32[n_items], count int32[n_items])`; the mean is NaN where nothing was rated."""
+    """`(mean float32[n_items], count int32[n_items])`; the mean is NaN where count is 0."""
     count = np.bincount(log.item, minlength=log.n_items)
     total = np.bincount(log.item, log.rating, minlength=log.n_items)
     with np.errstate(invalid="ignore"):

@@ -1,6 +1,6 @@
 """MovieLens in its three layouts: 100K (`u.data`), 1M (`.dat`, latin-1), latest (`.csv`).
 
-Names (there are none) and gender are not read: the paper's privacy rule.
+Gender and postcode are left behind at the door: the paper's privacy rule.
 """
 
 from __future__ import annotations
@@ -9,9 +9,15 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from alignuser_jax.datasets.cleaning import SplitKind, build_dataset
+from alignuser_jax.datasets.cleaning import SplitKind, build_dataset, unique_rows
 from alignuser_jax.datasets.dataset import Dataset
-from alignuser_jax.datasets.delimited import InputError, find_file, has_file, read_delimited
+from alignuser_jax.datasets.delimited import (
+    LINE,
+    InputError,
+    find_file,
+    has_file,
+    read_delimited,
+)
 from alignuser_jax.datasets.descriptions import join_descriptions, read_descriptions
 from alignuser_jax.datasets.report import Report
 from alignuser_jax.datasets.sources import source_of
@@ -106,12 +112,14 @@ def _read_1m(directory: Path, ratings: Path, movies: Path, report: Report):
     table = read_delimited(
         movies, "::", ("item_id", "title", "genres"), report, encoding="latin-1"
     )
+    table = unique_rows(table, "item_id", movies.name, report)
     items = _items(table["item_id"], table["title"], _genre_lists(table["genres"]))
     files, users = [ratings, movies], None
     if has_file(directory, "users.dat"):
         path = find_file(directory, "users.dat")
         names = ("user_id", "gender", "age", "occupation", "zip")
         rows = read_delimited(path, "::", names, report, encoding="latin-1")
+        rows = unique_rows(rows, "user_id", path.name, report)
         jobs = {str(code): text for code, text in OCCUPATIONS_1M.items()}
         users = pa.table(
             {
@@ -129,15 +137,11 @@ def _read_latest(directory: Path, ratings: Path, movies: Path, report: Report):
     table = read_delimited(movies, ",", None, report, quoted=True)
     _require(interactions, ("userId", "movieId", "rating", "timestamp"), ratings)
     _require(table, ("movieId", "title", "genres"), movies)
+    roles = {"userId": "user_id", "movieId": "item_id"}
     interactions = interactions.rename_columns(
-        {
-            "userId": "user_id",
-            "movieId": "item_id",
-            "rating": "rating",
-            "timestamp": "timestamp",
-        }
-        | {"line": "line"}
+        [roles.get(name, name) for name in interactions.column_names]
     )
+    table = unique_rows(table, "movieId", movies.name, report)
     items = _items(table["movieId"], table["title"], _genre_lists(table["genres"]))
     return "ml-latest", interactions, None, items, [ratings, movies]
 
@@ -148,6 +152,7 @@ def _read_100k(directory: Path, ratings: Path, movies: Path, report: Report):
     flags = [f"genre_{n}" for n in range(len(GENRES_100K))]
     names = ("item_id", "title", "release", "video", "url", *flags)
     table = read_delimited(movies, "|", names, report, encoding="latin-1")
+    table = unique_rows(table, "item_id", movies.name, report)
     marks = [table[flag].to_pylist() for flag in flags]
     genres = [
         [genre for genre, mark in zip(GENRES_100K, row, strict=True) if mark == "1"]
@@ -159,6 +164,7 @@ def _read_100k(directory: Path, ratings: Path, movies: Path, report: Report):
         path = find_file(directory, "u.user")
         names = ("user_id", "age", "gender", "occupation", "zip")
         rows = read_delimited(path, "|", names, report, encoding="latin-1")
+        rows = unique_rows(rows, "user_id", path.name, report)
         users = rows.select(["user_id", "age", "occupation"])
         files.append(path)
     return "ml-100k", interactions, users, items, files
@@ -169,5 +175,5 @@ def _require(table: pa.Table, names: tuple[str, ...], path: Path) -> None:
     if missing:
         raise InputError(
             f"{path} lacks the columns {missing}: it has "
-            f"{[n for n in table.column_names if n != 'line']}"
+            f"{[n for n in table.column_names if n != LINE]}"
         )

@@ -66,8 +66,7 @@ def check_leaks(dataset) -> list[str]:
     """What is wrong with a dataset's split, in words; empty where nothing is.
 
     Looks for: an earlier part holding an interaction later than a later part's (per user, or
-    over all users for a global split), an interaction in two parts, a user without a train
-    part but with held-out interactions, a log that is not sorted.
+    over all users for a global split), the same user and item twice, a log that is not sorted.
     """
     log, problems = dataset.log, []
     if not len(log):

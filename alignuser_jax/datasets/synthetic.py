@@ -10,9 +10,11 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 import pyarrow as pa
+from scipy.stats import norm
 
 from alignuser_jax.datasets.cleaning import SplitKind, build_dataset
 from alignuser_jax.datasets.dataset import Dataset
+from alignuser_jax.datasets.delimited import LINE
 from alignuser_jax.datasets.report import Report
 from alignuser_jax.records import stable_key
 
@@ -42,8 +44,9 @@ _START = 1_600_000_000
 
 @dataclass(frozen=True)
 class SyntheticConfig:
-    """`taste` is the spread (in stars) that a user's genre tastes make, `quality` that of item
-    quality, `bias` that of users' generosity, `noise` what is left to chance."""
+    """`taste` is the spread (in stars) that a user's genre tastes make (a third of its variance
+    goes with age), `quality` that of item quality, `bias` that of users' generosity, `noise`
+    what is left to chance; `middle` is the mean rating of a mean item."""
 
     users: int = 240
     items: int = 160
@@ -52,6 +55,7 @@ class SyntheticConfig:
     quality: float = 0.45
     bias: float = 0.35
     noise: float = 0.5
+    middle: float = 3.2
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -61,12 +65,10 @@ class SyntheticConfig:
                 f"{self.ratings_per_user}: expected 2 users or more, 8 items or more and "
                 "between 8 ratings per user and the number of items"
             )
-        if self.items > len(_FIRST) * len(_SECOND):
-            raise ValueError(f"items={self.items}: at most {len(_FIRST) * len(_SECOND)} titles")
 
 
 def generate(config: SyntheticConfig | None = None, split: SplitKind = "per_user") -> Dataset:
-    """The same dataset for the same configuration, on every machine.
+    """The same dataset for the same configuration.
 
     `truth`: `utility` float32 [users, items] (the expected rating, 1 to 5, before noise),
     `watch` float32 [users, items] (the chance that the user takes the item when it is shown)
@@ -79,13 +81,15 @@ def generate(config: SyntheticConfig | None = None, split: SplitKind = "per_user
     for item in range(n_items):
         genre_of[item, rng.choice(n_genres, rng.integers(1, 3), replace=False)] = 1
     genre_of /= genre_of.sum(1, keepdims=True)
-    taste = rng.normal(0, 1, (n_users, n_genres))
+    age = rng.integers(len(_AGES), size=n_users)
+    of_age = rng.normal(0, np.sqrt(1 / 3), (len(_AGES), n_genres))
+    taste = of_age[age] + rng.normal(0, np.sqrt(2 / 3), (n_users, n_genres))
     taste -= taste.mean(1, keepdims=True)
     quality = rng.normal(0, config.quality, n_items)
     bias = rng.normal(0, config.bias, n_users)
-    raw = 3.45 + config.taste * taste @ genre_of.T + quality + bias[:, None]
+    raw = config.middle + config.taste * taste @ genre_of.T + quality + bias[:, None]
     utility = np.clip(raw, 1, 5)
-    appeal = (raw - bias[:, None] - 3.45) / (config.taste + config.quality)
+    appeal = (raw - bias[:, None] - config.middle) / (config.taste + config.quality)
     watch = 1 / (1 + np.exp(-(2.0 * appeal - 0.2)))
     fame = np.exp(rng.normal(0, 0.8, n_items) + 0.6 * quality / config.quality)
 
@@ -110,9 +114,7 @@ def generate(config: SyntheticConfig | None = None, split: SplitKind = "per_user
 
     user_names = [f"user{n:04d}" for n in range(n_users)]
     item_names = [f"item{n:04d}" for n in range(n_items)]
-    titles = rng.permutation([f"The {a} {b}" for a in _FIRST for b in _SECOND])[
-        :n_items
-    ].tolist()
+    titles = _titles(rng, n_items)
     genres = [[GENRES[g] for g in np.flatnonzero(row)] for row in genre_of]
     descriptions = [
         f"{rng.choice(_PEOPLE)} {rng.choice(_DEEDS)} {rng.choice(_THINGS)}.".capitalize()
@@ -124,20 +126,15 @@ def generate(config: SyntheticConfig | None = None, split: SplitKind = "per_user
             "item_id": [item_names[n] for n in item],
             "rating": [f"{r:.0f}" for r in rating],
             "timestamp": [str(t) for t in time],
-            "line": np.arange(1, len(user) + 1),
+            LINE: np.arange(1, len(user) + 1),
         }
-    ).cast(
-        pa.schema(
-            [(n, pa.string()) for n in ("user_id", "item_id", "rating", "timestamp")]
-            + [("line", pa.int64())]
-        )
     )
     return build_dataset(
         strings,
         pa.table(
             {
                 "user_id": user_names,
-                "age": rng.choice(_AGES, n_users).tolist(),
+                "age": [_AGES[n] for n in age],
                 "occupation": rng.choice(_JOBS, n_users).tolist(),
             }
         ),
@@ -163,8 +160,17 @@ def generate(config: SyntheticConfig | None = None, split: SplitKind = "per_user
     )
 
 
+def _titles(rng: np.random.Generator, count: int) -> list[str]:
+    """Invented titles, all different; numbered sequels past the first 256."""
+    titles: list[str] = []
+    while len(titles) < count:
+        part = "" if not titles else f" {len(titles) // (len(_FIRST) * len(_SECOND)) + 1}"
+        titles += rng.permutation(
+            [f"The {a} {b}{part}" for a in _FIRST for b in _SECOND]
+        ).tolist()
+    return titles[:count]
+
+
 def _at_least(threshold: float, mean: np.ndarray, noise: float) -> np.ndarray:
     """P(mean + noise >= threshold) for normal noise."""
-    from scipy.stats import norm
-
     return norm.sf(threshold, loc=mean, scale=noise)

@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from alignuser_jax.datasets.cleaning import SplitKind, build_dataset
+from alignuser_jax.datasets.cleaning import SplitKind, build_dataset, unique_rows
 from alignuser_jax.datasets.dataset import Dataset
-from alignuser_jax.datasets.delimited import InputError, read_delimited
+from alignuser_jax.datasets.delimited import LINE, InputError, read_delimited
 from alignuser_jax.datasets.descriptions import join_descriptions, read_descriptions
 from alignuser_jax.datasets.report import Report
 from alignuser_jax.datasets.sources import source_of
@@ -54,12 +54,14 @@ def read(
     if items is not None:
         files.append(Path(items))
         mapping = {**ITEM_COLUMNS, **(item_columns or {})}
-        item_table = _items(_select(_read(files[-1], report), mapping, files[-1], ("item",)),
-                            genre_separator)  # fmt: skip
+        rows = _read(files[-1], report, multiline=True)
+        rows = _select(rows, mapping, files[-1], ("item",))
+        item_table = _items(unique_rows(rows, "item", files[-1].name, report), genre_separator)
     if users is not None:
         files.append(Path(users))
         mapping = {**USER_COLUMNS, **(user_columns or {})}
         rows = _select(_read(files[-1], report), mapping, files[-1], ("user",))
+        rows = unique_rows(rows, "user", files[-1].name, report)
         blank = pa.array([""] * rows.num_rows, pa.string())
         user_table = pa.table(
             {
@@ -72,7 +74,7 @@ def read(
         )
     if descriptions is not None:
         if item_table is None:
-            ids = pc.unique(table["item_id"])
+            ids = pc.unique(pc.utf8_trim_whitespace(table["item_id"]))
             item_table = _items(pa.table({"item": ids}), genre_separator)
         item_table = join_descriptions(item_table, read_descriptions(descriptions, report))
         files.append(Path(descriptions))
@@ -88,29 +90,34 @@ def read(
     )
 
 
-def _read(path: Path, report: Report) -> pa.Table:
-    """All columns as strings (lists stay lists), and `line`: from 1, the header counted."""
+def _read(path: Path, report: Report, multiline: bool = False) -> pa.Table:
+    """All columns as strings (lists stay lists), and `LINE`; a Parquet row's is its number."""
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}")
     if path.suffix == ".parquet":
         table = pq.read_table(path)
         if not table.num_rows:
             raise InputError(f"{path} is empty: expected at least one row")
-        columns = {
-            name: column
-            if pa.types.is_list(column.type)
-            else pc.fill_null(pc.cast(column, pa.string()), "")
-            for name, column in zip(table.column_names, table.columns, strict=True)
-        }
-        return pa.table({**columns, "line": np.arange(1, table.num_rows + 1)})
+        columns = dict(zip(table.column_names, map(_as_text, table.columns), strict=True))
+        return pa.table({**columns, LINE: np.arange(1, table.num_rows + 1)})
     separator = "\t" if ".tsv" in path.suffixes else ","
-    return read_delimited(path, separator, None, report, quoted=True)
+    return read_delimited(path, separator, None, report, quoted=True, multiline=multiline)
+
+
+def _as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Moments in time become Unix seconds; lists stay lists, as do structures, which no role
+    can name."""
+    if pa.types.is_timestamp(column.type):
+        column = pc.cast(pc.cast(column, pa.timestamp("s"), safe=False), pa.int64())
+    if pa.types.is_nested(column.type):
+        return column
+    return pc.fill_null(pc.cast(column, pa.string()), "")
 
 
 def _select(
     table: pa.Table, mapping: Mapping[str, str], path: Path, required: tuple[str, ...]
 ) -> pa.Table:
-    """The mapped columns under their roles' names, and `line`."""
+    """The mapped columns under their roles' names, and `LINE`."""
     missing = {
         role: mapping[role] for role in required if mapping[role] not in table.column_names
     }
@@ -118,10 +125,13 @@ def _select(
         wanted = ", ".join(f"{role}={column}" for role, column in missing.items())
         raise InputError(
             f"{path} lacks the columns {wanted}: it has "
-            f"{[n for n in table.column_names if n != 'line']}; name yours with role=column"
+            f"{[n for n in table.column_names if n != LINE]}; name yours with role=column"
         )
     present = {role: name for role, name in mapping.items() if name in table.column_names}
-    return pa.table({**{r: table[n] for r, n in present.items()}, "line": table["line"]})
+    nested = [n for r, n in present.items() if pa.types.is_nested(table[n].type)]
+    if unfit := [n for n in nested if n != mapping.get("genres")]:
+        raise InputError(f"{path}: the columns {unfit} hold lists: expected one value a row")
+    return pa.table({**{r: table[n] for r, n in present.items()}, LINE: table[LINE]})
 
 
 def _items(rows: pa.Table, genre_separator: str) -> pa.Table:
