@@ -1,4 +1,4 @@
-"""The `alignuser` command: one verb per program; `alignuser VERB` is `python -m FOLDER.VERB`."""
+"""The `alignuser` command: one verb per program, `alignuser VERB` = `python -m FOLDER.VERB`."""
 
 from __future__ import annotations
 
