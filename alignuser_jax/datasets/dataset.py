@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from alignuser_jax.datasets.log import SPLITS, Log
+from alignuser_jax.datasets.report import Report
 from alignuser_jax.records import Interaction, Item
 
 FORMAT_VERSION = 1
@@ -56,6 +57,11 @@ class Dataset:
     @property
     def hash(self) -> str:
         return self.manifest["hash"]
+
+    @property
+    def report(self) -> Report:
+        """What the import found wrong and dropped."""
+        return Report.of(self.manifest["report"])
 
     @cached_property
     def user_ids(self) -> tuple[str, ...]:

@@ -78,7 +78,7 @@ def decode(data: bytes, encoding: str, file: str, report: Report) -> tuple[str, 
     report.add(f"not {encoding}", file, bad)
     left_out = set(bad)
     kept = [line for number, line in enumerate(lines, 1) if number not in left_out]
-    numbers = np.setdiff1d(np.arange(1, len(lines) + 1), bad)
+    numbers = np.delete(np.arange(1, len(lines) + 1), np.array(bad) - 1)
     return b"".join(line + b"\n" for line in kept).decode(encoding), numbers
 
 
@@ -150,7 +150,7 @@ def read_delimited(
     except pa.ArrowInvalid as error:
         raise InputError(f"{path}: {error}; expected columns {names}") from error
     bad_rows = np.array([row - 1 for row, _ in bad], np.int64)
-    rows = np.setdiff1d(np.arange(table.num_rows + len(bad)), bad_rows)
+    rows = np.delete(np.arange(table.num_rows + len(bad)), bad_rows)
     newlines = np.zeros(table.num_rows + len(bad), np.int64)
     if multiline:
         newlines[bad_rows] = [inside for _, inside in bad]

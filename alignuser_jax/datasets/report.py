@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,6 +42,11 @@ class Report:
 
     def describe(self) -> dict[str, Any]:
         return {"rows_read": self.read, "dropped": dict(self.counts), "lines": dict(self.lines)}
+
+    @classmethod
+    def of(cls, described: Mapping[str, Any]) -> Report:
+        """The report that a manifest holds."""
+        return cls(False, described["rows_read"], described["dropped"], described["lines"])
 
     def __str__(self) -> str:
         if not self.counts:

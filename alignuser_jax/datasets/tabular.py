@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +18,9 @@ from alignuser_jax.datasets.report import Report
 from alignuser_jax.datasets.sources import source_of
 
 COLUMNS = {"user": "user_id", "item": "item_id", "rating": "rating", "timestamp": "timestamp"}
-ITEM_COLUMNS = {"item": "item_id", "title": "title", "genres": "genres"} | {
-    "description": "description"
+ITEM_COLUMNS = {
+    **{"item": "item_id", "title": "title"},
+    **{"genres": "genres", "description": "description"},
 }
 USER_COLUMNS = {"user": "user_id", "age": "age", "occupation": "occupation"}
 """What is read of users; names, gender and anything else are not (the paper's privacy rule)."""
@@ -44,23 +45,25 @@ def read(
     columns: role -> column name, for the roles user, item, rating, timestamp; roles that are
     not named keep the names of `COLUMNS`. `items` (roles item, title, genres, description) and
     `users` (user, age, occupation) are files of their own; only their id is required.
+
+    Raises `InputError` for unreadable files, unknown roles and missing columns, and
+    `DirtyInput` (strict) or `ValueError` as `build_dataset` does.
     """
     report = Report(strict)
     path, files = Path(interactions), [Path(interactions)]
-    table = _select(_read(path, report), {**COLUMNS, **(columns or {})}, path, tuple(COLUMNS))
+    table = _select(_read(path, report), COLUMNS, columns or {}, path, required=COLUMNS)
     names = {"user": "user_id", "item": "item_id"}
     table = table.rename_columns([names.get(n, n) for n in table.column_names])
     item_table = user_table = None
     if items is not None:
         files.append(Path(items))
-        mapping = {**ITEM_COLUMNS, **(item_columns or {})}
         rows = _read(files[-1], report, multiline=True)
-        rows = _select(rows, mapping, files[-1], ("item",))
+        rows = _select(rows, ITEM_COLUMNS, item_columns or {}, files[-1], ("item",))
         item_table = _items(unique_rows(rows, "item", files[-1].name, report), genre_separator)
     if users is not None:
         files.append(Path(users))
-        mapping = {**USER_COLUMNS, **(user_columns or {})}
-        rows = _select(_read(files[-1], report), mapping, files[-1], ("user",))
+        rows = _read(files[-1], report)
+        rows = _select(rows, USER_COLUMNS, user_columns or {}, files[-1], ("user",))
         rows = unique_rows(rows, "user", files[-1].name, report)
         blank = pa.array([""] * rows.num_rows, pa.string())
         user_table = pa.table(
@@ -115,11 +118,21 @@ def _as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _select(
-    table: pa.Table, mapping: Mapping[str, str], path: Path, required: tuple[str, ...]
+    table: pa.Table,
+    defaults: Mapping[str, str],
+    given: Mapping[str, str],
+    path: Path,
+    required: Iterable[str],
 ) -> pa.Table:
-    """The mapped columns under their roles' names, and `LINE`."""
+    """The columns of every role under the roles' names, and `LINE`; those `required` or
+    `given` must be there."""
+    if unknown := [role for role in given if role not in defaults]:
+        raise InputError(f"unknown roles {unknown} for {path}: expected {list(defaults)}")
+    mapping = {**defaults, **given}
     missing = {
-        role: mapping[role] for role in required if mapping[role] not in table.column_names
+        role: mapping[role]
+        for role in {**dict.fromkeys(required), **given}
+        if mapping[role] not in table.column_names
     }
     if missing:
         wanted = ", ".join(f"{role}={column}" for role, column in missing.items())
