@@ -16,6 +16,7 @@ from alignuser_jax.datasets import Dataset, synthetic
 from alignuser_jax.evaluation import tables
 from alignuser_jax.evaluation.comparison import arm_metrics, compare
 from alignuser_jax.experiment import load_experiment
+from alignuser_jax.programs import run as run_program
 from alignuser_jax.recommenders import ALS, Popularity, Random
 
 FLAGS = flags.FLAGS
@@ -93,4 +94,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    run_program(main)

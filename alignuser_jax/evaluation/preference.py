@@ -36,9 +36,11 @@ def preference_cases(
     items: int = 20,
     m: int = 1,
     negatives: Negatives = "uniform",
+    page: int = 4,
     seed: int = 0,
 ) -> list[PreferenceCase]:
-    """Lists of about `items` items, one interacted to `m` not, per user (codes).
+    """Lists of at most `items` items, one interacted to `m` not, per user (codes); a list
+    fills whole pages of `page` items, so that it can be shown as a site shows it.
 
     Popularity-matched negatives are the never-observed items whose train count is nearest to
     each positive's, each taken once. Users without held-out interactions are left out.
@@ -52,6 +54,7 @@ def preference_cases(
         observed = np.unique(log.item[log.user == user])
         never = np.setdiff1d(np.arange(log.n_items), observed)
         n = min(len(positives), items // (m + 1), len(never) // m)
+        n -= next(drop for drop in range(n + 1) if (n - drop) * (m + 1) % page == 0)
         if n == 0:
             continue
         positives = rng.choice(positives, n, replace=False)

@@ -26,6 +26,7 @@ ROOMS = [
     "evaluation",
     "experiment",
     "pipeline",
+    "programs",
 ]
 """Ground floor first: a room imports only rooms above it in this list."""
 

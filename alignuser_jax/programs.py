@@ -1,0 +1,40 @@
+"""What every program shares: quiet libraries, bad input as one clear message and exit code 2."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+
+EXPECTED = (ValueError, FileNotFoundError, FileExistsError, RuntimeError, KeyError)
+"""What the library raises for bad input and refused runs; anything else keeps its trace."""
+
+
+def run(main: Callable[[list[str]], None]) -> None:
+    """`absl.app.run(main)`; with `--verbosity=1` errors keep their traceback and the libraries
+    say what they do."""
+    from absl import app, flags, logging
+
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+    def quiet() -> None:
+        if flags.FLAGS["verbosity"].using_default_value or flags.FLAGS.verbosity < 0:
+            logging.set_verbosity(logging.WARNING)
+
+    app.call_after_init(quiet)
+
+    def guarded(argv: list[str]) -> None:
+        try:
+            main(argv)
+        except app.UsageError:
+            raise
+        except EXPECTED as error:
+            if flags.FLAGS.verbosity > 0:
+                raise
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)
+        except KeyboardInterrupt:
+            print("interrupted; run the same command again to go on", file=sys.stderr)
+            sys.exit(130)
+
+    app.run(guarded)

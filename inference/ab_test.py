@@ -1,0 +1,106 @@
+"""Which recommender is better: paired differences, intervals, verdicts, from simulated events.
+
+    alignuser ab-test --simulations=runs/ml-1m/ab --control=random
+    alignuser ab-test --simulations=mixed=runs/a/ab,uniform=runs/b/ab --control=popularity \
+        --dataset=runs/ml-1m/data --recommenders=als=runs/ml-1m/als,...
+
+With several simulations (one per exposure assumption) a verdict that flips is printed as
+"depends on the exposure assumption". With a dataset and the arms' recommenders, held-out
+hit@20 stands beside the simulated likes, with Kendall's tau and its interval.
+"""
+
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+from absl import app, flags
+
+from alignuser_jax import pipeline
+from alignuser_jax.datasets import item_statistics, load_dataset
+from alignuser_jax.evaluation import tables
+from alignuser_jax.evaluation.agreement import agreement
+from alignuser_jax.evaluation.comparison import arm_metrics, compare
+from alignuser_jax.programs import run as run_program
+from alignuser_jax.recommenders import held_out_hits, load_recommender
+
+FLAGS = flags.FLAGS
+flags.DEFINE_list("simulations", None, "FOLDER or NAME=FOLDER of simulations.", required=True)
+flags.DEFINE_string(
+    "control", None, "The arm that the others are compared with.", required=True
+)
+flags.DEFINE_list("treatments", None, "The others (default: all).")
+flags.DEFINE_string("dataset", None, "Dataset, for held-out hits.")
+flags.DEFINE_list("recommenders", None, "NAME=FOLDER of the arms, for held-out hits.")
+flags.DEFINE_string("out", None, "Folder for the tables and the plot (default: the first one).")
+flags.DEFINE_integer("resamples", 2000, "Bootstrap resamples over users.")
+flags.DEFINE_integer("seed", 0, "Seed of the bootstrap.")
+
+
+def named(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    return (name, value) if equals else (Path(text).name, text)
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments {argv[1:]}")
+    folders = dict(map(named, FLAGS.simulations))
+    events, manifests = {}, {}
+    for name, folder in folders.items():
+        path = Path(folder) / "events.parquet"
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"no {path}: finish `alignuser simulate --out={folder}` first"
+            )
+        events[name] = pq.read_table(path)
+        manifests[name] = json.loads((Path(folder) / "journal" / "manifest.json").read_text())
+    metrics = {name: arm_metrics(table) for name, table in events.items()}
+    comparisons = {
+        name: compare(
+            m, FLAGS.control, FLAGS.treatments, resamples=FLAGS.resamples, seed=FLAGS.seed
+        )
+        for name, m in metrics.items()
+    }
+    first, *others = comparisons
+    main_metrics, note = metrics[first], manifests[first]["note"]
+    parts = [f"A/B test, {len(main_metrics.user_ids)} agents; {note}"]
+    if others:
+        parts.append(f"figures of {first!r}; verdicts of all: {', '.join(comparisons)}")
+    lift = None
+    dataset = load_dataset(FLAGS.dataset) if FLAGS.dataset else None
+    if dataset is not None and dataset.truth:
+        lift = pipeline.true_lift(dataset, events[first], FLAGS.control)
+    parts.append(
+        tables.comparison_table(comparisons[first], lift, {n: comparisons[n] for n in others})
+    )
+    for name, m in metrics.items():
+        parts += [f"Means per arm, {name}", tables.arms_table(m), tables.not_validated_table(m)]
+    if dataset is not None and FLAGS.recommenders:
+        train = dataset.log.of_split("train")
+        mean, count = item_statistics(train)
+        known = [(i, c) for c, i in enumerate(dataset.item_ids) if count[c]]
+        hits = {}
+        for text in FLAGS.recommenders:
+            arm, spec = named(text)
+            found = held_out_hits(load_recommender(spec), dataset, main_metrics.user_ids)
+            hits[arm] = dict(zip(found.user_ids, found.hits.tolist(), strict=True))
+        for name, m in metrics.items():
+            result = agreement(
+                m,
+                hits,
+                events[name],
+                {i: float(count[c]) for i, c in known},
+                {i: float(mean[c]) for i, c in known},
+                seed=FLAGS.seed,
+            )
+            parts += [f"Held-out behaviour, {name}", tables.agreement_table(result)]
+    out = Path(FLAGS.out or folders[first])
+    out.mkdir(parents=True, exist_ok=True)
+    text = "\n\n".join(parts)
+    (out / "ab_test.md").write_text(text + "\n")
+    tables.forest_plot(comparisons[first], out / "ab_test.png", note)
+    print(f"{text}\n\ntables and plot: {out}/ab_test.md, {out}/ab_test.png")
+
+
+if __name__ == "__main__":
+    run_program(main)

@@ -1,0 +1,149 @@
+"""How far to believe the agents: ratings, preferences and next states against held-out logs.
+
+    alignuser evaluate --config=configs/small.py --dataset=runs/ml-1m/data --run=runs/ml-1m \
+        --what=ratings,preference,next_state
+
+Baselines fitted on the same data stand in the same tables. Exits 1 where the acceptance of the
+rating test fails (below user mean and item mean with intervals that exclude 0; no leak).
+"""
+
+import itertools
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from absl import app, flags
+
+from alignuser_jax import pipeline
+from alignuser_jax.alignment import policy_and_agent_users, simulation_view, test_view
+from alignuser_jax.datasets import load_dataset
+from alignuser_jax.evaluation import next_state, policy, tables
+from alignuser_jax.evaluation.preference import preference_cases, score_preferences
+from alignuser_jax.evaluation.rating_baselines import BASELINES
+from alignuser_jax.evaluation.ratings import acceptance, held_out_ratings, score_ratings
+from alignuser_jax.experiment import load_experiment
+from alignuser_jax.programs import run as run_program
+from alignuser_jax.recommenders import ALS, Popularity
+from alignuser_jax.records import RecommendationRequest
+from alignuser_jax.training.records_io import read_examples
+
+WHAT = ("ratings", "preference", "next_state")
+FLAGS = flags.FLAGS
+flags.DEFINE_string("config", None, "The experiment.", required=True)
+flags.DEFINE_string("dataset", None, "Folder of an imported dataset.", required=True)
+flags.DEFINE_string("run", None, "Run folder with the trained policy.", required=True)
+flags.DEFINE_list("what", list(WHAT), f"Some of {', '.join(WHAT)}.")
+flags.DEFINE_string("adapter", None, "Another adapter's folder; '' for the first stage alone.")
+flags.DEFINE_integer("agents", 1000, "Users of the rating and preference tests, at most.")
+flags.DEFINE_integer("cap", 20, "Ratings per user, at most.")
+flags.DEFINE_integer("reasoning_samples", 0, "Also rate after reasoning, this many samples.")
+flags.DEFINE_integer("reasoning_tokens", 64, "Tokens of that reasoning, at most.")
+flags.DEFINE_integer("next_states", 200, "Held-out transitions of the next-state test.")
+flags.DEFINE_integer("seed", 0, "Seed of draws and bootstraps.")
+flags.DEFINE_multi_string("set", [], "Override a setting: section.field=value.")
+
+
+def ratings(experiment, dataset, users, engine, tokenizer) -> tuple[str, list[str]]:
+    view = test_view(dataset)
+    truth = held_out_ratings(dataset.log, users, cap=FLAGS.cap)
+    points = {
+        name: fit(view.profile)(truth.user, truth.item) for name, fit in BASELINES.items()
+    }
+    ways = {"agents": (experiment.session, 1)}
+    if FLAGS.reasoning_samples:
+        thinking = replace(experiment.session, rate_reasoning_tokens=FLAGS.reasoning_tokens)
+        ways["agents, after reasoning"] = (thinking, FLAGS.reasoning_samples)
+    distributions = {}
+    for name, (session, samples) in ways.items():
+        asked = policy.rating_requests(
+            dataset, view, truth, experiment.site, session, tokenizer.count,
+            seed=FLAGS.seed, samples=samples,
+        )  # fmt: skip
+        done = policy.ask(engine, list(asked), name, print)
+        distributions[name] = policy.rating_distributions(done)
+    scores = score_ratings(truth, points, distributions, seed=FLAGS.seed)
+    failures = acceptance(next(s for s in scores if s.name == "agents"))
+    title = f"Ratings: {len(truth)} test interactions of {len(np.unique(truth.user))} users"
+    return f"{title}\n\n{tables.ratings_table(scores)}", failures
+
+
+def preference(experiment, dataset, users, engine, tokenizer) -> tuple[str, list[str]]:
+    view = simulation_view(dataset)
+    als = ALS().fit(dataset, view.profile)
+    count = Popularity().fit(dataset, view.profile)
+    popularity = np.bincount(view.profile.item, minlength=len(dataset.item_ids))
+    groups = {}
+    for negatives in ("uniform", "popularity"):
+        cases = preference_cases(
+            dataset.log, users.tolist(), negatives=negatives,
+            page=experiment.site.items_per_page, seed=FLAGS.seed,
+        )  # fmt: skip
+        requests = [
+            RecommendationRequest(
+                dataset.user_ids[c.user], view.histories[dataset.user_ids[c.user]]
+            )
+            for c in cases
+        ]
+        by_als = [als.scores([r])[0][c.items] for r, c in zip(requests, cases, strict=True)]
+        watch = policy.watch_probabilities(
+            dataset, view, cases, experiment.site, experiment.session, engine, tokenizer.count,
+            seed=FLAGS.seed, say=print,
+        )  # fmt: skip
+        groups[negatives] = [
+            score_preferences(count.name, cases, [popularity[c.items] for c in cases],
+                              probabilities=False),
+            score_preferences("als", cases, by_als, probabilities=False),
+            score_preferences("agents", cases, watch),
+        ]  # fmt: skip
+    return f"Preference 1:1, {len(cases)} users\n\n{tables.preference_table(groups)}", []
+
+
+def next_states(experiment, run, engine) -> tuple[str, list[str]]:
+    folder = run / "shards" / "align" / "validation"
+    examples = (e for e in read_examples(folder) if e.task == "world_model")
+    examples = list(itertools.islice(examples, FLAGS.next_states))
+    done = policy.ask(engine, policy.next_state_requests(examples), "next states", print)
+    score = next_state.score_next_states(
+        [policy.next_state_text(c.text) for c in done],
+        [policy.next_state_text(e.messages[-1]) for e in examples],
+        [policy.action_of(e) for e in examples],
+    )
+    row = [f"{score.model_f1:.3f}", f"{score.rule_f1:.3f}", f"{score.similarity:.3f}", score.n]
+    headers = ["page-type F1, model", "rule that reads the action", "edit similarity", "n"]
+    return f"Next states\n\n{tables.table([row], headers)}", []
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments {argv[1:]}")
+    if unknown := sorted(set(FLAGS.what) - set(WHAT)):
+        raise app.UsageError(f"--what: unknown {unknown}; choose from {', '.join(WHAT)}")
+    experiment = load_experiment(FLAGS.config, FLAGS.set)
+    dataset = load_dataset(FLAGS.dataset)
+    run = pipeline.open_run(experiment, dataset, FLAGS.run)
+    decoder, tokenizer, _ = pipeline.load_policy(experiment, run, FLAGS.adapter)
+    engine = pipeline.make_engine(experiment, decoder, tokenizer)
+    agents = policy_and_agent_users(dataset, experiment.agents, experiment.seed)[1]
+    codes = {user: code for code, user in enumerate(dataset.user_ids)}
+    users = np.array([codes[user] for user in agents[: FLAGS.agents]])
+    everything = {
+        "ratings": lambda: ratings(experiment, dataset, users, engine, tokenizer),
+        "preference": lambda: preference(experiment, dataset, users, engine, tokenizer),
+        "next_state": lambda: next_states(experiment, run, engine),
+    }
+    parts, failures = [experiment.note], []
+    for name in FLAGS.what:
+        text, failed = everything[name]()
+        parts.append(text)
+        failures += failed
+        print(f"\n{text}\n", flush=True)
+    Path(run / "evaluation.md").write_text("\n\n".join(parts) + "\n")
+    if failures:
+        print("\n".join(["NOT ACCEPTED:", *failures]))
+        sys.exit(1)
+    print(f"accepted; tables: {run}/evaluation.md")
+
+
+if __name__ == "__main__":
+    run_program(main)

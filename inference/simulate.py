@@ -1,0 +1,86 @@
+"""Let trained agents visit every arm's recommender; the event table is the result.
+
+    alignuser simulate --config=configs/small.py --dataset=runs/ml-1m/data --run=runs/ml-1m \
+        --arms=random=runs/ml-1m/random,als=runs/ml-1m/als --agents=200 --out=runs/ml-1m/ab
+
+An arm is NAME=FOLDER of a saved recommender or NAME=module:attr; NAME@1=... is an independent
+repetition (for A/A tests). Killed and started again, it goes on; the table comes out the same.
+"""
+
+import os
+
+from absl import app, flags
+
+from alignuser_jax import pipeline
+from alignuser_jax.alignment import policy_and_agent_users, simulation_view
+from alignuser_jax.datasets import load_dataset
+from alignuser_jax.experiment import HORIZON, load_experiment
+from alignuser_jax.programs import run as run_program
+from alignuser_jax.recommenders import load_recommender
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("config", None, "The experiment.", required=True)
+flags.DEFINE_string("dataset", None, "Folder of an imported dataset.", required=True)
+flags.DEFINE_string("run", None, "Run folder with the trained policy.", required=True)
+flags.DEFINE_string("out", None, "Folder of this simulation.", required=True)
+flags.DEFINE_list("arms", None, "NAME=FOLDER or NAME=module:attr, two or more.", required=True)
+flags.DEFINE_integer("agents", None, "How many of the experiment's agents (default all).")
+flags.DEFINE_string("adapter", None, "Another adapter's folder; '' for the first stage alone.")
+flags.DEFINE_integer("horizon", HORIZON, "Pages of every visit.")
+flags.DEFINE_bool("show_means", True, "Show items' mean ratings on the pages.")
+flags.DEFINE_integer("seed", 0, "Seed of the agents' randomness.")
+flags.DEFINE_integer("shuffle", None, "Start the agents in another order (changes nothing).")
+flags.DEFINE_multi_string("set", [], "Override a setting: section.field=value.")
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments {argv[1:]}")
+    experiment = load_experiment(FLAGS.config, FLAGS.set)
+    dataset = load_dataset(FLAGS.dataset)
+    run = pipeline.open_run(experiment, dataset, FLAGS.run)
+    arms, numbers = {}, {}
+    for text in FLAGS.arms:
+        name, equals, spec = text.partition("=")
+        if not equals or not name or name in arms:
+            raise app.UsageError(
+                f"--arms: {text!r} is not a new NAME=FOLDER or NAME=module:attr"
+            )
+        arms[name] = load_recommender(spec)
+        numbers[name] = int(name.partition("@")[2] or 0)
+    users = policy_and_agent_users(dataset, experiment.agents, experiment.seed)[1]
+    if FLAGS.agents is not None and not 2 <= FLAGS.agents <= len(users):
+        raise app.UsageError(
+            f"--agents={FLAGS.agents}: the experiment keeps {len(users)} users out of training: "
+            f"2 to {len(users)}"
+        )
+    decoder, tokenizer, policy_id = pipeline.load_policy(experiment, run, FLAGS.adapter)
+    engine = pipeline.make_engine(experiment, decoder, tokenizer)
+    watch = pipeline.Stopwatch()
+    with watch.stage("simulation"):
+        events = pipeline.simulate(
+            experiment,
+            dataset,
+            simulation_view(dataset),
+            arms,
+            engine,
+            tokenizer.count,
+            FLAGS.out,
+            users=users[: FLAGS.agents],
+            policy_id=policy_id,
+            seed=FLAGS.seed,
+            horizon=FLAGS.horizon,
+            show_means=FLAGS.show_means,
+            visit_numbers=numbers,
+            shuffle=FLAGS.shuffle,
+        )
+    pages = len(events.group_by(["arm", "user_id", "page"]).aggregate([]))
+    seconds = watch.seconds["simulation"]
+    print(f"{experiment.note}")
+    print(f"{pages} pages in {seconds:.0f} s ({pages / seconds:.1f} pages/s)")
+    print(f"invalid or failed actions: {pipeline.failures(events)} of {len(events)} events")
+    print(f"events: {os.path.join(FLAGS.out, 'events.parquet')}")
+
+
+if __name__ == "__main__":
+    run_program(main)
