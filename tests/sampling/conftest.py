@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 
 from alignuser_jax.language import answer_token_paths, render, train_sentencepiece
-from alignuser_jax.model import DecoderConfig, LoraConfig, init_decoder
+from alignuser_jax.model import DecoderConfig, LoraConfig, abstract_decoder
 
 TEXT = """You browse a list of movies. Answer with one line for each item.
 ITEM_1 [WATCH] ITEM_2 [SKIP] ITEM_3 ITEM_4 RATING: 1 2 3 4 5 6 7 8 9 10
@@ -35,13 +35,16 @@ def decoder(tokenizer):
         head_dim=8,
         tie_word_embeddings=True,
     )
-    decoder = init_decoder(config, LoraConfig(rank=2), seed=3)
-    keys = iter(jax.random.split(jax.random.key(5), 1000))
-    for _, block in nnx.iter_modules(decoder):
-        if getattr(block, "lora", None) is not None and hasattr(block, "b"):
-            block.b[...] = 0.3 * jax.random.normal(next(keys), block.b.shape)
-    decoder.embedding[...] = decoder.embedding[...] * 4  # opinions strong enough to differ
-    return decoder
+    graph, state = nnx.split(abstract_decoder(config, LoraConfig(rank=2)))
+    rng = np.random.default_rng(3)
+
+    def fill(path, leaf):
+        name = jax.tree_util.keystr(path)
+        spread = 0.8 if "embedding" in name else 0.2  # opinions strong enough to differ
+        values = rng.normal(float("scale" in name), spread, leaf.shape)
+        return jnp.asarray(values.astype(leaf.dtype))
+
+    return nnx.merge(graph, jax.tree_util.tree_map_with_path(fill, state))
 
 
 class Reference:

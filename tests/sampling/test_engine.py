@@ -4,13 +4,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy.stats import chisquare
 
 from alignuser_jax.records import Message, Request, stable_key
 from alignuser_jax.sampling import Engine, EngineConfig, generate
 from alignuser_jax.sampling.automaton import ACCEPT
 
-GEOMETRY = EngineConfig(slots=4, context=128, chunk=16, reply=40, states=64, edges=12)
+GEOMETRY = EngineConfig(slots=4, context=128, chunk=16, reply=64, states=256, edges=12)
 SYSTEM = "You browse a list of movies. Answer with one line for each item."
 SCREEN = (
     ("ITEM_1 [WATCH]", "ITEM_1 [SKIP]"),
@@ -184,6 +186,33 @@ def test_reasoning_then_a_legal_answer(engine, reference, scored):
         np.testing.assert_allclose(completion.choice_probabilities[0], p, atol=2e-5)
 
 
+nasty = st.text(st.sampled_from("17 [](){}:\"'\\\t_éß电影🎬שלום"), min_size=1, max_size=4)
+lines = st.lists(nasty, min_size=1, max_size=4, unique=True).map(tuple)
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.lists(st.lists(lines, min_size=1, max_size=2).map(tuple), min_size=4, max_size=8))
+def test_every_reply_is_one_of_what_was_asked_for(engine, answers):
+    requests = [
+        ask(n, answer, temperature=1.5, reasoning_tokens=4 * (n % 2), scored=len(answer) == 1)
+        for n, answer in enumerate(answers)
+    ]
+    for request, completion in zip(requests, generate(engine, requests), strict=True):
+        assert completion.finish_reason == "stop", completion.error
+        said = [line[c] for line, c in zip(request.answer, completion.choices, strict=True)]
+        assert completion.text.endswith("\n".join(said))
+        before = completion.text[: len(completion.text) - len("\n".join(said))]
+        assert before == "" or (request.reasoning_tokens and before.endswith("\n"))
+
+
+def test_adapters_and_prompts_really_differ(engine):
+    """What the other tests compare would be worth little if all replies were the same."""
+    requests = [ask(n, RATE, scored=True, adapter=a) for n in (1, 2, 3) for a in (None, "base")]
+    found = [c.choice_probabilities[0] for c in generate(engine, requests)]
+    gaps = [abs(np.subtract(p, q)).max() for i, p in enumerate(found) for q in found[:i]]
+    assert min(gaps) > 0.001
+
+
 def test_samples_are_distinct_draws_that_come_back_together(engine):
     (completion,) = generate(engine, [ask(3, (), max_tokens=8, temperature=1.0, samples=6)])
     assert len(completion.samples) == 6
@@ -211,7 +240,7 @@ def test_a_request_that_cannot_run_harms_no_other(engine, reference):
     long = Request(talk(SYSTEM, "film " * 200), "test", answer=ACT)
     bad = [
         (long, "do not fit the context of 128"),
-        (ask(1, (), max_tokens=41), "may take 41 tokens, the engine holds 40"),
+        (ask(1, (), max_tokens=65), "may take 65 tokens, the engine holds 64"),
         (ask(1, SCREEN, scored=True), "exactly one answer line, got 2"),
         (ask(1, adapter="other"), "adapter 'other'"),
         (ask(1, (tuple("abcdefghijklmn"),)), "at most 14 edges"),

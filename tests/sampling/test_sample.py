@@ -15,6 +15,7 @@ from alignuser_jax.sampling.sample import (
     uniform,
 )
 
+draw, pick = jax.jit(draw), jax.jit(pick)
 LOGITS = np.log(np.array([0.05, 0.4, 0.25, 0.2, 0.1], np.float32))
 
 
