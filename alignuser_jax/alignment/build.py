@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,8 @@ from alignuser_jax.world import SiteConfig
 
 TASKS = ("world_model", "reflection", "imitation", "visit")
 SOURCES = ("human", "counterfactual", "rollout")
+STEPS_AT_ONCE = 4096
+"""Ratings that are held in memory, asked about and, for the ablation, shuffled together."""
 
 
 @dataclass(frozen=True)
@@ -218,20 +221,11 @@ class _Part:
     def examples(self) -> Iterator[Example]:
         config = self.config
         if "visit" in config.tasks:
-            yield from self.limited("visit", self.visit_examples())
+            yield from islice(self.visit_examples(), self.limits.get("visit"))
         if "world_model" in config.tasks:
             yield from self.world_model()
         if {"reflection", "imitation"} & set(config.tasks):
             yield from self.item_level()
-
-    def limited(self, task: str, examples: Iterator[Example]) -> Iterator[Example]:
-        limit = self.limits.get(task)
-        for n, example in enumerate(examples):
-            if limit is not None and n >= limit:
-                break
-            if n % 5000 == 0:
-                self.common.say(f"{task}: {n}")
-            yield example
 
     def order(self, n: int, *names: object) -> list[int]:
         """A seeded order of n things: a limit takes the first of it, so it draws."""
@@ -258,7 +252,9 @@ class _Part:
 
     def visit_examples(self) -> Iterator[Example]:
         config, common = self.config, self.common
-        for visit in self.visits:
+        for number, visit in enumerate(self.visits):
+            if number % 5000 == 0:
+                common.say(f"visits: {number} of {len(self.visits)}")
             replies = HumanVisit(visit)
             coroutine = session(
                 agent_user(self.view, visit.user_id, config.session),
@@ -361,27 +357,32 @@ class _Part:
         targets = self.targets()
         if None not in wanted:
             targets = targets[: max(wanted)]
-        common.say(f"ratings: {len(targets)} steps, k = {config.k}")
-        steps = rating_steps(
-            self.view,
-            common.sites,
-            common.dataset.items,
-            targets,
-            config.session,
-            k=config.k if reflected else 0,
-            seed=config.seed,
-            generate=common.generate,
-            count_tokens=common.count_tokens,
-        )
-        if plain:
-            yield from self.limited("imitation", imitation_examples(steps))
-        if reflected:
-            texts, dropped = reasonings(
-                steps,
+        made: Counter[str] = Counter()
+        for first in range(0, len(targets), STEPS_AT_ONCE):
+            common.say(f"ratings: {first} of {len(targets)}, k = {config.k}")
+            steps = rating_steps(
+                self.view,
+                common.sites,
+                common.dataset.items,
+                targets[first : first + STEPS_AT_ONCE],
                 config.session,
+                k=config.k if reflected else 0,
                 seed=config.seed,
                 generate=common.generate,
-                shuffle=config.shuffle_reflections,
+                count_tokens=common.count_tokens,
             )
-            self.dropped.update(dropped)
-            yield from self.limited("reflection", reflection_examples(steps, texts))
+            examples = [imitation_examples(steps)] if plain else []
+            if reflected:
+                texts, dropped = reasonings(
+                    steps,
+                    config.session,
+                    seed=config.seed,
+                    generate=common.generate,
+                    shuffle=config.shuffle_reflections,
+                )
+                self.dropped.update(dropped)
+                examples.append(reflection_examples(steps, texts))
+            for example in chain(*examples):
+                made[example.task] += 1
+                if made[example.task] <= self.limits.get(example.task, made[example.task]):
+                    yield example

@@ -11,8 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from alignuser_jax.agents import SessionConfig, rate_item
 from alignuser_jax.agents.conversation import CountTokens
 from alignuser_jax.alignment.counterfactuals import (
@@ -32,6 +30,7 @@ from alignuser_jax.alignment.reflections import (
 )
 from alignuser_jax.alignment.sites import Sites, agent_user
 from alignuser_jax.alignment.views import View
+from alignuser_jax.alignment.visits import stars
 from alignuser_jax.memory import EpisodicMemory
 from alignuser_jax.records import (
     RATINGS,
@@ -91,7 +90,7 @@ def rating_steps(
         if target.item_id in state.needs.exclude:
             continue
         state = site.resolve(state, Slate((target.item_id,)))
-        rating = int(np.clip(round(target.rating), RATINGS[0], RATINGS[-1]))
+        rating = stars(target.rating)
         action = Action("rate", "ITEM_1", rating)
         calls.append(Call(request, (rating - 1,)))
         taken.append(Transition(state, action, site.step(state, action), "human"))

@@ -13,7 +13,13 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from alignuser_jax.datasets import Dataset, Log
-from alignuser_jax.records import Interaction, RecommendationRequest, Recommender, stable_key
+from alignuser_jax.records import (
+    RATINGS,
+    Interaction,
+    RecommendationRequest,
+    Recommender,
+    stable_key,
+)
 
 _TRIES = 1000  # draws from one source before the remaining items are listed
 _REQUESTS_PER_CALL = 512
@@ -74,6 +80,11 @@ class VisitConfig:
             raise ValueError(f"rated_share is {self.rated_share}, expected 0 < share <= 1")
 
 
+def stars(rating: float) -> int:
+    """A logged rating as the answer it stands for, 1 to 5; halves are rounded up."""
+    return min(max(int(rating + 0.5), RATINGS[0]), RATINGS[-1])
+
+
 @dataclass(frozen=True, slots=True)
 class Visit:
     """One reconstructed visit: pages of item ids, and what was rated on them, in time order."""
@@ -85,13 +96,13 @@ class Visit:
 
     @property
     def ratings(self) -> dict[str, int]:
-        return {r.item_id: int(np.clip(round(r.rating), 1, 5)) for r in self.rated}
+        return {r.item_id: stars(r.rating) for r in self.rated}
 
     @property
     def satisfaction(self) -> int:
         """1 to 10; DEFAULT, not measured: twice the visit's mean rating, rounded half up."""
         mean = sum(r.rating for r in self.rated) / len(self.rated)
-        return int(np.clip(np.floor(2 * mean + 0.5), 1, 10))
+        return min(max(int(2 * mean + 0.5), 1), 10)
 
 
 def reconstruct_visits(
