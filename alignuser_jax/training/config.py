@@ -71,9 +71,7 @@ class TrainConfig:
             f"a divisor of batch_size={self.batch_size}",
         )
         check(all(n >= 1 for n in self.mix.values()), "mix", "shares of 1 or more")
-        check(
-            all(w >= 0 for w in self.task_weights.values()), "task_weights", "weights >= 0"
-        )
+        check(all(w >= 0 for w in self.task_weights.values()), "task_weights", "weights >= 0")
         check(self.action_weight >= 0, "action_weight", "0 or more")
         check(0 <= self.warmup_ratio <= 1, "warmup_ratio", "a share of the steps, 0 to 1")
         check(self.eval_every >= 0, "eval_every", "0 (only at both ends) or more")

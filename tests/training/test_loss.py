@@ -69,9 +69,9 @@ def test_no_weight_at_all_is_zero_and_has_zero_gradient():
 def test_frozen_head_refuses_a_gradient_of_the_head():
     hidden, head, targets, weights = inputs()
     with pytest.raises(ValueError, match="trained_head=True"):
-        jax.grad(
-            lambda w: cross_entropy(hidden, w, targets, weights, trained_head=False)[0]
-        )(head)
+        jax.grad(lambda w: cross_entropy(hidden, w, targets, weights, trained_head=False)[0])(
+            head
+        )
 
 
 def test_groups_must_divide_the_batch():
@@ -82,9 +82,7 @@ def test_groups_must_divide_the_batch():
 def test_large_logits_stay_finite_and_bfloat16_is_close():
     hidden, head, targets, weights = inputs()
     value, _ = cross_entropy(1e4 * hidden, head, targets, weights, trained_head=False)
-    np.testing.assert_allclose(
-        value, dense(1e4 * hidden, head, targets, weights)[0], rtol=1e-5
-    )
+    np.testing.assert_allclose(value, dense(1e4 * hidden, head, targets, weights)[0], rtol=1e-5)
     low = inputs(dtype=jnp.bfloat16)
     grad = jax.grad(lambda h: cross_entropy(h, *low[1:], trained_head=False)[0])(low[0])
     exact = jax.grad(lambda h: dense(h, *inputs()[1:])[0])(hidden)
