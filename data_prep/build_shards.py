@@ -1,0 +1,97 @@
+"""Turn a dataset into the training shards of one stage: visits, world model, reflections.
+
+    alignuser build-shards --config=configs/small.py --dataset=runs/ml-1m/data --run=runs/ml-1m \
+        --stage=align
+    alignuser build-shards ... --stage=align --out=runs/ml-1m/shards/shuffled \
+        --shuffle_reflections --exposure=uniform=1
+
+Only users that are no agents are used. Reflections are by template (labelled so); those by a
+model are made by `alignuser generate-counterfactuals`. With changes to the stage's settings
+give a folder of their own, --out.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+from absl import app, flags
+
+from alignuser_jax import pipeline
+from alignuser_jax.alignment import ExposureMixture
+from alignuser_jax.alignment.build import SOURCES, TASKS
+from alignuser_jax.datasets import load_dataset
+from alignuser_jax.experiment import load_experiment
+from alignuser_jax.programs import run as run_program
+from alignuser_jax.training.records_io import read_manifest
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("config", None, "The experiment.", required=True)
+flags.DEFINE_string("dataset", None, "Folder of an imported dataset.", required=True)
+flags.DEFINE_string("run", None, "Run folder.", required=True)
+flags.DEFINE_enum("stage", "align", ["pretrain", "align"], "Whose settings are used.")
+flags.DEFINE_string("out", None, "Folder of the shards; default: the stage's in the run.")
+flags.DEFINE_list("tasks", None, f"Some of {', '.join(TASKS)}.")
+flags.DEFINE_list("limits", None, "At most so many examples: visit=1000,world_model=500.")
+flags.DEFINE_list("sources", None, f"World model: some of {', '.join(SOURCES)}.")
+flags.DEFINE_list("exposure", None, "Filler: weights of uniform, popularity, model_top.")
+flags.DEFINE_integer("k", None, "Alternatives per human step; 0: plain imitation.")
+flags.DEFINE_integer("seed", None, "Names every draw.")
+flags.DEFINE_integer("ratings_per_user", None, "Target ratings of one user, at most.")
+flags.DEFINE_integer("visits_per_user", None, "Visits of one user, at most.")
+flags.DEFINE_float("validation_share", None, "Share of the users held out.")
+flags.DEFINE_float("profile_share", None, "Share of a user's train part that prompts show.")
+flags.DEFINE_bool("shuffle_reflections", None, "Permute the reflections (the ablation).")
+flags.DEFINE_multi_string("set", [], "Override a setting: section.field=value.")
+
+PLAIN = ("k", "seed", "ratings_per_user", "visits_per_user", "validation_share")
+PLAIN = (*PLAIN, "profile_share", "shuffle_reflections")
+
+
+def numbers(flag: str, kind: type) -> dict:
+    """`["a=1", "b=2"]` as a dictionary of `kind`."""
+    given = FLAGS[flag].value
+    try:
+        return {name: kind(number) for name, number in (item.split("=") for item in given)}
+    except ValueError as error:
+        raise app.UsageError(f"--{flag}={','.join(given)}: expected name=number,…") from error
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments {argv[1:]}")
+    experiment = load_experiment(FLAGS.config, FLAGS.set)
+    changes = {name: FLAGS[name].value for name in PLAIN if FLAGS[name].value is not None}
+    changes |= {
+        name: tuple(FLAGS[name].value) for name in ("tasks", "sources") if FLAGS[name].value
+    }
+    if FLAGS.limits is not None:
+        changes["limits"] = numbers("limits", int)
+    if FLAGS.exposure is not None:
+        weights = {"uniform": 0.0, "popularity": 0.0, "model_top": 0.0}
+        given = numbers("exposure", float)
+        if unknown := sorted(given.keys() - weights.keys()):
+            raise app.UsageError(f"--exposure has {unknown}; known are {', '.join(weights)}")
+        visits = experiment.stage(FLAGS.stage)[1].visits
+        changes["visits"] = replace(visits, exposure=ExposureMixture(**{**weights, **given}))
+    if changes and not FLAGS.out:
+        raise app.UsageError(f"{', '.join(changes)} differ from the stage's settings: give --out")
+    dataset = load_dataset(FLAGS.dataset)
+    run = pipeline.open_run(experiment, dataset, FLAGS.run)
+    folder = pipeline.build_stage(
+        experiment,
+        dataset,
+        run,
+        FLAGS.stage,
+        folder=Path(FLAGS.out) if FLAGS.out else None,
+        say=print,
+        **changes,
+    )
+    manifest = read_manifest(folder)
+    for task, entry in manifest["tasks"].items():
+        print(f"{task}: {entry['count']} examples")
+    for label, value in manifest["labels"].items():
+        print(f"{label}: {value}")
+    print(f"{manifest['users']} users; shards: {folder}")
+
+
+if __name__ == "__main__":
+    run_program(main)

@@ -1,0 +1,68 @@
+"""Collect epsilon-greedy rollouts of the site as world-model shards (METHOD.md section 7).
+
+    alignuser collect-rollouts --config=configs/small.py --dataset=runs/ml-1m/data \
+        --run=runs/ml-1m --out=runs/ml-1m/shards/rollouts --episodes=1000 [--policy]
+
+Epsilon falls linearly over the episodes. The greedy branch is the run's own policy with
+--policy, otherwise random (labelled so in the manifest).
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+from absl import app, flags
+
+from alignuser_jax import pipeline
+from alignuser_jax.datasets import load_dataset
+from alignuser_jax.experiment import load_experiment
+from alignuser_jax.programs import run as run_program
+from alignuser_jax.training.records_io import read_manifest
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("config", None, "The experiment.", required=True)
+flags.DEFINE_string("dataset", None, "Folder of an imported dataset.", required=True)
+flags.DEFINE_string("run", None, "Run folder.", required=True)
+flags.DEFINE_string("out", None, "Folder of the shards.", required=True)
+flags.DEFINE_integer("episodes", None, "Episodes (default: the experiment's).")
+flags.DEFINE_float("epsilon_start", None, "Share of random actions in the first episode.")
+flags.DEFINE_float("epsilon_end", None, "Share of random actions in the last.")
+flags.DEFINE_integer("max_actions", None, "Actions per episode, at most.")
+flags.DEFINE_integer("limit", None, "Examples, at most (default: all).")
+flags.DEFINE_bool("policy", False, "Let the run's trained policy take the greedy actions.")
+flags.DEFINE_string("adapter", None, "Another adapter's folder; '' for the first stage alone.")
+flags.DEFINE_multi_string("set", [], "Override a setting: section.field=value.")
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments {argv[1:]}")
+    experiment = load_experiment(FLAGS.config, FLAGS.set)
+    dataset = load_dataset(FLAGS.dataset)
+    run = pipeline.open_run(experiment, dataset, FLAGS.run)
+    engine, policy_id = None, None
+    if FLAGS.policy:
+        decoder, tokenizer, policy_id = pipeline.load_policy(experiment, run, FLAGS.adapter)
+        engine = pipeline.make_engine(experiment, decoder, tokenizer)
+    names = ("episodes", "epsilon_start", "epsilon_end", "max_actions")
+    given = {name: FLAGS[name].value for name in names if FLAGS[name].value is not None}
+    folder = pipeline.build_stage(
+        experiment,
+        dataset,
+        run,
+        "align",
+        generator=engine,
+        policy_id=policy_id,
+        folder=Path(FLAGS.out),
+        say=print,
+        tasks=("world_model",),
+        sources=("rollout",),
+        limits={} if FLAGS.limit is None else {"world_model": FLAGS.limit},
+        rollouts=replace(experiment.stage("align")[1].rollouts, **given),
+    )
+    manifest = read_manifest(folder)
+    print(f"{manifest['tasks']['world_model']['count']} transitions")
+    print(f"greedy branch: {manifest['labels']['rollouts']}; shards: {folder}")
+
+
+if __name__ == "__main__":
+    run_program(main)

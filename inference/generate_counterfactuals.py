@@ -1,0 +1,63 @@
+"""Let a model write the reflections on human ratings and their alternatives, as shards.
+
+    alignuser generate-counterfactuals --config=configs/qwen3_8b.py --dataset=runs/ml-1m/data \
+        --run=runs/ml-1m --out=runs/ml-1m/shards/generated --k=4 --limit=20000
+
+The writer is the policy's own base model, or the policy with --adapter. Texts that fail the
+filter (METHOD.md section 8.3) are dropped and counted in the manifest.
+"""
+
+from pathlib import Path
+
+from absl import app, flags
+
+from alignuser_jax import pipeline
+from alignuser_jax.datasets import load_dataset
+from alignuser_jax.experiment import load_experiment
+from alignuser_jax.programs import run as run_program
+from alignuser_jax.training.records_io import read_manifest
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("config", None, "The experiment.", required=True)
+flags.DEFINE_string("dataset", None, "Folder of an imported dataset.", required=True)
+flags.DEFINE_string("run", None, "Run folder.", required=True)
+flags.DEFINE_string("out", None, "Folder of the shards.", required=True)
+flags.DEFINE_integer("k", None, "Alternatives per rating (default: the experiment's).")
+flags.DEFINE_integer("limit", None, "Reflections, at most (default: the experiment's).")
+flags.DEFINE_string("adapter", "", "Folder of an adapter for the writer; '' for none.")
+flags.DEFINE_bool("shuffle_reflections", False, "Permute the reflections (the ablation).")
+flags.DEFINE_multi_string("set", [], "Override a setting: section.field=value.")
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments {argv[1:]}")
+    experiment = load_experiment(FLAGS.config, FLAGS.set)
+    dataset = load_dataset(FLAGS.dataset)
+    run = pipeline.open_run(experiment, dataset, FLAGS.run)
+    decoder, tokenizer, policy_id = pipeline.load_policy(experiment, run, FLAGS.adapter)
+    settings = experiment.stage("align")[1]
+    limits = settings.limits if FLAGS.limit is None else {"reflection": FLAGS.limit}
+    folder = pipeline.build_stage(
+        experiment,
+        dataset,
+        run,
+        "align",
+        generator=pipeline.make_engine(experiment, decoder, tokenizer),
+        policy_id=policy_id,
+        folder=Path(FLAGS.out),
+        say=print,
+        tasks=("reflection",),
+        limits=limits,
+        k=settings.k if FLAGS.k is None else FLAGS.k,
+        shuffle_reflections=FLAGS.shuffle_reflections,
+    )
+    manifest = read_manifest(folder)
+    for reason, count in manifest["reflections_dropped"].items():
+        print(f"dropped, {reason}: {count}")
+    kept = sum(entry["count"] for entry in manifest["tasks"].values())
+    print(f"{kept} examples by {policy_id}; shards: {folder}")
+
+
+if __name__ == "__main__":
+    run_program(main)
