@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from alignuser_jax.datasets.delimited import InputError, read_bytes, read_delimited
+from alignuser_jax.datasets.delimited import LINE, InputError, read_bytes, read_delimited
 from alignuser_jax.datasets.report import Report
 
 EXTRA_COLUMNS = (
@@ -69,7 +69,8 @@ def _from_json(data: bytes, path: Path) -> dict[str, str]:
 
 
 def _from_table(table: pa.Table, path: Path) -> dict[str, str]:
-    columns = [table[name] for name in _pick(table.column_names, path)]
+    names = [name for name in table.column_names if name != LINE]
+    columns = [table[name] for name in _pick(names, path)]
     ids, texts = (pc.cast(column, pa.string()).to_pylist() for column in columns)
     return _clean(zip(ids, texts, strict=True))
 
@@ -91,8 +92,12 @@ def _pick(names: Sequence[str], path: Path) -> list[str]:
 
 def _clean(rows: Iterable[tuple[object, object]]) -> dict[str, str]:
     """Texts by id, on one line each; rows without an id or a text are left out."""
-    texts = ((str(i or "").strip(), " ".join(str(t or "").split())) for i, t in rows)
-    return {item_id: text for item_id, text in texts if item_id and text}
+
+    def text(value: object) -> str:
+        return "" if value is None else " ".join(str(value).split())
+
+    texts = ((text(item_id), text(words)) for item_id, words in rows)
+    return {item_id: words for item_id, words in texts if item_id and words}
 
 
 def join_descriptions(items: pa.Table, descriptions: Mapping[str, str]) -> pa.Table:

@@ -1,0 +1,144 @@
+"""Import human logs: clean them, split them by time and write one folder of Parquet.
+
+    alignuser import-logs --format=movielens --input=../shared/data/ml-1m \
+        --descriptions=../shared/data/ml-1m-text/movies_extrainfos.dat.gz --output=runs/ml-1m
+    alignuser import-logs --format=tabular --input=log.csv --columns=user=uid,timestamp=ts \
+        --items=items.parquet --item_columns=item=asin --output=runs/mine
+    alignuser import-logs --format=synthetic --output=runs/synthetic
+"""
+
+import sys
+
+import numpy as np
+from absl import app, flags
+from tabulate import tabulate
+
+from alignuser_jax.datasets import Dataset, check_leaks, movielens, synthetic, tabular
+from alignuser_jax.datasets.log import SPLITS
+
+FORMATS = ("movielens", "tabular", "synthetic")
+FLAGS = flags.FLAGS
+flags.DEFINE_enum("format", "movielens", FORMATS, "What the input is.")
+flags.DEFINE_string(
+    "input", None, "movielens: the folder; tabular: a CSV, TSV or Parquet file."
+)
+flags.DEFINE_string("output", None, "Folder to write the dataset in.", required=True)
+flags.DEFINE_string("name", None, "Name of the dataset; by default the layout's or the file's.")
+flags.DEFINE_string(
+    "descriptions", None, "CSV, Parquet, JSON or MovieLens .dat with texts by item id."
+)
+flags.DEFINE_bool("strict", False, "Stop at dirty input instead of dropping and counting it.")
+flags.DEFINE_enum(
+    "split",
+    "per_user",
+    ("per_user", "global"),
+    "80/10/10 of each user, or at two moments for all.",
+)
+flags.DEFINE_list("columns", [], "tabular: role=column for user, item, rating, timestamp.")
+flags.DEFINE_string("items", None, "tabular: file of items.")
+flags.DEFINE_list(
+    "item_columns", [], "tabular: role=column for item, title, genres, description."
+)
+flags.DEFINE_string("users", None, "tabular: file of users.")
+flags.DEFINE_list("user_columns", [], "tabular: role=column for user, age, occupation.")
+flags.DEFINE_integer("synthetic_users", 240, "synthetic: users.")
+flags.DEFINE_integer("synthetic_items", 160, "synthetic: items.")
+flags.DEFINE_float("synthetic_ratings", 40.0, "synthetic: ratings per user.")
+flags.DEFINE_integer("seed", 0, "synthetic: seed.")
+flags.DEFINE_bool("check_leaks", True, "Refuse (exit code 1) a split that leaks.")
+
+
+def mapping(flag: str, roles: dict[str, str]) -> dict[str, str]:
+    """`role=column` pairs as a dictionary."""
+    pairs = dict(text.partition("=")[::2] for text in FLAGS[flag].value)
+    if bad := [role for role, column in pairs.items() if role not in roles or not column]:
+        raise app.UsageError(
+            f"--{flag} has {', '.join(map(repr, bad))}: expected role=column, with a role of "
+            f"{', '.join(roles)}",
+            exitcode=2,
+        )
+    return pairs
+
+
+def read() -> Dataset:
+    if FLAGS.format == "synthetic":
+        return synthetic.generate(
+            synthetic.SyntheticConfig(
+                users=FLAGS.synthetic_users,
+                items=FLAGS.synthetic_items,
+                ratings_per_user=FLAGS.synthetic_ratings,
+                seed=FLAGS.seed,
+            ),
+            split=FLAGS.split,
+        )
+    common = {
+        "descriptions": FLAGS.descriptions,
+        "strict": FLAGS.strict,
+        "split": FLAGS.split,
+    }
+    if FLAGS.format == "movielens":
+        return movielens.read(FLAGS.input, **common)
+    return tabular.read(
+        FLAGS.input,
+        columns=mapping("columns", tabular.COLUMNS),
+        items=FLAGS.items,
+        item_columns=mapping("item_columns", tabular.ITEM_COLUMNS),
+        users=FLAGS.users,
+        user_columns=mapping("user_columns", tabular.USER_COLUMNS),
+        **common,
+    )
+
+
+def counts(dataset: Dataset) -> str:
+    """Interactions, users, items and the mean rating of the whole and of each part."""
+    log = dataset.log
+    parts = {"all": log} | {split: log.of_split(split) for split in SPLITS}
+    rows = [
+        (name, len(p), len(np.unique(p.user)), len(np.unique(p.item)),
+         f"{p.rating.mean():.3f}" if len(p) else "")
+        for name, p in parts.items()
+    ]  # fmt: skip
+    head = ("part", "interactions", "users", "rated items", "mean rating")
+    return tabulate(
+        rows, head, "pipe", disable_numparse=True, colalign=("left",) + 4 * ("right",)
+    )
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments {argv[1:]}", exitcode=2)
+    if FLAGS.format != "synthetic" and not FLAGS.input:
+        raise app.UsageError(f"--format={FLAGS.format} needs --input", exitcode=2)
+    unused = {
+        "movielens": ("columns", "items", "item_columns", "users", "user_columns"),
+        "tabular": (),
+        "synthetic": ("input", "descriptions", "columns", "items", "item_columns", "users")
+        + ("user_columns",),
+    }[FLAGS.format]
+    if given := [f"--{flag}" for flag in unused if FLAGS[flag].value]:
+        raise app.UsageError(
+            f"--format={FLAGS.format} has no use for {', '.join(given)}", exitcode=2
+        )
+    try:
+        dataset = read()
+        if FLAGS.name:
+            dataset.manifest["name"] = FLAGS.name
+        problems = check_leaks(dataset) if FLAGS.check_leaks else []
+        if not problems:
+            dataset.save(FLAGS.output)
+    except (OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    label = " (SYNTHETIC: generated, no human made these ratings)" if dataset.synthetic else ""
+    print(f"{dataset.name}{label}: {len(dataset.item_ids)} items, {FLAGS.split} split\n")
+    print(counts(dataset), dataset.report, sep="\n\n")
+    if problems:
+        print("\nleaks found, nothing written:", *problems, sep="\n  ")
+        sys.exit(1)
+    if FLAGS.check_leaks:
+        print("no leak found")
+    print(FLAGS.output)
+
+
+if __name__ == "__main__":
+    app.run(main)
