@@ -16,6 +16,8 @@ def run(main: Callable[[list[str]], None]) -> None:
     from absl import app, flags, logging
 
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(cache, "alignuser_jax"))
 
     def quiet() -> None:
         if flags.FLAGS["verbosity"].using_default_value or flags.FLAGS.verbosity < 0:

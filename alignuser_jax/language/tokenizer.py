@@ -7,6 +7,7 @@ text cannot spell; for Hugging Face tokenizers `safe` breaks a marker's spelling
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import re
@@ -72,6 +73,8 @@ class SentencePieceTokenizer(TextTokenizer):
 
         self.model = model
         self._pieces = sentencepiece.SentencePieceProcessor(model_proto=model)
+        # conversations only grow: a session asks with the same messages again and again
+        self._encode = functools.lru_cache(maxsize=1 << 15)(self._pieces.encode)
         self.vocab_size = self._pieces.get_piece_size()
         known = [self._pieces.id_to_piece(n) for n in range(min(self.vocab_size, 16))]
         markers = [PAD, END, *ROLE_MARKERS.values()]
@@ -86,7 +89,7 @@ class SentencePieceTokenizer(TextTokenizer):
         self.fingerprint = hashlib.sha256(model).hexdigest()
 
     def encode(self, text: str) -> list[int]:
-        return self._pieces.encode(text)
+        return list(self._encode(text))
 
     def encode_with_offsets(self, text: str) -> tuple[list[int], Offsets]:
         """Pieces are the text itself (identity normalization); each byte of a character that
