@@ -1,0 +1,61 @@
+"""The paper's backbone: Qwen3-8B, LoRA on L_WM + L_CR, batch 16, K = 4 (METHOD.md section 16).
+
+    alignuser train --config=configs/qwen3_8b.py --dataset=runs/ml-1m/data --run=runs/qwen \
+        --stage=align --set=backbone=/models/Qwen3-8B
+
+Hardware: an accelerator with 80 GB or more. It cannot run on a CPU; here it is resolved and
+built abstractly (tests/end_to_end). No number was measured with it yet.
+"""
+
+from alignuser_jax.agents import SessionConfig
+from alignuser_jax.alignment import BuildConfig
+from alignuser_jax.experiment import Experiment, GeometryConfig
+from alignuser_jax.model.config import DecoderConfig, LoraConfig
+from alignuser_jax.training.config import TrainConfig
+from alignuser_jax.world import SiteConfig
+
+SEQUENCE = 4096
+
+site = SiteConfig(summary="both", summary_chars=240)
+session = SessionConfig(
+    history_items=20,
+    context_tokens=SEQUENCE,
+    page_reserve_tokens=768,
+    reasoning_tokens=256,
+    temperature=0.7,
+    top_p=0.8,
+)
+
+experiment = Experiment(
+    name="qwen3_8b",
+    note="Qwen3-8B with LoRA; reflections by the base model or a template, as the shards say",
+    backbone="Qwen3-8B",
+    decoder=DecoderConfig(
+        vocab_size=151936,
+        hidden_size=4096,
+        intermediate_size=12288,
+        num_layers=36,
+        num_heads=32,
+        num_kv_heads=8,
+        head_dim=128,
+        rope_theta=1_000_000.0,
+        tie_word_embeddings=False,
+        max_position_embeddings=40960,
+    ),
+    dtype="bfloat16",
+    align=TrainConfig(
+        steps=8000,
+        trainable="lora",
+        batch_size=16,
+        seq_len=SEQUENCE,
+        mix={"world_model": 1, "reflection": 1},
+        remat="full",
+        save_every=200,
+        eval_every=500,
+    ),
+    align_shards=BuildConfig(tasks=("world_model", "reflection"), site=site, session=session),
+    lora=LoraConfig(rank=16, alpha=32),
+    engine=GeometryConfig(slots=128, context=SEQUENCE, chunk=256, reply=512),
+    agents=1000,
+    seed=0,
+)

@@ -1,0 +1,22 @@
+"""`configs/small.py` under another exposure assumption: filler uniform and by popularity only.
+
+The commands are those of configs/small.py with this file and another --run folder. What fills
+a page decides who wins (design evidence), so verdicts are held against both.
+"""
+
+from dataclasses import replace
+
+from alignuser_jax.alignment import ExposureMixture
+from configs.small import experiment as small
+
+mixture = ExposureMixture(uniform=0.5, popularity=0.5, model_top=0.0)
+shards = small.pretrain_shards
+
+experiment = replace(
+    small,
+    name="small, uniform and popular filler",
+    pretrain_shards=replace(shards, visits=replace(shards.visits, exposure=mixture)),
+    align_shards=replace(
+        small.align_shards, visits=replace(small.align_shards.visits, exposure=mixture)
+    ),
+)
