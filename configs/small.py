@@ -56,6 +56,7 @@ experiment = Experiment(
         tasks=("world_model", "visit"),
         limits={"world_model": 8000},
         validation_share=0.02,
+        hidden_mean_share=0.15,
         rollouts=RolloutConfig(episodes=300),
         site=site,
         session=session,

@@ -71,6 +71,8 @@ class BuildConfig:
     with `k` = 0 the task `reflection` turns into `imitation`. `ratings_per_user` caps the
     target ratings of one user at item level (drawn), `visits_per_user` the visits (first ones).
     World-model examples are shared evenly between `sources` where `limits` binds.
+    `hidden_mean_share` of the visits (DEFAULT 0) are on pages that hide mean ratings, so that
+    a simulation may hide them too.
     `validation_share` of the users are held out. `site` and `session` must be those of the
     simulation the model is for."""
 
@@ -83,6 +85,7 @@ class BuildConfig:
     sources: tuple[str, ...] = SOURCES
     shuffle_reflections: bool = False
     validation_share: float = 0.05
+    hidden_mean_share: float = 0.0
     profile_share: float = PROFILE_SHARE
     site: SiteConfig = SiteConfig()
     session: SessionConfig = SessionConfig()
@@ -157,6 +160,16 @@ def build_shards(
     return _Part(common, training, config.limits, config.rollouts.episodes).write(
         out_dir, policy_id, "training"
     )
+
+
+def _shares(counts: Mapping[str, int], limit: int | None) -> dict[str, int]:
+    """How many to take of each: as even as the counts allow, `limit` together."""
+    left = sum(counts.values()) if limit is None else limit
+    shares = {}
+    for place, name in enumerate(sorted(counts, key=lambda name: counts[name])):
+        shares[name] = min(counts[name], left // (len(counts) - place))
+        left -= shares[name]
+    return shares
 
 
 class _Common:
@@ -256,9 +269,11 @@ class _Part:
             if number % 5000 == 0:
                 common.say(f"visits: {number} of {len(self.visits)}")
             replies = HumanVisit(visit)
+            key = stable_key(config.seed, "hidden means", visit.user_id, visit.number)
+            shown = key % 10_000 >= 10_000 * config.hidden_mean_share
             coroutine = session(
                 agent_user(self.view, visit.user_id, config.session),
-                common.sites.of_visit(len(visit.pages)),
+                common.sites.of_visit(len(visit.pages), shown),
                 config.session,
                 arm="human",
                 number=visit.number,
@@ -273,11 +288,12 @@ class _Part:
     def world_model(self) -> Iterator[Example]:
         limit = self.limits.get("world_model")
         sources = self.config.sources
-        for index, source in enumerate(sources):
-            share = None if limit is None else (limit + index) // len(sources)
-            transitions = getattr(self, f"{source}_transitions")(share)
-            self.common.say(f"world model, {source}: {len(transitions)}")
-            chosen = sorted(self.order(len(transitions), source)[:share])
+        wanted = None if limit is None else -(-limit // len(sources))
+        found = {source: getattr(self, f"{source}_transitions")(wanted) for source in sources}
+        shares = _shares({source: len(found[source]) for source in sources}, limit)
+        for source, transitions in found.items():
+            self.common.say(f"world model, {source}: {shares[source]} of {len(transitions)}")
+            chosen = sorted(self.order(len(transitions), source)[: shares[source]])
             names = [f"{source}/{n}" for n in chosen]
             picked = [transitions[n] for n in chosen]
             yield from world_model_examples(picked, names, self.config.session.item_type)

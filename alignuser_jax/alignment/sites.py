@@ -25,12 +25,13 @@ class Sites:
             self._of[config] = RecommendationSite(*self._known, config)
         return self._of[config]
 
-    def of_visit(self, pages: int) -> RecommendationSite:
+    def of_visit(self, pages: int, show_means: bool = True) -> RecommendationSite:
         """Where the length of a visit is fixed (`horizon`), a human visit's own is: the site
-        has no [EXIT] with which it could end."""
-        if self.config.horizon is None:
-            return self.site()
-        return self.site(replace(self.config, horizon=pages))
+        has no [EXIT] with which it could end. Without `show_means` it hides mean ratings."""
+        config = self.config
+        if config.horizon is not None:
+            config = replace(config, horizon=pages)
+        return self.site(config if show_means else replace(config, show_mean_rating=False))
 
     def of_one_item(self) -> RecommendationSite:
         return self.site(replace(self.config, items_per_page=1))
