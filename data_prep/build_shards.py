@@ -1,7 +1,7 @@
 """Turn a dataset into the training shards of one stage: visits, world model, reflections.
 
-    alignuser build-shards --config=configs/small.py --dataset=runs/ml-1m/data --run=runs/ml-1m \
-        --stage=align
+    alignuser build-shards --config=configs/small.py --dataset=runs/ml-1m/data \
+        --run=runs/ml-1m --stage=align
     alignuser build-shards ... --stage=align --out=runs/ml-1m/shards/shuffled \
         --shuffle_reflections --exposure=uniform=1
 
@@ -73,7 +73,7 @@ def main(argv: list[str]) -> None:
         visits = experiment.stage(FLAGS.stage)[1].visits
         changes["visits"] = replace(visits, exposure=ExposureMixture(**{**weights, **given}))
     if changes and not FLAGS.out:
-        raise app.UsageError(f"{', '.join(changes)} differ from the stage's settings: give --out")
+        raise app.UsageError(f"{', '.join(changes)}: not the stage's settings, so give --out")
     dataset = load_dataset(FLAGS.dataset)
     run = pipeline.open_run(experiment, dataset, FLAGS.run)
     folder = pipeline.build_stage(

@@ -51,13 +51,6 @@ def simulation_view(dataset: Dataset) -> View:
 test_view.__test__ = False  # a library function, whatever pytest makes of its name
 
 
-def simulation_view(dataset: Dataset) -> View:
-    """Profile: train; targets: all that is held out. For the agents of an A/B test, whose
-    recommenders are fitted on train and judged by validation and test."""
-    log = dataset.log
-    return _view(dataset, log.of_split("train"), log.of_split("validation", "test"))
-
-
 def _view(dataset: Dataset, profile: Log, targets: Log) -> View:
     means, counts = item_statistics(profile)
     return View(

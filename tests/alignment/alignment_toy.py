@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 
 from alignuser_jax.datasets import Dataset
-from alignuser_jax.datasets.dataset import content_hash
+from alignuser_jax.datasets.dataset import FORMAT_VERSION, content_hash
 from alignuser_jax.records import Slate
 
 GENRES = ("Action", "Animation", "Comedy", "Drama")
@@ -55,7 +55,12 @@ def toy(users=24, items=90, ratings=40, gap_share=0.1, seed=0, change=None):
             }
         ),
     }
-    manifest = {"name": "toy", "synthetic": True, "hash": content_hash(*tables.values())}
+    manifest = {
+        "format_version": FORMAT_VERSION,
+        "name": "toy",
+        "synthetic": True,
+        "hash": content_hash(*tables.values()),
+    }
     return Dataset(**tables, manifest=manifest)
 
 

@@ -12,6 +12,7 @@ from alignuser_jax.alignment import (
     VisitConfig,
     build_shards,
     reconstruct_visits,
+    simulation_view,
     test_view,
     training_view,
 )
@@ -250,3 +251,10 @@ def test_views_cut_the_log_where_they_say(dataset):
     rated = dataset.item_ids[training.profile.item[0]]
     ratings = training.profile.rating[training.profile.item == training.profile.item[0]]
     assert training.mean_ratings[rated] == pytest.approx(ratings.mean())
+
+
+def test_agents_of_an_ab_test_know_only_train(dataset):
+    view = simulation_view(dataset)
+    assert len(view.histories["u01"]) == 32 and len(view.targets) == 24 * 8
+    assert set(view.profile.split.tolist()) == {0}
+    assert set(view.targets.split.tolist()) == {1, 2}
