@@ -65,12 +65,17 @@ class SyntheticConfig:
                 f"{self.ratings_per_user}: expected 2 users or more, 8 items or more and "
                 "between 8 ratings per user and the number of items"
             )
+        if min(self.taste, self.quality, self.noise) <= 0 or self.bias < 0:
+            raise ValueError(
+                f"taste={self.taste}, quality={self.quality}, noise={self.noise}, "
+                f"bias={self.bias}: expected spreads above 0 (bias: 0 or above)"
+            )
 
 
 def generate(config: SyntheticConfig | None = None, split: SplitKind = "per_user") -> Dataset:
     """The same dataset for the same configuration.
 
-    `truth`: `utility` float32 [users, items] (the expected rating, 1 to 5, before noise),
+    `truth`: `utility` float32 [users, items] (the expected rating, 1 to 5, of that user),
     `watch` float32 [users, items] (the chance that the user takes the item when it is shown)
     and `like` float32 [users, items] (the chance that a rating is 4 or 5), in code order.
     """
@@ -88,7 +93,7 @@ def generate(config: SyntheticConfig | None = None, split: SplitKind = "per_user
     quality = rng.normal(0, config.quality, n_items)
     bias = rng.normal(0, config.bias, n_users)
     raw = config.middle + config.taste * taste @ genre_of.T + quality + bias[:, None]
-    utility = np.clip(raw, 1, 5)
+    utility = 1 + sum(_at_least(stars - 0.5, raw, config.noise) for stars in (2, 3, 4, 5))
     appeal = (raw - bias[:, None] - config.middle) / (config.taste + config.quality)
     watch = 1 / (1 + np.exp(-(2.0 * appeal - 0.2)))
     fame = np.exp(rng.normal(0, 0.8, n_items) + 0.6 * quality / config.quality)
