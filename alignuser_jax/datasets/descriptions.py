@@ -20,6 +20,8 @@ EXTRA_COLUMNS = (
 """MovieLens' `::` extras: the plot is the tenth of eleven columns."""
 ID_NAMES = ("item_id", "movieId", "movie_id", "id", "item", "asin")
 TEXT_NAMES = ("description", "plot", "summary", "abstract", "overview", "text")
+NO_TEXT = ("", "N/A", "NA", "nan", "None", "null")
+"""What files write where there is no description."""
 
 
 def read_descriptions(path: str | Path, report: Report) -> dict[str, str]:
@@ -91,13 +93,13 @@ def _pick(names: Sequence[str], path: Path) -> list[str]:
 
 
 def _clean(rows: Iterable[tuple[object, object]]) -> dict[str, str]:
-    """Texts by id, on one line each; rows without an id or a text are left out."""
+    """Texts by id, on one line each; rows without an id or a text (`NO_TEXT`) are left out."""
 
     def text(value: object) -> str:
         return "" if value is None else " ".join(str(value).split())
 
     texts = ((text(item_id), text(words)) for item_id, words in rows)
-    return {item_id: words for item_id, words in texts if item_id and words}
+    return {item_id: words for item_id, words in texts if item_id and words not in NO_TEXT}
 
 
 def join_descriptions(items: pa.Table, descriptions: Mapping[str, str]) -> pa.Table:

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 import pyarrow as pa
-from scipy.stats import norm
+from scipy.special import ndtr
 
 from alignuser_jax.datasets.cleaning import SplitKind, build_dataset
 from alignuser_jax.datasets.dataset import Dataset
@@ -178,4 +178,4 @@ def _titles(rng: np.random.Generator, count: int) -> list[str]:
 
 def _at_least(threshold: float, mean: np.ndarray, noise: float) -> np.ndarray:
     """P(mean + noise >= threshold) for normal noise."""
-    return norm.sf(threshold, loc=mean, scale=noise)
+    return ndtr((mean - threshold) / noise)

@@ -117,7 +117,8 @@ def descriptions_files(folder):
     ).encode("latin-1")
     table = pa.table({"id": [10, 99], "description": list(texts.values())})
     files = {
-        "d.csv": 'item_id,x,description\n10,1,"A cowboy doll,\njealous."\n99,2,Nobody\'s.\n',
+        "d.csv": 'item_id,x,description\n10,1,"A cowboy doll,\njealous."\n'
+        "99,2,Nobody's.\n20,3,N/A\n",
         "d.tsv": "item_id\tsummary\n10\tA cowboy doll, jealous.\n99\tNobody's.\n",
         "by_id.json": json.dumps(texts),
         "objects.json": json.dumps({k: {"abstract": t, "n": 1} for k, t in texts.items()}),
