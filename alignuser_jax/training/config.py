@@ -39,7 +39,7 @@ class TrainConfig:
     weight_decay: float = 0.0
     clip_norm: float = 1.0
     remat: str = "none"
-    loss_chunk: int = 1024
+    loss_chunk: int = 512
     seed: int = 0
     # What follows decides nothing about the weights that come out.
     eval_every: int = 0

@@ -2,11 +2,13 @@
 
 Positions are put in an order in which those with weight stand first, then taken in chunks by
 a scan; a chunk without weight computes nothing, so that a batch costs what it trains. The
-head is either frozen, and the forward pass then computes d(hidden) at once (two head matmuls,
-no logits kept), or trained, and a chunk's logits are computed again in the backward pass.
+forward pass of a differentiated chunk computes d(hidden), and d(head) where the head is
+trained, at once: logits are neither kept nor made twice.
 """
 
 from __future__ import annotations
+
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -41,7 +43,7 @@ def cross_entropy(
     weights: Float[Array, "B T"],
     *,
     trained_head: bool,
-    chunk: int = 1024,
+    chunk: int = 512,
     groups: int = 1,
 ) -> tuple[Float[Array, ""], Float[Array, "B T"]]:
     """`(Σ weights·nll, nll)`; only the first is differentiated, `nll` is 0 where weight is 0.
@@ -68,15 +70,16 @@ def cross_entropy(
         values = jnp.pad(values, padding)
         return jnp.moveaxis(values.reshape(groups, -1, size, *tail), 1, 0)
 
-    compute = _recomputed if trained_head else _fused
-    loss, nll = compute(chunked(hidden, width), head, chunked(targets), chunked(weights))
+    loss, nll = _fused(
+        trained_head, chunked(hidden, width), head, chunked(targets), chunked(weights)
+    )
     nll = jnp.moveaxis(nll, 0, 1).reshape(groups, -1)[:, :positions]
     nll = jnp.take_along_axis(nll, back, axis=1).reshape(batch, length)
     return loss, jax.lax.stop_gradient(nll)
 
 
 def _nll(hidden, head, targets, weights):
-    """`(nll [G C], logits - logsumexp [G C V], target mask [G C V])` of one chunk."""
+    """`(nll [G C], log p [G C V], target mask [G C V])` of one chunk."""
     logits = jnp.einsum("gcd,dv->gcv", hidden, head, preferred_element_type=jnp.float32)
     log_probabilities = jax.nn.log_softmax(logits)
     # Compare and sum instead of a gather: the vocabulary may be sharded.
@@ -85,71 +88,63 @@ def _nll(hidden, head, targets, weights):
     return jnp.where(weights != 0, nll, 0.0), log_probabilities, hit
 
 
-def _scan(body, empty, head, hidden, targets, weights, transform=lambda step: step):
-    """`body(head, h, t, w)` over the chunks; `empty` where a chunk has no weight."""
+def _scan(body, empty, carry, chunks):
+    """`body(carry, h, t, w)` over the chunks; `empty` where a chunk has no weight."""
 
-    def step(head, xs):
-        return jax.lax.cond(jnp.any(xs[2] != 0), body, empty, head, *xs)
+    def step(carry, xs):
+        return jax.lax.cond(jnp.any(xs[2] != 0), body, empty, carry, *xs)
 
-    def add(total, xs):
-        loss, *rest = transform(step)(head, xs)
-        return total + loss, tuple(rest)
-
-    return jax.lax.scan(add, jnp.float32(0), (hidden, targets, weights))
+    return jax.lax.scan(step, carry, chunks)
 
 
-def _body(head, h, t, w):
-    nll, _, _ = _nll(h, head, t, w)
-    return jnp.sum(w * nll), nll
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _fused(trained_head, hidden, head, targets, weights):
+    """`(Σ w·nll, nll)` over chunks `[n, G, C, …]`, without gradients."""
+
+    def body(loss, h, t, w):
+        nll, _, _ = _nll(h, head, t, w)
+        return loss + jnp.sum(w * nll), nll
+
+    def empty(loss, h, t, w):
+        return loss, jnp.zeros(w.shape, jnp.float32)
+
+    return _scan(body, empty, jnp.float32(0), (hidden, targets, weights))
 
 
-def _empty(head, h, t, w):
-    return jnp.float32(0), jnp.zeros(w.shape, jnp.float32)
-
-
-def _recomputed(hidden, head, targets, weights):
-    """The trained head: ordinary gradients, logits made again in the backward pass."""
-    # The checkpoint is around the cond: inside it, the head would be saved once per chunk.
-    loss, (nll,) = _scan(_body, _empty, head, hidden, targets, weights, jax.checkpoint)
-    return loss, nll
-
-
-@jax.custom_vjp
-def _fused(hidden, head, targets, weights):
-    """The frozen head."""
-    loss, (nll,) = _scan(_body, _empty, head, hidden, targets, weights)
-    return loss, nll
-
-
-def _fused_forward(hidden, head, targets, weights):
-    if head.perturbed:
+def _fused_forward(trained_head, hidden, head, targets, weights):
+    if head.perturbed and not trained_head:
         raise ValueError(
             "the frozen-head loss was asked for the gradient of the head (an output or tied"
             " embedding is trainable): call cross_entropy with trained_head=True"
         )
     hidden, head, targets, weights = (x.value for x in (hidden, head, targets, weights))
+    f32 = {"preferred_element_type": jnp.float32}
 
-    def body(head, h, t, w):
+    def body(carry, h, t, w):
+        loss, d_head = carry
         nll, log_probabilities, hit = _nll(h, head, t, w)
-        d_logits = (jnp.exp(log_probabilities) - hit) * w[..., None]
-        d_hidden = jnp.einsum(
-            "gcv,dv->gcd", d_logits.astype(head.dtype), head,
-            preferred_element_type=jnp.float32,
-        )  # fmt: skip
-        return jnp.sum(w * nll), nll, d_hidden.astype(h.dtype)
+        d_logits = ((jnp.exp(log_probabilities) - hit) * w[..., None]).astype(head.dtype)
+        d_hidden = jnp.einsum("gcv,dv->gcd", d_logits, head, **f32).astype(h.dtype)
+        if trained_head:
+            d_head += jnp.einsum("gcd,gcv->dv", h, d_logits, **f32)
+        return (loss + jnp.sum(w * nll), d_head), (nll, d_hidden)
 
-    def empty(head, h, t, w):
-        return *_empty(head, h, t, w), jnp.zeros_like(h)
+    def empty(carry, h, t, w):
+        return carry, (jnp.zeros(w.shape, jnp.float32), jnp.zeros_like(h))
 
-    loss, (nll, d_hidden) = _scan(body, empty, head, hidden, targets, weights)
-    return (loss, nll), d_hidden
+    none = jnp.zeros(head.shape if trained_head else (), jnp.float32)
+    (loss, d_head), (nll, d_hidden) = _scan(
+        body, empty, (jnp.float32(0), none), (hidden, targets, weights)
+    )
+    return (loss, nll), (d_hidden, d_head.astype(head.dtype))
 
 
-def _fused_backward(d_hidden, cotangents):
+def _fused_backward(trained_head, gradients, cotangents):
     d_loss, _ = cotangents  # nll is reported, never differentiated
     if isinstance(d_loss, jax.custom_derivatives.SymbolicZero):
-        return jnp.zeros_like(d_hidden), None, None, None
-    return (d_loss * d_hidden).astype(d_hidden.dtype), None, None, None
+        d_loss = jnp.float32(0)
+    d_hidden, d_head = ((d_loss * g).astype(g.dtype) for g in gradients)
+    return d_hidden, d_head if trained_head else None, None, None
 
 
 _fused.defvjp(_fused_forward, _fused_backward, symbolic_zeros=True)
