@@ -24,6 +24,7 @@ flags.DEFINE_string("run", None, "Run folder.", required=True)
 flags.DEFINE_string("out", None, "Folder of the shards.", required=True)
 flags.DEFINE_integer("k", None, "Alternatives per rating (default: the experiment's).")
 flags.DEFINE_integer("limit", None, "Reflections, at most (default: the experiment's).")
+flags.DEFINE_integer("reflection_tokens", 400, "Tokens of one reflection, at most.")
 flags.DEFINE_string("adapter", "", "Folder of an adapter for the writer; '' for none.")
 flags.DEFINE_bool("shuffle_reflections", False, "Permute the reflections (the ablation).")
 flags.DEFINE_multi_string("set", [], "Override a setting: section.field=value.")
@@ -50,6 +51,7 @@ def main(argv: list[str]) -> None:
         tasks=("reflection",),
         limits=limits,
         k=settings.k if FLAGS.k is None else FLAGS.k,
+        reflection_tokens=FLAGS.reflection_tokens,
         shuffle_reflections=FLAGS.shuffle_reflections,
     )
     manifest = read_manifest(folder)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from itertools import chain, islice
 from pathlib import Path
@@ -31,7 +31,7 @@ from alignuser_jax.alignment.item_level import (
     reasonings,
     reflection_examples,
 )
-from alignuser_jax.alignment.reflections import TEMPLATE
+from alignuser_jax.alignment.reflections import REFLECTION_TOKENS, TEMPLATE
 from alignuser_jax.alignment.rollouts import (
     RolloutConfig,
     collect_rollouts,
@@ -70,9 +70,9 @@ class BuildConfig:
     gets its share of it); a task not in it is not capped. `k` alternatives per human step;
     with `k` = 0 the task `reflection` turns into `imitation`. `ratings_per_user` caps the
     target ratings of one user at item level (drawn), `visits_per_user` the visits (first ones).
-    World-model examples are shared evenly between `sources` where `limits` binds.
-    `hidden_mean_share` of the visits (DEFAULT 0) are on pages that hide mean ratings, so that
-    a simulation may hide them too.
+    World-model examples are shared evenly between `sources` where `limits` binds. A generated
+    reflection has at most `reflection_tokens` tokens, or it is dropped. `hidden_mean_share` of
+    the visits are on pages that hide mean ratings, so that a simulation may hide them too.
     `validation_share` of the users are held out. `site` and `session` must be those of the
     simulation the model is for."""
 
@@ -84,6 +84,7 @@ class BuildConfig:
     visits_per_user: int | None = None
     sources: tuple[str, ...] = SOURCES
     shuffle_reflections: bool = False
+    reflection_tokens: int = REFLECTION_TOKENS
     validation_share: float = 0.05
     hidden_mean_share: float = 0.0
     profile_share: float = PROFILE_SHARE
@@ -341,7 +342,7 @@ class _Part:
                 config.session,
                 common.count_tokens,
             )
-        schedule = RolloutConfig(**{**asdict(config.rollouts), "episodes": self.episodes})
+        schedule = replace(config.rollouts, episodes=self.episodes)
         users = [self.users[n] for n in self.order(len(self.users), "rollout users")]
         return collect_rollouts(
             site, common.recommender, users, schedule, seed=config.seed, **arguments
@@ -394,6 +395,7 @@ class _Part:
                     config.session,
                     seed=config.seed,
                     generate=common.generate,
+                    max_tokens=config.reflection_tokens,
                     shuffle=config.shuffle_reflections,
                 )
                 self.dropped.update(dropped)

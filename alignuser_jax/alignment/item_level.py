@@ -22,6 +22,7 @@ from alignuser_jax.alignment.counterfactuals import (
 )
 from alignuser_jax.alignment.examples import Call, choice_example
 from alignuser_jax.alignment.reflections import (
+    REFLECTION_TOKENS,
     Evidence,
     rating_reflection_request,
     rating_template,
@@ -136,6 +137,7 @@ def reasonings(
     *,
     seed: int = 0,
     generate: Generate | None = None,
+    max_tokens: int = REFLECTION_TOKENS,
     shuffle: bool = False,
 ) -> tuple[list[str | None], dict[str, int]]:
     """One text per (step, alternative) in order, `None` where the filter dropped it, and the
@@ -158,6 +160,7 @@ def reasonings(
                 other,
                 item_type=session.item_type,
                 key=key,
+                max_tokens=max_tokens,
             )
             for (step, other), key in zip(pairs, keys, strict=True)
         ]

@@ -37,8 +37,8 @@ from alignuser_jax.records import (
 from alignuser_jax.world.page import title_of
 
 TEMPLATE = "template"
-MAX_WORDS = 300
-"""Longer generated reflections are dropped (about the 400 tokens of METHOD.md section 8.3)."""
+REFLECTION_TOKENS = 400
+"""Longer generated reflections are dropped (METHOD.md section 8.3)."""
 
 
 @dataclass(frozen=True)
@@ -196,7 +196,7 @@ def rating_reflection_request(
     *,
     item_type: str,
     key: int,
-    max_tokens: int = 400,
+    max_tokens: int = REFLECTION_TOKENS,
     temperature: float = 0.7,
 ) -> Request:
     """Asks a model for one pair. The signals: the next state's echo and the mean of similar
@@ -236,7 +236,7 @@ def trajectory_reflection_request(
     *,
     item_type: str,
     key: int,
-    max_tokens: int = 400,
+    max_tokens: int = REFLECTION_TOKENS,
     temperature: float = 0.7,
 ) -> Request:
     """Asks a model for one pair of steps of a session."""
@@ -268,7 +268,7 @@ def reflect(
     lessons: set[tuple[object, ...]] = set()
     completions = generate(requests)
     for completion, human, other in zip(completions, taken, alternatives, strict=True):
-        text, reason = None, "generation failed"
+        text, reason = None, f"generation failed: {completion.error}"
         if completion.finish_reason == "length":
             reason = "too long"
         elif completion.finish_reason != "error":
@@ -287,7 +287,7 @@ def reflect(
 def accept(text: str, taken: Action, alternative: Action) -> tuple[str | None, str]:
     """`(text as tagged lines, "")` or `(None, why it was dropped)` (METHOD.md section 8.3).
 
-    Dropped: tags missing, over `MAX_WORDS`, the human's choice named, the alternative named as
+    Dropped: tags missing, the human's choice named, the alternative named as
     the better one, talk of an expert (the policy must not speak of one at inference).
     """
     tags = ITEM_TAGS if taken.kind == "rate" else TRAJECTORY_TAGS
@@ -296,8 +296,6 @@ def accept(text: str, taken: Action, alternative: Action) -> tuple[str | None, s
     except ReplyError:
         return None, "tags missing"
     body = " ".join(values.values())
-    if len(body.split()) > MAX_WORDS:
-        return None, "too long"
     if re.search(r"\b(expert|the human|as an ai)\b", body, re.IGNORECASE):
         return None, "talks about an expert"
     if re.search(_named(taken), body, re.IGNORECASE):

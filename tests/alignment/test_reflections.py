@@ -145,7 +145,6 @@ GOOD = "WHY: It is close to what I love.\nLESSON: I trust my taste."
         (GOOD, ""),
         ("Thinking.\n" + GOOD, ""),
         ("WHY: It is close to what I love.", "tags missing"),
-        ("WHY: " + "so good " * 200 + "\nLESSON: yes", "too long"),
         ("WHY: The expert action is right.\nLESSON: x y", "talks about an expert"),
         ("WHY: I would rate it 4.\nLESSON: x y", "names the choice"),
         ("WHY: Worth four stars.\nLESSON: x y", "names the choice"),
@@ -177,7 +176,7 @@ def test_reflections_by_a_model(dataset, steps):
 
     texts, dropped = reasonings(steps[:1], SESSION, generate=ask)
     assert texts[:2] == [None, None] and texts[3].startswith("WHY: Fits me.\nLESSON: Number")
-    assert dropped == {"generation failed": 1, "tags missing": 1}
+    assert dropped == {"generation failed: down": 1, "tags missing": 1}
     assert len(list(reflection_examples(steps[:1], texts))) == 2
     first = prompts[0].messages[-1].content
     pair = steps[0].counterfactual

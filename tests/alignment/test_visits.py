@@ -13,6 +13,7 @@ from alignuser_jax.alignment import (
 )
 from alignuser_jax.alignment.split import held_out_users
 from alignuser_jax.alignment.visits import Visit
+from alignuser_jax.datasets import movielens
 from alignuser_jax.recommenders import ALS
 from alignuser_jax.records import Interaction
 
@@ -158,3 +159,17 @@ def test_agents_and_policy_users_are_disjoint(dataset):
     assert len(held) == 4 and not set(training) & set(held)
     with pytest.raises(ValueError, match="share"):
         held_out_users(policy, 1.0)
+
+
+@pytest.mark.slow
+def test_visits_of_movielens_1m(ml1m):
+    dataset = movielens.read(ml1m)
+    view = training_view(dataset)
+    als = ALS().fit(dataset, view.profile)
+    users, _ = policy_and_agent_users(dataset, 1000)
+    visits = visits_of(dataset, view, VisitConfig(), model=als, users=users)
+    targets = sum(len(dataset.history(view.targets, user)) for user in users)
+    assert sum(len(v.rated) for v in visits) == targets
+    assert 4 < np.mean([len(v.rated) for v in visits]) < 6
+    assert max(len(v.pages) for v in visits) == 5
+    assert np.mean([len(v.rated) / (4 * len(v.pages)) for v in visits]) < 0.6
