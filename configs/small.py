@@ -1,11 +1,13 @@
-"""MovieLens-1M on 2 CPU cores: a 1.1 M-parameter decoder from scratch, then LoRA on L_WM + L_CR.
+"""MovieLens-1M on 2 CPU cores: 1.1 M parameters from scratch, then LoRA on L_WM + L_CR.
 
     alignuser import-logs --format=movielens --input=ML-1M --output=runs/ml-1m/data
-    alignuser build-shards --config=configs/small.py --dataset=runs/ml-1m/data --run=runs/ml-1m \
-        --stage=pretrain        (and --stage=align)
-    alignuser train --config=configs/small.py --dataset=runs/ml-1m/data --run=runs/ml-1m \
-        --stage=pretrain        (about 25 minutes; then --stage=align, about 5)
-    alignuser evaluate --config=configs/small.py --dataset=runs/ml-1m/data --run=runs/ml-1m
+    alignuser build-shards WHERE --stage=pretrain
+    alignuser train WHERE --stage=pretrain              (about 25 minutes)
+    alignuser build-shards WHERE --stage=align
+    alignuser train WHERE --stage=align                 (about 5 minutes)
+    alignuser evaluate WHERE
+
+with WHERE: --config=configs/small.py --dataset=runs/ml-1m/data --run=runs/ml-1m/small
 
 Expect an RMSE of the expected rating below user mean and item mean (README). There is no
 pretrained backbone: the first stage trains every parameter on world-model text and
@@ -40,21 +42,23 @@ experiment = Experiment(
     ),
     vocabulary=3072,
     pretrain=TrainConfig(
-        steps=800,
+        steps=1600,
         trainable="full",
-        batch_size=16,
+        batch_size=8,
         seq_len=SEQUENCE,
         mix={"visit": 7, "world_model": 1},
-        learning_rate=3e-3,
+        learning_rate=2e-3,
         warmup_ratio=0.05,
         final_lr_ratio=0.02,
+        b2=0.98,
         save_every=100,
-        eval_every=400,
-        eval_batches=20,
+        eval_every=200,
+        eval_batches=16,
     ),
     pretrain_shards=BuildConfig(
         tasks=("world_model", "visit"),
-        limits={"world_model": 8000},
+        limits={"world_model": 6000, "visit": 24000},
+        visits_per_user=5,
         validation_share=0.02,
         hidden_mean_share=0.15,
         rollouts=RolloutConfig(episodes=300),
@@ -73,7 +77,7 @@ experiment = Experiment(
     ),
     align_shards=BuildConfig(
         tasks=("world_model", "reflection"),
-        limits={"world_model": 8000, "reflection": 16000},
+        limits={"world_model": 4000, "reflection": 12000},
         ratings_per_user=4,
         validation_share=0.02,
         rollouts=RolloutConfig(episodes=300),

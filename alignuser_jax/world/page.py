@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Literal
 
 from alignuser_jax.records import Item
@@ -25,6 +26,7 @@ HIDDEN = "hidden"
 _ARROWS = re.compile(r"<*-+>+|<+-+>*")
 
 
+@lru_cache(maxsize=1 << 16)  # a catalogue's titles are asked for again and again
 def one_line(text: str) -> str:
     """`text` as one printable line without the page's own `<-` and `->`."""
     printable = "".join(c if c.isprintable() else " " for c in text)
