@@ -1,6 +1,8 @@
 """`configs/small.py` under another exposure assumption: filler uniform and by popularity only.
 
-The commands are those of configs/small.py with this file and another --run folder. What fills
+    alignuser train --config=configs/small_uniform.py --dataset=... --run=... --stage=pretrain
+
+and the other commands of configs/small.py, with this file and another --run folder. What fills
 a page decides who wins (design evidence), so verdicts are held against both.
 """
 

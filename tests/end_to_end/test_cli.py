@@ -1,0 +1,45 @@
+"""The `alignuser` command: one verb per program, one line each, errors that help."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from launch.cli import main, verbs
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_every_program_is_a_verb_with_a_summary(capsys):
+    assert main(["alignuser", "--help"]) == 0
+    shown = capsys.readouterr().out
+    for folder in ("data_prep", "launch", "inference"):
+        for path in (ROOT / folder).glob("[a-z]*.py"):
+            if path.stem != "cli":
+                assert f"  {path.stem.replace('_', '-')} " in shown
+    assert all(summary.endswith(".") for _, summary in verbs().values())
+
+
+def test_an_unknown_verb_gets_the_nearest(capsys):
+    assert main(["alignuser", "trian"]) == 2
+    assert "did you mean 'train'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", sorted(verbs()))
+def test_help_lists_the_flags(verb):
+    done = subprocess.run(
+        [sys.executable, "-m", "launch.cli", verb, "--help"],
+        capture_output=True, text=True, cwd=ROOT,
+    )  # fmt: skip
+    assert done.returncode in (0, 1)  # absl's --help exits 1
+    assert "--" in done.stdout and verbs()[verb][1].rstrip(".")[:40] in done.stdout
+
+
+def test_bad_input_is_one_message_and_exit_code_2(tmp_path):
+    flags = ["--config=configs/tiny.py", f"--dataset={tmp_path}", f"--run={tmp_path}"]
+    done = subprocess.run(
+        [sys.executable, "-m", "launch.train", *flags], capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.returncode == 2
+    assert "no dataset in" in done.stderr and "Traceback" not in done.stderr

@@ -1,0 +1,63 @@
+import numpy as np
+import pytest
+
+from alignuser_jax.datasets import synthetic
+from alignuser_jax.evaluation.preference import (
+    PreferenceCase,
+    preference_cases,
+    score_preferences,
+)
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    return synthetic.generate(
+        synthetic.SyntheticConfig(users=40, items=80, ratings_per_user=30)
+    )
+
+
+@pytest.mark.parametrize("negatives", ["uniform", "popularity"])
+def test_lists_are_balanced_full_pages_of_held_out_and_never_observed(dataset, negatives):
+    log = dataset.log
+    cases = preference_cases(log, range(40), negatives=negatives)
+    assert cases
+    held = log.of_split("validation", "test")
+    for case in cases:
+        assert len(case.items) % 4 == 0 and len(case.items) <= 20
+        assert case.interacted.sum() * 2 == len(case.items)
+        assert len(set(case.items)) == len(case.items)
+        assert set(case.items[case.interacted]) <= set(held.item[held.user == case.user])
+        assert not set(case.items[~case.interacted]) & set(log.item[log.user == case.user])
+    again = preference_cases(log, range(40), negatives=negatives)
+    assert all((a.items == b.items).all() for a, b in zip(cases, again, strict=True))
+
+
+def test_matched_negatives_take_popularity_away(dataset):
+    counts = np.bincount(dataset.log.of_split("train").item, minlength=80)
+    best = {}
+    for negatives in ("uniform", "popularity"):
+        cases = preference_cases(dataset.log, range(40), negatives=negatives)
+        scores = [counts[c.items].astype(float) for c in cases]
+        best[negatives] = score_preferences("popularity", cases, scores, probabilities=False)
+    assert best["popularity"].best_accuracy.value < best["uniform"].best_accuracy.value - 0.05
+    assert np.isnan(best["uniform"].f1)
+
+
+def test_scores_by_hand():
+    cases = [
+        PreferenceCase(0, np.arange(4), np.array([True, True, False, False])),
+        PreferenceCase(1, np.arange(4), np.array([True, False, True, False])),
+    ]
+    scores = [np.array([0.9, 0.4, 0.6, 0.1]), np.array([0.8, 0.2, 0.7, 0.3])]
+    found = score_preferences("x", cases, scores)
+    assert found.accuracy == pytest.approx((2 / 4 + 4 / 4) / 2)
+    assert found.precision == pytest.approx((1 / 2 + 1) / 2)
+    assert found.recall == pytest.approx((1 / 2 + 1) / 2)
+    assert found.pooled_f1 == pytest.approx(2 * 3 / (2 * 3 + 1 + 1))
+    assert found.best_accuracy.value == pytest.approx(7 / 8)
+
+
+def test_a_tie_cannot_be_split_by_the_threshold():
+    cases = [PreferenceCase(0, np.arange(4), np.array([True, True, False, False]))]
+    found = score_preferences("constant", cases, [np.full(4, 0.5)])
+    assert found.best_accuracy.value == pytest.approx(0.5)
