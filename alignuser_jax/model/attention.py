@@ -43,8 +43,10 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Arr
     scores = contract("bkqh,bksh->bkqs", q, k, jnp.float32)
     scores = scores.reshape(batch, groups, queries, -1, slots)
     scores = jnp.where(mask[:, None, :, None], scores, jnp.finfo(jnp.float32).min)
-    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype).reshape(batch, groups, -1, slots)
-    y = contract("bkqs,bksh->bkqh", weights, v)
+    top = jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True))
+    weights = jnp.exp(scores - top).reshape(batch, groups, -1, slots)
+    y = contract("bkqs,bksh->bkqh", weights.astype(v.dtype), v, jnp.float32)
+    y = (y / weights.sum(axis=-1, keepdims=True)).astype(q.dtype)
     y = y.reshape(batch, groups, queries, -1, size).swapaxes(1, 2)
     return y.reshape(batch, queries, heads, size)
 

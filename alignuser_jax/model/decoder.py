@@ -13,14 +13,17 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 
 from alignuser_jax.model import attention
 from alignuser_jax.model.cache import KVCache, write
 from alignuser_jax.model.config import DecoderConfig, LoraConfig
 from alignuser_jax.model.contract import contract
 from alignuser_jax.model.lora import Adapter, Projection
-from alignuser_jax.parallel import constrain
+from alignuser_jax.parallel import constrain, shardings
+from alignuser_jax.records import stable_key
 
 REMAT: Mapping[str, object] = {
     "none": jax.checkpoint_policies.everything_saveable,
@@ -32,7 +35,8 @@ REMAT: Mapping[str, object] = {
 
 class RMSNorm(nnx.Module):
     def __init__(self, size: int, eps: float, *, param_dtype: jnp.dtype) -> None:
-        self.scale = nnx.Param(jnp.ones((size,), param_dtype), axes=(None,))
+        ones = jnp.ones((size,), param_dtype)
+        self.scale = nnx.Param(ones, axes=(None,), init=("constant", 1.0))
         self.eps = eps
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -45,12 +49,12 @@ class Block(nnx.Module):
     """One layer: attention and feed-forward, each on a normed copy of the residual stream."""
 
     def __init__(
-        self, config: DecoderConfig, lora: LoraConfig, *, rngs: nnx.Rngs, param_dtype: jnp.dtype
+        self, config: DecoderConfig, lora: LoraConfig, *, param_dtype: jnp.dtype
     ) -> None:
         def projection(name, fan_in, fan_out, axes, gain=1.0):
             adapted = lora if name in lora.targets else None
             return Projection(
-                fan_in, fan_out, axes, adapted, rngs=rngs, param_dtype=param_dtype, gain=gain
+                fan_in, fan_out, axes, adapted, param_dtype=param_dtype, gain=gain
             )
 
         c, into, out = config, ("embed", "heads"), ("heads", "embed")
@@ -99,6 +103,9 @@ class Block(nnx.Module):
 class Decoder(nnx.Module):
     """A causal language model up to its last hidden state; `head()` turns that into logits.
 
+    Made by `init_decoder`, `load_pretrained` or `abstract_decoder`: the constructor alone gives
+    the structure, with the initial distribution and logical axes of each weight as metadata.
+
     Args:
       dtype: of activations and products. Norms, softmax and accumulation are f32 always.
       param_dtype: of base weights. LoRA weights are f32 always.
@@ -109,26 +116,24 @@ class Decoder(nnx.Module):
         config: DecoderConfig,
         lora: LoraConfig | None = None,
         *,
-        rngs: nnx.Rngs,
         dtype: jnp.dtype = jnp.float32,
         param_dtype: jnp.dtype = jnp.float32,
     ) -> None:
         self.config, self.lora = config, lora or LoraConfig()
         self.dtype, self.param_dtype = jnp.dtype(dtype), jnp.dtype(param_dtype)
-        shape, axes = (config.vocab_size, config.hidden_size), ("vocab", "embed")
 
-        def table(key):
-            draw = jax.random.normal(key, shape, param_dtype)
-            std = jnp.asarray(config.hidden_size**-0.5, param_dtype)
-            return nnx.Param(draw * std, axes=axes)
+        def table() -> nnx.Param:
+            zeros = jnp.zeros((config.vocab_size, config.hidden_size), param_dtype)
+            std = config.hidden_size**-0.5
+            return nnx.Param(zeros, axes=("vocab", "embed"), init=("normal", std))
 
-        def block(key):
-            return Block(config, self.lora, rngs=nnx.Rngs(key), param_dtype=param_dtype)
+        def block(_: jax.Array) -> Block:
+            return Block(config, self.lora, param_dtype=param_dtype)
 
-        self.embedding = table(rngs.params())
-        self.layers = nnx.vmap(block)(jax.random.split(rngs.params(), config.num_layers))
+        self.embedding = table()
+        self.layers = nnx.vmap(block)(jnp.arange(config.num_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps, param_dtype=param_dtype)
-        self.unembedding = None if config.tie_word_embeddings else table(rngs.params())
+        self.unembedding = None if config.tie_word_embeddings else table()
 
     def __call__(
         self,
@@ -138,9 +143,8 @@ class Decoder(nnx.Module):
         cache: KVCache | None = None,
         valid: jax.Array | None = None,
         *,
-        context: int | None = None,
         remat: str = "none",
-        unroll: int | None = None,
+        unroll: int = 1,
         lora_scale: float | jax.Array = 1.0,
         dropout_key: jax.Array | None = None,
     ) -> tuple[jax.Array, KVCache | None]:
@@ -153,11 +157,8 @@ class Decoder(nnx.Module):
             slots up to its own position; so every earlier position must have been written.
           valid: bool `[B, T]`, with a cache only: other tokens are not written and their
             hidden states mean nothing.
-          context: with a cache, how many of its first slots are read (default all): a static
-            bound above every position of this call, which saves the attention beyond it.
           remat: "none", "dots" or "full" (`REMAT`).
-          unroll: layers per step of the scan (default all up to 8 layers, else 1): faster on a
-            CPU, slower to compile.
+          unroll: layers per step of the scan: can be faster for some shapes, slower to compile.
           lora_scale: switches the adapters, one number or one per row `[B]`; 0 is the base.
           dropout_key: turns on the adapters' dropout.
         """
@@ -187,17 +188,15 @@ class Decoder(nnx.Module):
 
             if remat != "none":
                 body = jax.checkpoint(body, prevent_cse=False, policy=REMAT[remat])
-            unroll = unroll or (depth if depth <= 8 else 1)
             x, _ = jax.lax.scan(body, x, (weights, jnp.arange(depth)), unroll=unroll)
             return self.norm(x), None
 
         if cache is not None:
-            context = context or cache.k[0].shape[2]
-            mask = jnp.arange(context) <= positions[:, :, None]
+            mask = jnp.arange(cache.k[0].shape[2]) <= positions[:, :, None]
 
         def look_back(q, k, v, past):
             past = [write(*pair, positions, valid) for pair in zip(past, (k, v), strict=True)]
-            k, v = (a[:, :, :context].astype(q.dtype) for a in past)
+            k, v = (a.astype(q.dtype) for a in past)
             return attention.attend(q, k, v, mask), past
 
         kept = []
@@ -247,9 +246,7 @@ def abstract_decoder(
     param_dtype: jnp.dtype = jnp.float32,
 ) -> Decoder:
     """A decoder of `ShapeDtypeStruct`s: structure, shapes and logical axes, but no memory."""
-    return nnx.eval_shape(
-        lambda: Decoder(config, lora, rngs=nnx.Rngs(0), dtype=dtype, param_dtype=param_dtype)
-    )
+    return nnx.eval_shape(lambda: Decoder(config, lora, dtype=dtype, param_dtype=param_dtype))
 
 
 def init_decoder(
@@ -259,14 +256,37 @@ def init_decoder(
     dtype: jnp.dtype = jnp.float32,
     param_dtype: jnp.dtype = jnp.float32,
 ) -> Decoder:
-    """A randomly initialised decoder; the same seed gives the same weights."""
-
-    def make() -> nnx.State:
-        rngs = nnx.Rngs(params=seed, lora=seed + 1)
-        return nnx.state(Decoder(config, lora, rngs=rngs, dtype=dtype, param_dtype=param_dtype))
-
+    """A randomly initialised decoder; a seed gives one base with and without adapters."""
     abstract = abstract_decoder(config, lora, dtype=dtype, param_dtype=param_dtype)
-    return nnx.merge(nnx.graphdef(abstract), jax.jit(make)())
+    return nnx.merge(nnx.graphdef(abstract), draw(nnx.state(abstract), seed))
+
+
+def draw(abstract: nnx.State, seed: int, mesh: Mesh | None = None) -> nnx.State:
+    """The state of abstract weights, each from its own distribution and its own named stream.
+
+    NumPy draws: the same numbers on every machine, and nothing to compile.
+    """
+    layout = shardings(abstract, mesh) if mesh else abstract
+
+    def one(path, weight: nnx.Variable, where: nnx.Variable) -> nnx.Variable:
+        shape, dtype = weight.get_value().shape, weight.get_value().dtype
+        kind, size = weight.get_metadata("init")
+        name = ".".join(str(part.key) for part in path)
+        random = np.random.Generator(np.random.Philox(key=stable_key("weights", seed, name)))
+        if kind == "normal":
+            values = random.standard_normal(shape, np.float32) * np.float32(size)
+        elif kind == "uniform":
+            values = (random.random(shape, np.float32) * 2 - 1) * np.float32(size)
+        else:
+            values = np.full(shape, size, np.float32)
+        values = values.astype(dtype)
+        return weight.replace(
+            jax.device_put(values, where.get_value()) if mesh else jnp.asarray(values)
+        )
+
+    return jax.tree.map_with_path(
+        one, abstract, layout, is_leaf=lambda x: isinstance(x, nnx.Variable)
+    )
 
 
 def unstack(decoder: Decoder) -> Decoder:

@@ -41,19 +41,18 @@ class Projection(nnx.Module):
         axes: tuple[str | None, str | None],
         lora: LoraConfig | None,
         *,
-        rngs: nnx.Rngs,
         param_dtype: jnp.dtype,
         gain: float = 1.0,
     ) -> None:
-        draw = jax.random.normal(rngs.params(), (fan_in, fan_out), param_dtype)
-        self.kernel = nnx.Param(draw * jnp.asarray(gain * fan_in**-0.5, param_dtype), axes=axes)
+        std = gain * fan_in**-0.5
+        kernel = jnp.zeros((fan_in, fan_out), param_dtype)
+        self.kernel = nnx.Param(kernel, axes=axes, init=("normal", std))
         self.lora = lora if lora is not None and lora.rank else None
         if self.lora is not None:
-            shape, bound = (fan_in, self.lora.rank), fan_in**-0.5
-            a = jax.random.uniform(rngs.lora(), shape, jnp.float32, -bound, bound)
-            self.a = nnx.LoRAParam(a, axes=(axes[0], None))
+            a = jnp.zeros((fan_in, self.lora.rank), jnp.float32)
             b = jnp.zeros((self.lora.rank, fan_out), jnp.float32)
-            self.b = nnx.LoRAParam(b, axes=(None, axes[1]))
+            self.a = nnx.LoRAParam(a, axes=(axes[0], None), init=("uniform", fan_in**-0.5))
+            self.b = nnx.LoRAParam(b, axes=(None, axes[1]), init=("constant", 0.0))
 
     def __call__(self, x: jax.Array, adapter: Adapter) -> jax.Array:
         y = contract("btd,df->btf", x, self.kernel[...].astype(x.dtype))

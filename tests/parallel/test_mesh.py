@@ -1,0 +1,87 @@
+"""Eight fake CPU devices need a fresh process: the flag is read once."""
+
+import subprocess
+import sys
+import textwrap
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from alignuser_jax.parallel import constrain, make_mesh, spec
+
+
+def test_logical_names_map_to_mesh_axes():
+    assert spec("batch", None, "mlp") == P(("data", "fsdp"), None, "tensor")
+    with pytest.raises(ValueError, match=r"unknown logical axes \['embde'\]"):
+        spec("embde", None)
+
+
+def test_without_a_mesh_nothing_happens():
+    x = jnp.ones((2, 3))
+    assert constrain(x, "batch", None) is x
+
+
+def test_a_mesh_of_the_wrong_size_is_refused():
+    with pytest.raises(ValueError, match="data=1 x fsdp=3 x tensor=5 needs 15 devices"):
+        make_mesh(fsdp=3, tensor=5)
+
+
+def test_one_device_is_a_mesh():
+    mesh = make_mesh(devices=jax.devices()[:1])
+    with jax.set_mesh(mesh):
+        assert jax.jit(lambda x: constrain(x, "batch", "mlp") * 2)(jnp.ones((2, 2))).sum() == 8
+
+
+EIGHT = """
+import sys
+import jax, jax.numpy as jnp, numpy as np
+from alignuser_jax.model import DecoderConfig, LoraConfig, init_decoder, merge, split
+from alignuser_jax.model import abstract_decoder, load_pretrained, save_pretrained
+from alignuser_jax.parallel import make_mesh, shardings
+
+config = DecoderConfig(vocab_size=64, hidden_size=16, intermediate_size=32, num_layers=2,
+                       num_heads=4, num_kv_heads=2, head_dim=8)
+save_pretrained(init_decoder(config, seed=1), sys.argv[1])
+tokens = jnp.arange(48, dtype=jnp.int32).reshape(4, 12)
+positions = jnp.broadcast_to(jnp.arange(12, dtype=jnp.int32), (4, 12))
+
+def run(decoder):
+    graphdef, lora, base = split(decoder)
+    def loss(lora, base):
+        model = merge(graphdef, lora, base)
+        hidden = model(tokens, positions)[0]
+        return jax.nn.logsumexp(model.logits(hidden), -1).mean(), hidden
+    return jax.jit(jax.grad(loss, has_aux=True))(lora, base)
+
+alone, hidden = run(load_pretrained(sys.argv[1], LoraConfig(rank=2)))
+mesh = make_mesh(data=1, fsdp=4, tensor=2)
+with jax.set_mesh(mesh):
+    decoder = load_pretrained(sys.argv[1], LoraConfig(rank=2), mesh=mesh)
+    q = decoder.layers.q
+    assert q.kernel[...].sharding.shard_shape(q.kernel[...].shape) == (2, 4, 16)
+    assert q.a[...].sharding.shard_shape(q.a[...].shape) == (2, 4, 2)
+    spread, again = run(decoder)
+np.testing.assert_allclose(hidden, again, atol=1e-5)
+for a, b in zip(jax.tree.leaves(alone), jax.tree.leaves(spread), strict=True):
+    np.testing.assert_allclose(a, b, atol=1e-6)
+odd = DecoderConfig(vocab_size=63, hidden_size=16, intermediate_size=32)
+try:
+    shardings(split(abstract_decoder(odd))[2], mesh)
+except ValueError as error:
+    assert "embedding" in str(error) and "'vocab' of 63 into 2" in str(error), error
+else:
+    raise AssertionError("63 rows into 2 parts were accepted")
+print("fine")
+"""
+
+
+def test_eight_devices_compute_what_one_does(tmp_path):
+    program = "import os\nos.environ['JAX_PLATFORMS'] = 'cpu'\n"
+    program += "os.environ['XLA_FLAGS'] = '--xla_force_host_platform_device_count=8'\n"
+    program += textwrap.dedent(EIGHT)
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True
+    )
+    assert done.returncode == 0 and "fine" in done.stdout, done.stderr[-3000:]
