@@ -1,4 +1,4 @@
-"""What every program shares: quiet libraries, bad input as one clear message and exit code 2."""
+"""What every program shares: quiet libraries, bad input as one message and exit code 2."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 
-EXPECTED = (ValueError, FileNotFoundError, FileExistsError, RuntimeError, KeyError)
+EXPECTED = (ValueError, OSError, RuntimeError, KeyError, FloatingPointError)
 """What the library raises for bad input and refused runs; anything else keeps its trace."""
 
 
@@ -20,7 +20,7 @@ def run(main: Callable[[list[str]], None]) -> None:
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(cache, "alignuser_jax"))
 
     def quiet() -> None:
-        if flags.FLAGS["verbosity"].using_default_value or flags.FLAGS.verbosity < 0:
+        if flags.FLAGS.verbosity <= 0:  # absl has raised an unset flag to 0 by now
             logging.set_verbosity(logging.WARNING)
 
     app.call_after_init(quiet)
