@@ -300,6 +300,8 @@ def unstack(decoder: Decoder) -> Decoder:
 
 def merge_lora(decoder: Decoder) -> Decoder:
     """The decoder of rank 0 that computes the same: each kernel becomes `W + scale * A B`."""
+    if not isinstance(decoder.layers, Block):
+        raise ValueError("merge_lora needs stacked layers: merge first, unstack after")
     result = abstract_decoder(
         decoder.config, dtype=decoder.dtype, param_dtype=decoder.param_dtype
     )

@@ -13,6 +13,7 @@ from alignuser_jax.model import (
     merge,
     merge_lora,
     split,
+    unstack,
 )
 
 
@@ -50,6 +51,11 @@ def test_merging_leaves_the_adapted_decoder_alone(decoder, tokens):
     before = logits(decoder, tokens)
     merge_lora(decoder)
     assert np.array_equal(before, logits(decoder, tokens))
+
+
+def test_merging_comes_before_unstacking(decoder):
+    with pytest.raises(ValueError, match="merge first, unstack after"):
+        merge_lora(unstack(decoder))
 
 
 def test_scale_is_alpha_over_rank_or_its_root():
