@@ -183,8 +183,10 @@ class _Visit:
         return [index for index, choice in enumerate(choices) if choice == 0]
 
     def rate(self, position: int, item_id: str):
+        """Watching an item shows its line once more, just before it is rated."""
         target = f"ITEM_{position}"
-        asked = self.talk.ask(prompts.rate_turn(target, self.talk.pending))
+        line = self.world.item_line(self.user.user_id, position, item_id)
+        asked = self.talk.ask(prompts.rate_turn(target, prompts.turn(self.talk.pending, line)))
         key = self.key("rate", position)
         choices, completion = yield from self.choose(
             rate_request(asked, item_id, self.config, key)

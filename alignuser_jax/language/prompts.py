@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from alignuser_jax.records import RATINGS, Action, Message, Persona, Span
 from alignuser_jax.world.page import one_line
 
-PROMPT_LAYOUT_VERSION = 1
+PROMPT_LAYOUT_VERSION = 2
 PLATFORM = "a recommendation site for {item_type}"
 
 Answer = tuple[tuple[str, ...], ...]

@@ -155,8 +155,9 @@ def test_a_conversation_only_grows_and_keeps_no_reasoning():
     assert text[1].startswith("Occupation: Unknown") and "Film 30" in text[1]
     assert "PAGE 1\n[ITEM_1] <- Film 0" in text[1] and text[1].endswith(prompts.SCREEN)
     assert text[2] == "ITEM_1 [WATCH]\nITEM_2 [SKIP]\nITEM_3 [WATCH]"
-    assert text[3] == "Rate ITEM_1."
-    assert text[5] == "You rated Film 0: 4/5\nRate ITEM_3."
+    assert text[3].startswith("[ITEM_1] <- Film 0 -> ") and text[3].endswith("\nRate ITEM_1.")
+    assert text[5].startswith("You rated Film 0: 4/5\n[ITEM_3] <- Film 2 -> ")
+    assert text[5].endswith("\nRate ITEM_3.")
     assert text[7].startswith("You rated Film 2: 4/5\nActions: [NEXT_PAGE]")
     assert text[9].startswith("PAGE 2\n")
     assert text[-2].startswith(SESSION_ENDED)
