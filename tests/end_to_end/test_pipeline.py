@@ -1,0 +1,135 @@
+"""From logs to an A/B table with a model trained for a few steps: the machinery only."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from alignuser_jax import pipeline
+from alignuser_jax.alignment import policy_and_agent_users, simulation_view
+from alignuser_jax.datasets import synthetic
+from alignuser_jax.evaluation.comparison import METRICS, arm_metrics, compare
+from alignuser_jax.experiment import load_experiment
+from alignuser_jax.recommenders import ALS, Random
+
+TINY = Path(__file__).parents[2] / "configs" / "tiny.py"
+SMALLER = (
+    *("pretrain.steps=4", "align.steps=3", "decoder.num_layers=1", "agents=6"),
+    *("pretrain.log_every=1", "align.log_every=1", "engine.slots=8"),
+    *("pretrain_shards.rollouts.episodes=6", "align_shards.rollouts.episodes=6"),
+)
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    return synthetic.generate(
+        synthetic.SyntheticConfig(users=40, items=60, ratings_per_user=24)
+    )
+
+
+@pytest.fixture(scope="module")
+def experiment():
+    return load_experiment(TINY, SMALLER)
+
+
+@pytest.fixture(scope="module")
+def run(experiment, dataset, tmp_path_factory):
+    folder = pipeline.open_run(experiment, dataset, tmp_path_factory.mktemp("run"))
+    for stage in ("pretrain", "align"):
+        pipeline.build_stage(experiment, dataset, folder, stage)
+        result = pipeline.train_stage(experiment, dataset, folder, stage)
+        assert result.result_dir.is_dir()
+        for task, held in result.held_out.items():
+            assert held["loss"] < result.first_held_out[task]["loss"], task
+    return folder
+
+
+@pytest.fixture(scope="module")
+def simulate(experiment, dataset, run):
+    decoder, tokenizer, policy_id = pipeline.load_policy(experiment, run)
+    engine = pipeline.make_engine(experiment, decoder, tokenizer)
+    train = dataset.log.of_split("train")
+    arms = {
+        "random": Random(dataset.item_ids),
+        "als": ALS(factors=8).fit(dataset, train),
+    }
+    users = policy_and_agent_users(dataset, experiment.agents, experiment.seed)[1]
+
+    def simulated(out, **options):
+        return pipeline.simulate(
+            experiment, dataset, simulation_view(dataset), arms, engine, tokenizer.count, out,
+            users=users, policy_id=policy_id, horizon=2, progress=False, **options,
+        )  # fmt: skip
+
+    return simulated
+
+
+@pytest.fixture(scope="module")
+def first(simulate, tmp_path_factory):
+    out = tmp_path_factory.mktemp("simulation")
+    return simulate(out), out
+
+
+def test_every_action_is_valid_and_the_horizon_is_fixed(first, experiment):
+    events, _ = first
+    assert pipeline.failures(events) == 0
+    pages = events.filter(pipeline.pa.compute.equal(events["kind"], "page"))
+    assert len(pages) == experiment.agents * 2 * 2 * 4
+
+
+def test_the_comparison_has_every_metric_and_the_lift_is_known(first, dataset):
+    events, _ = first
+    table = compare(arm_metrics(events), "random")
+    assert [c.metric for c in table] == list(METRICS)
+    lift = pipeline.true_lift(dataset, events, "random")
+    assert lift["als", "mean rating"] > 0
+    assert set(lift) == {("als", metric) for metric in METRICS}
+
+
+def test_a_second_run_in_another_order_writes_the_same_bytes(first, simulate, tmp_path):
+    simulate(tmp_path, shuffle=7)
+    name = "events.parquet"
+    assert (tmp_path / name).read_bytes() == (first[1] / name).read_bytes()
+
+
+@pytest.mark.parametrize("share", [0.2, 0.71])
+def test_a_killed_run_goes_on_to_the_same_bytes(first, simulate, tmp_path, share):
+    shutil.copytree(first[1], tmp_path / "killed")
+    segments = sorted((tmp_path / "killed" / "journal").glob("*segment*"))
+    segments = segments or [
+        p for p in (tmp_path / "killed" / "journal").iterdir()
+        if p.suffix not in (".json",) and p.stat().st_size > 1000
+    ]  # fmt: skip
+    data = segments[0].read_bytes()
+    segments[0].write_bytes(data[: int(len(data) * share)])
+    (tmp_path / "killed" / "events.parquet").unlink()
+    simulate(tmp_path / "killed")
+    name = "events.parquet"
+    assert (tmp_path / "killed" / name).read_bytes() == (first[1] / name).read_bytes()
+
+
+def test_plain_imitation_and_a_world_model_alone_run(experiment, dataset, run, tmp_path):
+    shards = pipeline.build_stage(
+        experiment,
+        dataset,
+        run,
+        "align",
+        folder=tmp_path / "k0",
+        k=0,
+        shuffle_reflections=False,
+    )
+    imitated = pipeline.train_stage(
+        experiment, dataset, run, "align", shards=shards, out=tmp_path / "il",
+        mix={"imitation": 1, "world_model": 1},
+    )  # fmt: skip
+    assert set(imitated.held_out) == {"imitation", "world_model"}
+    alone = pipeline.train_stage(
+        experiment, dataset, run, "align", out=tmp_path / "wm", task_weights={"reflection": 0.0}
+    )
+    assert "reflection" not in alone.metrics[-2].get("task_loss", {})
+
+
+def test_another_experiment_in_the_same_folder_is_refused(experiment, dataset, run):
+    other = load_experiment(TINY, (*SMALLER, "align.seed=5"))
+    with pytest.raises(ValueError, match="align.seed: 0 then, 5 now"):
+        pipeline.open_run(other, dataset, run)
