@@ -51,8 +51,8 @@ def main(argv: list[str]) -> None:
     users = policy_and_agent_users(dataset, experiment.agents, experiment.seed)[1]
     if FLAGS.agents is not None and not 2 <= FLAGS.agents <= len(users):
         raise app.UsageError(
-            f"--agents={FLAGS.agents}: the experiment keeps {len(users)} users out of training: "
-            f"2 to {len(users)}"
+            f"--agents={FLAGS.agents}: {len(users)} users are kept out of training: "
+            f"ask for 2 to {len(users)}"
         )
     decoder, tokenizer, policy_id = pipeline.load_policy(experiment, run, FLAGS.adapter)
     engine = pipeline.make_engine(experiment, decoder, tokenizer)

@@ -206,9 +206,7 @@ def world_model_examples(
     return [
         Example(
             "world_model",
-            world_model_messages(
-                step.state.text, step.action, step.next_state.text, item_type
-            ),
+            world_model_messages(step.state.text, step.action, step.next_state.text, item_type),
             f"world_model/{name}",
             step.state.user_id if step.source == "human" else "",
         )

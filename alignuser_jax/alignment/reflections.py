@@ -155,9 +155,7 @@ def trajectory_template(
         f"{_outcome(alternative.next_state, favourites, items, lower=True)}.",
         _STEP_LESSONS[int(rng.integers(len(_STEP_LESSONS)))],
     )
-    return "".join(
-        f"{tag}: {line}\n" for tag, line in zip(TRAJECTORY_TAGS, lines, strict=True)
-    )
+    return "".join(f"{tag}: {line}\n" for tag, line in zip(TRAJECTORY_TAGS, lines, strict=True))
 
 
 def _offer(state: State, favourites: Sequence[str], items: Mapping[str, Item]) -> str:
@@ -250,9 +248,7 @@ def trajectory_reflection_request(
         alternative.next_state.text,
         item_type,
     )
-    return Request(
-        messages, "reflect", max_tokens=max_tokens, temperature=temperature, key=key
-    )
+    return Request(messages, "reflect", max_tokens=max_tokens, temperature=temperature, key=key)
 
 
 def reflect(

@@ -87,9 +87,7 @@ def collect_rollouts(
         if not alive:
             break
         keys = {e: stable_key(seed, "rollout", e, step) for e in alive}
-        greedy = [
-            e for e in alive if _generator(keys[e]).random() >= config.epsilon(e)
-        ]
+        greedy = [e for e in alive if _generator(keys[e]).random() >= config.epsilon(e)]
         chosen = set(greedy)
         explored = [e for e in alive if e not in chosen]
         actions: dict[int, Action] = {}

@@ -39,7 +39,7 @@ def arms_table(metrics: ArmMetrics, arms: Sequence[str] | None = None) -> str:
 
 
 def not_validated_table(metrics: ArmMetrics, arms: Sequence[str] | None = None) -> str:
-    """Exit page and satisfaction: learned from assumptions, since rating logs hold no browsing."""
+    """Exit page and satisfaction: assumptions, since rating logs hold no browsing."""
     arms = metrics.arms if arms is None else arms
     rows = [[arm, *(f"{metrics.mean(arm, m):.2f}" for m in NOT_VALIDATED)] for arm in arms]
     return table(rows, ["arm", *(f"{m} (not validated)" for m in NOT_VALIDATED)])

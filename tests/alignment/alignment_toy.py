@@ -39,9 +39,7 @@ def toy(users=24, items=90, ratings=40, gap_share=0.1, seed=0, change=None):
             {
                 "item_id": [f"m{n:03}" for n in range(items)],
                 "title": [f"Film {n} ({1950 + n % 60})" for n in range(items)],
-                "genres": [
-                    sorted({GENRES[n % 4], GENRES[(n // 4) % 4]}) for n in range(items)
-                ],
+                "genres": [sorted({GENRES[n % 4], GENRES[(n // 4) % 4]}) for n in range(items)],
                 "description": [f"What happens in film {n}." for n in range(items)],
             }
         ),

@@ -193,9 +193,7 @@ def test_a_changed_target_changes_only_replies(tmp_path):
     config = replace(SMALL, tasks=("imitation",), limits={}, ratings_per_user=None)
     build(before, tmp_path / "a", config)
     build(after, tmp_path / "b", config)
-    pairs = [
-        {e.example_id: e for e in read_examples(tmp_path / name)} for name in ("a", "b")
-    ]
+    pairs = [{e.example_id: e for e in read_examples(tmp_path / name)} for name in ("a", "b")]
     differing = [k for k in pairs[0] if pairs[0][k] != pairs[1][k]]
     assert pairs[0].keys() == pairs[1].keys() and len(differing) == 1
     old, new = (p[differing[0]].messages for p in pairs)

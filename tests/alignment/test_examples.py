@@ -57,9 +57,7 @@ class HumanPages:
         return [Slate(self.visits[r.user_id].pages[r.page - 1]) for r in requests]
 
 
-def test_tokens_of_the_shards_are_those_that_simulate_submits(
-    dataset, view, shards, tmp_path
-):
+def test_tokens_of_the_shards_are_those_that_simulate_submits(dataset, view, shards, tmp_path):
     examples, tokenizer = shards
     found = reconstruct_visits(
         dataset, view.profile, view.targets, UNIFORM, users=dataset.user_ids[:6]
@@ -123,9 +121,7 @@ def test_tokens_of_the_shards_are_those_that_simulate_submits(
     assert set(checked) == {"screen", "rate", "act", "interview"} and min(checked.values()) >= 6
 
 
-def test_tokens_of_item_level_examples_are_those_of_the_rating_protocol(
-    dataset, view, shards
-):
+def test_tokens_of_item_level_examples_are_those_of_the_rating_protocol(dataset, view, shards):
     examples, tokenizer = shards
     site = Sites(dataset.items, view, SITE).site()
     seen = 0
@@ -207,9 +203,7 @@ def prompts(dataset, view, users):
             item = dataset.items[target.item_id]
             request = next(rate_item(person, item, sites.site(), SessionConfig(), seed=0))
             found[user, target.item_id] = request
-    for visit in reconstruct_visits(
-        dataset, view.profile, view.targets, UNIFORM, users=users
-    ):
+    for visit in reconstruct_visits(dataset, view.profile, view.targets, UNIFORM, users=users):
         human = HumanVisit(visit)
         person = agent_user(view, visit.user_id, SessionConfig())
         site = sites.site()
