@@ -40,3 +40,14 @@ def run(main: Callable[[list[str]], None]) -> None:
             sys.exit(130)
 
     app.run(guarded)
+
+
+def numbers(flag: str, kind: type) -> dict:
+    """A list flag of `name=number` items as a dictionary of `kind`."""
+    from absl import app, flags
+
+    items = flags.FLAGS[flag].value
+    try:
+        return {name: kind(number) for name, number in (item.split("=") for item in items)}
+    except ValueError as error:
+        raise app.UsageError(f"--{flag}={','.join(items)}: expected name=number,…") from error

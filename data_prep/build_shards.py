@@ -20,6 +20,7 @@ from alignuser_jax.alignment import ExposureMixture
 from alignuser_jax.alignment.build import SOURCES, TASKS
 from alignuser_jax.datasets import load_dataset
 from alignuser_jax.experiment import load_experiment
+from alignuser_jax.programs import numbers
 from alignuser_jax.programs import run as run_program
 from alignuser_jax.training.records_io import read_manifest
 
@@ -44,15 +45,6 @@ flags.DEFINE_multi_string("set", [], "Override a setting: section.field=value.")
 
 PLAIN = ("k", "seed", "ratings_per_user", "visits_per_user", "validation_share")
 PLAIN = (*PLAIN, "profile_share", "shuffle_reflections")
-
-
-def numbers(flag: str, kind: type) -> dict:
-    """`["a=1", "b=2"]` as a dictionary of `kind`."""
-    given = FLAGS[flag].value
-    try:
-        return {name: kind(number) for name, number in (item.split("=") for item in given)}
-    except ValueError as error:
-        raise app.UsageError(f"--{flag}={','.join(given)}: expected name=number,…") from error
 
 
 def main(argv: list[str]) -> None:

@@ -16,6 +16,7 @@ from absl import app, flags
 from alignuser_jax import pipeline
 from alignuser_jax.datasets import load_dataset
 from alignuser_jax.experiment import load_experiment
+from alignuser_jax.programs import numbers
 from alignuser_jax.programs import run as run_program
 
 FLAGS = flags.FLAGS
@@ -30,15 +31,6 @@ flags.DEFINE_integer("seed", None, "Names data order and dropout (with --out).")
 flags.DEFINE_list("mix", None, "Row shares, e.g. world_model=1,imitation=1 (with --out).")
 flags.DEFINE_list("task_weights", None, "The lambdas, e.g. reflection=0.5 (with --out).")
 flags.DEFINE_multi_string("set", [], "Override a setting: section.field=value.")
-
-
-def numbers(flag: str, kind: type) -> dict:
-    """`["a=1", "b=2"]` as a dictionary of `kind`."""
-    given = FLAGS[flag].value
-    try:
-        return {name: kind(number) for name, number in (item.split("=") for item in given)}
-    except ValueError as error:
-        raise app.UsageError(f"--{flag}={','.join(given)}: expected name=number,…") from error
 
 
 def main(argv: list[str]) -> None:
