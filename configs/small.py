@@ -88,7 +88,7 @@ experiment = Experiment(
         session=session,
     ),
     lora=LoraConfig(rank=16, alpha=32),
-    engine=GeometryConfig(slots=64, context=SEQUENCE + 64, chunk=32, reply=96),
+    engine=GeometryConfig(slots=64, context=SEQUENCE + 128, chunk=32, reply=96),
     agents=1000,
     seed=0,
 )
