@@ -134,7 +134,7 @@ class State:
     `kind` is "page", "detail" or "end"; `needs` is the question that must be answered with
     `World.resolve` before `text` and `actions` mean anything; `slate` holds the item ids of the
     current page, `ITEM_1` first; `pages` every slate seen so far, page 1 first; `session` what
-    was rated so far; `feedback` the line that echoes the last action (`You rated X: 4/5`).
+    was rated so far; `feedback` the line that echoes the last action (`You rated ITEM_2: 4/5`).
     """
 
     user_id: str

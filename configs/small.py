@@ -21,11 +21,15 @@ from alignuser_jax.model.config import DecoderConfig, LoraConfig
 from alignuser_jax.training.config import TrainConfig
 from alignuser_jax.world import SiteConfig
 
-SEQUENCE = 512
+SEQUENCE = 416
 
 site = SiteConfig(max_pages=5)
 session = SessionConfig(
-    history_items=8, memory_items=4, context_tokens=SEQUENCE, page_reserve_tokens=96
+    history_items=5,
+    memory_items=4,
+    recall=True,
+    context_tokens=SEQUENCE,
+    page_reserve_tokens=96,
 )
 
 experiment = Experiment(
@@ -39,6 +43,7 @@ experiment = Experiment(
         num_heads=4,
         num_kv_heads=2,
         head_dim=64,
+        rope_theta=1000.0,
     ),
     vocabulary=3072,
     pretrain=TrainConfig(
@@ -88,7 +93,7 @@ experiment = Experiment(
         session=session,
     ),
     lora=LoraConfig(rank=16, alpha=32),
-    engine=GeometryConfig(slots=64, context=SEQUENCE + 128, chunk=32, reply=96),
+    engine=GeometryConfig(slots=64, context=576, chunk=32, reply=96),
     agents=1000,
     seed=0,
 )

@@ -18,7 +18,11 @@ SEQUENCE = 512
 
 site = SiteConfig(max_pages=5)
 session = SessionConfig(
-    history_items=8, memory_items=4, context_tokens=SEQUENCE, page_reserve_tokens=96
+    history_items=8,
+    memory_items=4,
+    recall=True,
+    context_tokens=SEQUENCE,
+    page_reserve_tokens=96,
 )
 
 experiment = Experiment(

@@ -6,12 +6,14 @@ request extends the one before it. Training runs the same code (ARCHITECTURE.md 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from alignuser_jax.language import prompts
-from alignuser_jax.memory import EpisodicMemory
+from alignuser_jax.memory import EpisodicMemory, Recollection, mean_level
 from alignuser_jax.records import Interaction, Item, Message, Persona
+from alignuser_jax.world import RecommendationSite
+from alignuser_jax.world.page import NONE
 
 MESSAGE_TOKENS = 5
 """What a chat template puts around a message, in tokens (ChatML and Llama 3: 5)."""
@@ -21,10 +23,12 @@ CountTokens = Callable[[str], int]
 
 @dataclass(frozen=True, slots=True)
 class AgentUser:
-    """Who acts: the persona and what the user rated before, oldest first."""
+    """Who acts: the persona, what the user rated before, oldest first, and what is recalled of
+    an item (`None`: nothing)."""
 
     persona: Persona
     history: tuple[Interaction, ...] = ()
+    recollection: Recollection | None = None
 
     @property
     def user_id(self) -> str:
@@ -42,15 +46,16 @@ def remembered(user: AgentUser, items: Mapping[str, Item]) -> EpisodicMemory:
 class SessionConfig:
     """How agents are asked.
 
-    `screening` asks which items to watch (without it all are watched); `persona` shows who the
-    user is (without it: the ablation); `history_items` past ratings are told at the start, and
-    after a restart `memory_items` of the session's besides. `max_clicks` per page,
-    `previous_page` and `max_actions` per session limit what is offered; `skip_forced` takes the
-    only action there is without asking. `reasoning_tokens` may precede an action and the
-    interview, `rate_reasoning_tokens` a rating. A page that would leave less than
-    `page_reserve_tokens` (beside the reasoning) of `context_tokens` starts a new conversation;
-    `None` means no limit. `fail_fast` ends a session at its first error of the model, otherwise
-    it goes on with a default.
+    `screening` asks which items to watch (without it all are watched); `persona` shows who
+    the user is (without it: the ablation); `history_items` past ratings are told at the
+    start, and after a restart `memory_items` of the session's besides; `recall` puts what
+    is recalled of an item before a screening and a rating (memory/recall.py; off as in the
+    paper). `max_clicks` per page, `previous_page` and `max_actions` per session limit what
+    is offered; `skip_forced` takes the only action there is without asking.
+    `reasoning_tokens` may precede an action and the interview, `rate_reasoning_tokens` a
+    rating. A page that would leave less than `page_reserve_tokens` (beside the reasoning)
+    of `context_tokens` starts a new conversation; `None` means no limit. `fail_fast` ends a
+    session at its first error of the model, otherwise it goes on with a default.
     """
 
     item_type: str = "movies"
@@ -58,6 +63,7 @@ class SessionConfig:
     persona: bool = True
     history_items: int = 20
     memory_items: int = 10
+    recall: bool = False
     max_clicks: int = 1
     previous_page: bool = True
     max_actions: int = 60
@@ -77,6 +83,38 @@ class SessionConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected 0 or more")
         if self.max_actions < 1:
             raise ValueError(f"max_actions is {self.max_actions}, expected 1 or more")
+
+
+def screen_recall(user: AgentUser, config: SessionConfig, slate: Sequence[str]) -> list[str]:
+    """What the user recalls of the items of a new page, a line each."""
+    if not config.recall or user.recollection is None:
+        return []
+    about = [user.recollection.about(item_id) for item_id in slate]
+    return [
+        prompts.screen_recall(f"ITEM_{n}", _told(recall.match), _told(recall.popularity))
+        for n, recall in enumerate(about, 1)
+    ]
+
+
+def rate_recall(
+    user: AgentUser,
+    config: SessionConfig,
+    target: str,
+    item_id: str,
+    world: RecommendationSite,
+) -> str:
+    """What the user recalls before rating an item; of others' ratings what the page shows."""
+    if not config.recall or user.recollection is None:
+        return ""
+    shown = world.rating_text(user.user_id, item_id)
+    others = str(mean_level(float(shown))) if shown[0].isdigit() else shown
+    similar = user.recollection.about(item_id).similar
+    own = None if similar is None else mean_level(similar)
+    return prompts.rate_recall(target, others, _told(own))
+
+
+def _told(level: int | None) -> str:
+    return NONE if level is None else str(level)
 
 
 class Conversation:
@@ -115,7 +153,7 @@ class Conversation:
 
     def _start(self, page_text: str, memory: EpisodicMemory) -> None:
         config = self._config
-        system = Message.of("system", prompts.system_prompt(config.item_type))
+        system = Message.of("system", prompts.system_prompt(config.item_type, config.recall))
         in_session = sum(rated.page > 0 for rated in memory.ratings)
         told = config.history_items + min(in_session, config.memory_items)
         while True:

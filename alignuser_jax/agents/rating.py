@@ -9,6 +9,7 @@ from alignuser_jax.agents.conversation import (
     Conversation,
     CountTokens,
     SessionConfig,
+    rate_recall,
     remembered,
 )
 from alignuser_jax.agents.session import rate_request
@@ -37,6 +38,7 @@ def rate_item(
     page = page_text(1, [world.item_line(user.user_id, 1, item.item_id)])
     talk = Conversation(user, config, count_tokens)
     talk.show_page(page, remembered(user, world.items))
-    asked = talk.ask(prompts.rate_turn("ITEM_1", talk.pending))
+    recalled = rate_recall(user, config, "ITEM_1", item.item_id, world)
+    asked = talk.ask(prompts.rate_turn("ITEM_1", talk.pending, recalled))
     key = stable_key(seed, user.user_id, item.item_id, "rate", index)
     return (yield rate_request(asked, item.item_id, config, key))

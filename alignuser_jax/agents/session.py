@@ -16,7 +16,9 @@ from alignuser_jax.agents.conversation import (
     Conversation,
     CountTokens,
     SessionConfig,
+    rate_recall,
     remembered,
+    screen_recall,
 )
 from alignuser_jax.language import prompts
 from alignuser_jax.language.parsing import REPROMPT, ReplyError, answer_text, parse_answer
@@ -166,7 +168,8 @@ class _Visit:
     def screen(self, slate: tuple[str, ...]):
         """The indices of the items to watch; none after a failure."""
         answer = prompts.screen_answer(len(slate))
-        asked = self.talk.ask(prompts.screen_turn(self.talk.pending))
+        recalled = screen_recall(self.user, self.config, slate)
+        asked = self.talk.ask(prompts.screen_turn(self.talk.pending, *recalled))
         choices, completion = yield from self.choose(self.request(asked, "screen", answer))
         if choices is None:
             self.talk.keep(asked, answer_text([1] * len(slate), answer))
@@ -183,10 +186,9 @@ class _Visit:
         return [index for index, choice in enumerate(choices) if choice == 0]
 
     def rate(self, position: int, item_id: str):
-        """Watching an item shows its line once more, just before it is rated."""
         target = f"ITEM_{position}"
-        line = self.world.item_line(self.user.user_id, position, item_id)
-        asked = self.talk.ask(prompts.rate_turn(target, prompts.turn(self.talk.pending, line)))
+        recalled = rate_recall(self.user, self.config, target, item_id, self.world)
+        asked = self.talk.ask(prompts.rate_turn(target, self.talk.pending, recalled))
         key = self.key("rate", position)
         choices, completion = yield from self.choose(
             rate_request(asked, item_id, self.config, key)

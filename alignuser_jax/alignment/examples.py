@@ -121,7 +121,7 @@ class WatchedWorld:
     """A site that keeps its transitions, the pages it needed filled in, in order."""
 
     def __init__(self, world: RecommendationSite):
-        self.world, self.items, self.item_line = world, world.items, world.item_line
+        self.world, self.items, self.rating_text = world, world.items, world.rating_text
         self.transitions: list[Transition] = []
         self.state: State | None = None
 

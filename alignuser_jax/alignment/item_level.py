@@ -110,6 +110,9 @@ def rating_steps(
                 mean_rating=view.mean_ratings.get(target.item_id)
                 if sites.config.show_mean_rating
                 else None,
+                recalled=user.recollection.about(target.item_id).similar
+                if user.recollection
+                else None,
             )
         )
     human = [call.choices[0] for call in calls]

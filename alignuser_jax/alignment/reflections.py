@@ -24,6 +24,7 @@ from alignuser_jax.language.prompts import (
     rating_reflection_messages,
     trajectory_reflection_messages,
 )
+from alignuser_jax.memory import mean_level
 from alignuser_jax.records import (
     Action,
     Interaction,
@@ -44,14 +45,15 @@ REFLECTION_TOKENS = 400
 @dataclass(frozen=True)
 class Evidence:
     """What a prompt shows a user about one item, and nothing else: the persona, the past
-    ratings that the prompt lists, the mean rating that the page shows (`None` if it does not).
-    """
+    ratings that the prompt lists, the mean rating that the page shows, and the user's own mean
+    of similar items that is recalled (each `None` if it is not there)."""
 
     item: Item
     items: Mapping[str, Item]
     persona: Persona | None
     history: tuple[Interaction, ...]
     mean_rating: float | None
+    recalled: float | None = None
 
     def similar(self) -> list[tuple[int, Interaction]]:
         """Past ratings that share genres with the item, most shared first, then latest."""
@@ -84,6 +86,12 @@ def rating_template(evidence: Evidence, alternative: Transition, key: int) -> st
     rng = np.random.Generator(np.random.Philox(key=key))
     similar = evidence.similar()
     why, numbers, values = [], [], []
+
+    def told(mean: float, digits: int) -> str:
+        """As the prompt tells it: as a level where it recalls."""
+        level = evidence.recalled is not None
+        return str(mean_level(mean)) if level else f"{mean:.{digits}f}"
+
     if similar:
         best = [past for _, past in similar[:6]]
         picked = sorted(rng.permutation(len(best))[:2].tolist())
@@ -91,14 +99,16 @@ def rating_template(evidence: Evidence, alternative: Transition, key: int) -> st
         cited = [f"{t}: {best[n].rating:g}" for t, n in zip(titles, picked, strict=True)]
         verb = ("I gave ", "Like this, ", "Close to this, ")[int(rng.integers(3))]
         why.append(verb + ", ".join(cited) + ".")
-        mean = float(np.mean([past.rating for _, past in similar]))
-        values.append(mean)
-        numbers.append(f"similar {mean:.1f}")
     else:
         why.append("Nothing like it in my history.")
+    if evidence.recalled is not None or similar:
+        own = evidence.recalled
+        own = float(np.mean([past.rating for _, past in similar])) if own is None else own
+        values.append(own)
+        numbers.append(f"similar items {told(own, 1)}")
     if evidence.mean_rating is not None:
         values.append(evidence.mean_rating)
-        numbers.append(f"others {evidence.mean_rating:.1f}")
+        numbers.append(f"others {told(evidence.mean_rating, 2)}")
     if evidence.persona is not None and evidence.persona.mean_rating is not None:
         values.append(evidence.persona.mean_rating)
         numbers.append(f"I usually {evidence.persona.mean_rating:.1f}")

@@ -38,7 +38,9 @@ class Sites:
 
 
 def agent_user(view: View, user_id: str, config: SessionConfig) -> AgentUser:
-    """The user as agents are given one; of the history only what a prompt can hold."""
+    """The user as agents are given one: of the history what a prompt can hold, and where the
+    configuration asks for recall, a recollection of all of it."""
     history = view.histories[user_id]
     told = history[max(len(history) - config.history_items, 0) :]
-    return AgentUser(view.personas[user_id], told)
+    recollection = view.recall.of_user(history) if config.recall else None
+    return AgentUser(view.personas[user_id], told, recollection)

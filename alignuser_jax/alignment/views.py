@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from alignuser_jax.datasets import Dataset, Log, item_statistics, profile_and_targets
+from alignuser_jax.memory import RecallIndex
 from alignuser_jax.personas import compute_personas
 from alignuser_jax.records import Interaction, Persona
 
@@ -20,12 +21,14 @@ PROFILE_SHARE = 0.75
 
 @dataclass(frozen=True)
 class View:
-    """Personas and histories by user id, mean ratings by item id (rated items only), all of
-    `profile`; the ratings to be explained or predicted are `targets`."""
+    """Personas and histories by user id, mean ratings by item id (rated items only) and what
+    users can recall, all of `profile`; the ratings to be explained or predicted are `targets`.
+    """
 
     personas: Mapping[str, Persona]
     histories: Mapping[str, tuple[Interaction, ...]]
     mean_ratings: Mapping[str, float]
+    recall: RecallIndex
     profile: Log
     targets: Log
 
@@ -53,13 +56,14 @@ test_view.__test__ = False  # a library function, whatever pytest makes of its n
 
 def _view(dataset: Dataset, profile: Log, targets: Log) -> View:
     means, counts = item_statistics(profile)
+    rated = np.flatnonzero(counts).tolist()
     return View(
         personas=compute_personas(dataset, profile),
         histories={user: dataset.history(profile, user) for user in dataset.user_ids},
-        mean_ratings={
-            dataset.item_ids[code]: float(means[code])
-            for code in np.flatnonzero(counts).tolist()
-        },
+        mean_ratings={dataset.item_ids[code]: float(means[code]) for code in rated},
+        recall=RecallIndex(
+            dataset.items, {dataset.item_ids[code]: int(counts[code]) for code in rated}
+        ),
         profile=profile,
         targets=targets,
     )

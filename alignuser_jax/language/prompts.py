@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from alignuser_jax.records import RATINGS, Action, Message, Persona, Span
 from alignuser_jax.world.page import one_line
 
-PROMPT_LAYOUT_VERSION = 2
+PROMPT_LAYOUT_VERSION = 3
 PLATFORM = "a recommendation site for {item_type}"
 
 Answer = tuple[tuple[str, ...], ...]
@@ -41,10 +41,17 @@ SYSTEM = (
     "do not leave without a reason; then BEST-ACTION: one of the listed actions.",
     "Interview: RATING: 1 to 10.",
 )
+RECALL = (
+    "Before a choice you recall, from 0 to 9, how well an item's genres match your past and "
+    "how popular it is; before a rating, from 0 (2.5 stars or less) to 9 (4.3 or more), what "
+    "others gave it and what you gave items like it."
+)
 SIMULATE = (
     "You simulate {platform}. Given a state and an action, write the state that follows: "
     "change only what the action changes and invent nothing."
 )
+MATCH, POPULARITY = ": match ", ", popularity "
+OTHERS, SIMILAR = ": others ", ", similar items "
 SCREEN = "Screen."
 RATE = "Rate "
 ACTIONS = "Actions: "
@@ -81,9 +88,11 @@ GENRES = "Favourite genres: "
 HISTORY = "Past ratings:"
 
 
-def system_prompt(item_type: str = "movies") -> str:
-    """Platform, task and reply formats: the same for all users."""
-    return "\n".join(SYSTEM).format(platform=PLATFORM.format(item_type=item_type))
+def system_prompt(item_type: str = "movies", recall: bool = False) -> str:
+    """Platform, task and reply formats: the same for all users. `recall` explains the lines of
+    `screen_recall` and `rate_recall`."""
+    lines = "\n".join((*SYSTEM, RECALL) if recall else SYSTEM)
+    return lines.format(platform=PLATFORM.format(item_type=item_type))
 
 
 def persona_block(persona: Persona | None, item_type: str = "movies") -> str:
@@ -130,9 +139,20 @@ def turn(*parts: str) -> str:
 # --- the calls of a session: (what is asked, what may be answered) ------------------------
 
 
-def screen_turn(page_text: str) -> str:
-    """A new page and the question which of its items to watch."""
-    return turn(page_text, SCREEN)
+def screen_recall(target: str, match: str, popularity: str) -> str:
+    """One line per item before a screening; the levels of `Recall`, one digit each, so that
+    they stand at fixed distances from the answers."""
+    return f"{target}{MATCH}{match}{POPULARITY}{popularity}"
+
+
+def rate_recall(target: str, others: str, similar: str) -> str:
+    """One line before a rating; levels too, or a word where there is nothing to tell."""
+    return f"{target}{OTHERS}{others}{SIMILAR}{similar}"
+
+
+def screen_turn(page_text: str, *recalled: str) -> str:
+    """A new page, what is recalled of its items, and the question which of them to watch."""
+    return turn(page_text, *recalled, SCREEN)
 
 
 def screen_answer(slate_size: int) -> Answer:
@@ -141,10 +161,10 @@ def screen_answer(slate_size: int) -> Answer:
     return tuple((item + WATCH, item + SKIP) for item in ids)
 
 
-def rate_turn(target: str, feedback: str = "") -> str:
+def rate_turn(target: str, feedback: str = "", recalled: str = "") -> str:
     """`target` is the page-local id, `feedback` the echo of what was done before (or the page
-    itself, where it is new)."""
-    return turn(feedback, f"{RATE}{target}.")
+    itself, where it is new), `recalled` a `rate_recall` line."""
+    return turn(feedback, recalled, f"{RATE}{target}.")
 
 
 def rate_answer() -> Answer:
@@ -298,8 +318,9 @@ def _fixed_phrases() -> tuple[str, ...]:
     """Every fixed stretch of the prompts above, cut where something is filled in."""
     templates = [
         *SYSTEM,
-        SIMULATE,
+        *(RECALL, SIMULATE),
         *(*PICKINESS, *ENGAGEMENT, *CONFORMITY, *VARIETY),
+        *(MATCH, POPULARITY, OTHERS, SIMILAR),
         *(PLATFORM, SCREEN, RATE, ACTIONS, INTERVIEW, OCCUPATION, AGE),
         *(MEAN_RATING, RATING_SHARES, GENRES, HISTORY, NEXT_STATE, ACTION, BEST_ACTION),
         *(RATING, WATCH, SKIP, "You rated ", *(f"{tag}: " for tag in TRAJECTORY_TAGS), WHY),

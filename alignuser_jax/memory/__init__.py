@@ -1,5 +1,6 @@
 """What a user remembers, as immutable values; no jax."""
 
 from alignuser_jax.memory.episodic import EpisodicMemory
+from alignuser_jax.memory.recall import Recall, RecallIndex, Recollection, mean_level
 
-__all__ = ["EpisodicMemory"]
+__all__ = ["EpisodicMemory", "Recall", "RecallIndex", "Recollection", "mean_level"]

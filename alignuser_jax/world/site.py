@@ -105,7 +105,7 @@ class RecommendationSite:
         if action.kind == "click":
             return self._show(replace(state, kind="detail", detail=item_id, feedback=""))
         rated = Interaction(item_id, float(action.value))
-        echo = f"You rated {pages.title_of(self.items[item_id])}: {action.value}/5"
+        echo = f"You rated {action.target}: {action.value}/5"
         return self._show(replace(state, session=(*state.session, rated), feedback=echo))
 
     def resolve(self, state: State, answer: Slate | str) -> State:

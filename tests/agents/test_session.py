@@ -16,6 +16,7 @@ from alignuser_jax.agents import (
 from alignuser_jax.agents.conversation import MESSAGE_TOKENS
 from alignuser_jax.language import prompts
 from alignuser_jax.language.parsing import REPROMPT
+from alignuser_jax.memory import RecallIndex
 from alignuser_jax.records import (
     Completion,
     Interaction,
@@ -155,10 +156,9 @@ def test_a_conversation_only_grows_and_keeps_no_reasoning():
     assert text[1].startswith("Occupation: Unknown") and "Film 30" in text[1]
     assert "PAGE 1\n[ITEM_1] <- Film 0" in text[1] and text[1].endswith(prompts.SCREEN)
     assert text[2] == "ITEM_1 [WATCH]\nITEM_2 [SKIP]\nITEM_3 [WATCH]"
-    assert text[3].startswith("[ITEM_1] <- Film 0 -> ") and text[3].endswith("\nRate ITEM_1.")
-    assert text[5].startswith("You rated Film 0: 4/5\n[ITEM_3] <- Film 2 -> ")
-    assert text[5].endswith("\nRate ITEM_3.")
-    assert text[7].startswith("You rated Film 2: 4/5\nActions: [NEXT_PAGE]")
+    assert text[3] == "Rate ITEM_1."
+    assert text[5] == "You rated ITEM_1: 4/5\nRate ITEM_3."
+    assert text[7].startswith("You rated ITEM_3: 4/5\nActions: [NEXT_PAGE]")
     assert text[9].startswith("PAGE 2\n")
     assert text[-2].startswith(SESSION_ENDED)
 
@@ -168,7 +168,7 @@ def test_the_only_action_is_taken_without_a_call_and_its_feedback_is_not_lost():
     assert [r.purpose for r in requests].count("act") == 0
     assert [e.text for e in outcome.events if e.kind == "act"] == ["[NEXT_PAGE]"] * 2
     screens = [r for r in requests if r.purpose == "screen"]
-    assert screens[1].messages[-1].content.startswith("You rated Film 2: 4/5\nPAGE 2\n")
+    assert screens[1].messages[-1].content.startswith("You rated ITEM_3: 4/5\nPAGE 2\n")
     asked, _ = visit(previous_page=False, max_clicks=0, skip_forced=False)
     assert [r.purpose for r in asked].count("act") == 2
 
@@ -510,3 +510,25 @@ def test_sessions_killed_anywhere_or_shuffled_give_the_same_table(tmp_path):
         resumed, _, recovered = simulate(folder, order=1 - 2 * (number % 2))
         assert resumed == expected
         assert recovered > 0 or cut < 2000
+
+
+def test_recall_stands_before_a_screening_and_a_rating():
+    index = RecallIndex(ITEMS, {"i0": 3, "i1": 9})
+    user = replace(USER, recollection=index.of_user(HISTORY))
+    requests, outcome = visit(user=user, recall=True)
+    text = [message.content for message in outcome.extra["messages"]]
+    assert text[0].endswith(prompts.RECALL)
+    levels = [("9", "9"), ("9", "9"), ("9", "0")]  # all of one genre; i0 and i1 were rated
+    lines = [f"ITEM_{n}: match {m}, popularity {p}" for n, (m, p) in enumerate(levels, 1)]
+    assert text[1].endswith("\n".join([" ->", *lines, prompts.SCREEN]))
+    assert text[3] == "ITEM_1: others none, similar items 5\nRate ITEM_1."  # (5 + 2) / 2
+    everything, _ = visit(user=user, recall=True, screening=False)
+    asked = [r.messages[-1].content for r in everything if r.subject == "i1"]
+    assert asked[0].endswith("ITEM_2: others 7, similar items 5\nRate ITEM_2.")
+    hidden, _ = visit(
+        user=user, recall=True, screening=False, world=site(show_mean_rating=False)
+    )
+    asked = [r.messages[-1].content for r in hidden if r.subject == "i1"]
+    assert asked[0].endswith("ITEM_2: others hidden, similar items 5\nRate ITEM_2.")
+    without, _ = visit(user=user)
+    assert not any(", popularity " in m.content for r in without for m in r.messages)

@@ -48,11 +48,21 @@ def test_system_prompt_explains_every_answer():
     assert "{" not in text
 
 
+def test_recall_is_explained_where_it_is_used():
+    assert prompts.system_prompt(recall=True) == f"{prompts.system_prompt()}\n{prompts.RECALL}"
+
+
 def test_turns():
     actions = [Action("next_page"), Action("click", "ITEM_2")]
     assert prompts.screen_turn("PAGE 1") == "PAGE 1\nScreen."
     assert prompts.rate_turn("ITEM_2") == "Rate ITEM_2."
     assert prompts.rate_turn("ITEM_2", "You rated X: 4/5") == "You rated X: 4/5\nRate ITEM_2."
+    recalled = prompts.rate_recall("ITEM_2", "hidden", "5")
+    assert recalled == "ITEM_2: others hidden, similar items 5"
+    assert prompts.rate_turn("ITEM_2", "f", recalled) == f"f\n{recalled}\nRate ITEM_2."
+    lines = [prompts.screen_recall("ITEM_1", "3", "9")]
+    assert lines == ["ITEM_1: match 3, popularity 9"]
+    assert prompts.screen_turn("PAGE 1", *lines) == "\n".join(["PAGE 1", *lines, "Screen."])
     assert prompts.act_turn(actions, "f") == "f\nActions: [NEXT_PAGE] [CLICK_ITEM:ITEM_2]"
     assert prompts.interview_turn("SESSION ENDED").startswith("SESSION ENDED\nInterview: ")
     assert prompts.turn("a", "", "b") == "a\nb"

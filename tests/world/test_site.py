@@ -110,7 +110,7 @@ def test_a_click_shows_details(make_site, first):
 def test_a_rating_is_echoed_once(make_site, first):
     states = walk(make_site(), first, [Action("rate", "ITEM_2", 4), Action("click", "ITEM_1")])
     rated = states[1]
-    assert rated.feedback == "You rated a - b - c: 4/5"
+    assert rated.feedback == "You rated ITEM_2: 4/5"
     assert rated.text == f"{states[0].text}\n{rated.feedback}"
     assert rated.session == (Interaction("1", 4.0),)
     assert states[2].feedback == "" and "You rated" not in states[2].text
