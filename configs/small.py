@@ -47,7 +47,7 @@ experiment = Experiment(
     ),
     vocabulary=3072,
     pretrain=TrainConfig(
-        steps=1200,
+        steps=2000,
         trainable="full",
         batch_size=8,
         seq_len=SEQUENCE,
@@ -59,7 +59,7 @@ experiment = Experiment(
         b2=0.98,
         remat="full",
         save_every=100,
-        eval_every=300,
+        eval_every=400,
         eval_batches=16,
     ),
     pretrain_shards=BuildConfig(

@@ -73,6 +73,7 @@ def main(argv: list[str]) -> None:
     parts.append(
         tables.comparison_table(comparisons[first], lift, {n: comparisons[n] for n in others})
     )
+    parts.append(tables.VERDICTS_BY_HOLM)
     for name, m in metrics.items():
         parts += [f"Means per arm, {name}", tables.arms_table(m), tables.not_validated_table(m)]
     if dataset is not None and FLAGS.recommenders:

@@ -2,14 +2,20 @@
 
     alignuser evaluate --config=configs/small.py --dataset=runs/ml-1m/data --run=runs/ml-1m \
         --what=ratings,preference,next_state
+    alignuser evaluate ... --what=ratings --reasoning_samples=8 --out=runs/ml-1m/ablation \
+        --adapters=imitation@0=FOLDER,imitation@1=FOLDER,reflection@0=FOLDER,...
 
-Baselines fitted on the same data stand in the same tables. Exits 1 where the acceptance of the
-rating test fails (below user mean and item mean with intervals that exclude 0; no leak).
+Baselines fitted on the same data stand in the same tables; policies NAME@SEED are also
+averaged over their seeds and held against the first name. Exits 1 where the acceptance of the
+rating test fails for the first policy (below user mean and item mean with intervals that
+exclude 0; no leak).
 """
 
 import itertools
 import sys
+from collections import defaultdict
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +27,12 @@ from alignuser_jax.datasets import load_dataset
 from alignuser_jax.evaluation import next_state, policy, tables
 from alignuser_jax.evaluation.preference import preference_cases, score_preferences
 from alignuser_jax.evaluation.rating_baselines import BASELINES
-from alignuser_jax.evaluation.ratings import acceptance, held_out_ratings, score_ratings
+from alignuser_jax.evaluation.ratings import (
+    acceptance,
+    held_out_ratings,
+    score_over_seeds,
+    score_ratings,
+)
 from alignuser_jax.experiment import load_experiment
 from alignuser_jax.programs import run as run_program
 from alignuser_jax.recommenders import ALS, Popularity
@@ -34,7 +45,8 @@ flags.DEFINE_string("config", None, "The experiment.", required=True)
 flags.DEFINE_string("dataset", None, "Folder of an imported dataset.", required=True)
 flags.DEFINE_string("run", None, "Run folder with the trained policy.", required=True)
 flags.DEFINE_list("what", list(WHAT), f"Some of {', '.join(WHAT)}.")
-flags.DEFINE_string("adapter", None, "Another adapter's folder; '' for the first stage alone.")
+flags.DEFINE_list("adapters", [], "NAME=FOLDER of other policies; NAME= is the first stage.")
+flags.DEFINE_string("out", None, "Folder of the tables (default: the run's).")
 flags.DEFINE_integer("agents", 1000, "Users of the rating and preference tests, at most.")
 flags.DEFINE_integer("cap", 20, "Ratings per user, at most.")
 flags.DEFINE_integer("reasoning_samples", 0, "Also rate after reasoning, this many samples.")
@@ -44,31 +56,40 @@ flags.DEFINE_integer("seed", 0, "Seed of draws and bootstraps.")
 flags.DEFINE_multi_string("set", [], "Override a setting: section.field=value.")
 
 
-def ratings(experiment, dataset, users, engine, tokenizer) -> tuple[str, list[str]]:
+def ratings(experiment, dataset, users, engines, tokenizer) -> tuple[str, list[str]]:
     view = test_view(dataset)
     truth = held_out_ratings(dataset.log, users, cap=FLAGS.cap)
     points = {
         name: fit(view.profile)(truth.user, truth.item) for name, fit in BASELINES.items()
     }
-    ways = {"agents": (experiment.session, 1)}
+    ways = {"": (experiment.session, 1)}
     if FLAGS.reasoning_samples:
         thinking = replace(experiment.session, rate_reasoning_tokens=FLAGS.reasoning_tokens)
-        ways["agents, after reasoning"] = (thinking, FLAGS.reasoning_samples)
-    distributions = {}
-    for name, (session, samples) in ways.items():
-        asked = policy.rating_requests(
-            dataset, view, truth, experiment.site, session, tokenizer.count,
-            seed=FLAGS.seed, samples=samples,
-        )  # fmt: skip
-        done = policy.ask(engine, list(asked), name, print)
-        distributions[name] = policy.rating_distributions(done)
+        ways[", after reasoning"] = (thinking, FLAGS.reasoning_samples)
+    distributions, groups = {}, defaultdict(list)
+    for name, make in engines.items():
+        engine = make()
+        for way, (session, samples) in ways.items():
+            asked = policy.rating_requests(
+                dataset, view, truth, experiment.site, session, tokenizer.count,
+                seed=FLAGS.seed, samples=samples,
+            )  # fmt: skip
+            done = policy.ask(engine, list(asked), name + way, print)
+            distributions[name + way] = policy.rating_distributions(done)
+            groups[name.partition("@")[0] + way].append(distributions[name + way])
     scores = score_ratings(truth, points, distributions, seed=FLAGS.seed)
-    failures = acceptance(next(s for s in scores if s.name == "agents"))
+    failures = acceptance(next(s for s in scores if s.name == next(iter(engines))))
     title = f"Ratings: {len(truth)} test interactions of {len(np.unique(truth.user))} users"
-    return f"{title}\n\n{tables.ratings_table(scores)}", failures
+    parts = [title, tables.ratings_table(scores)]
+    if len(groups) < len(distributions):
+        over_seeds = score_over_seeds(truth, groups, seed=FLAGS.seed)
+        parts += ["Mean over seeds", tables.seeds_table(over_seeds)]
+    return "\n\n".join(parts), failures
 
 
-def preference(experiment, dataset, users, engine, tokenizer) -> tuple[str, list[str]]:
+def preference(experiment, dataset, users, engines, tokenizer) -> tuple[str, list[str]]:
+    name, engine = next(iter(engines.items()))
+    engine = engine()
     view = simulation_view(dataset)
     als = ALS().fit(dataset, view.profile)
     count = Popularity().fit(dataset, view.profile)
@@ -94,12 +115,13 @@ def preference(experiment, dataset, users, engine, tokenizer) -> tuple[str, list
             score_preferences(count.name, cases, [popularity[c.items] for c in cases],
                               probabilities=False),
             score_preferences("als", cases, by_als, probabilities=False),
-            score_preferences("agents", cases, watch),
+            score_preferences(name, cases, watch),
         ]  # fmt: skip
     return f"Preference 1:1, {len(cases)} users\n\n{tables.preference_table(groups)}", []
 
 
-def next_states(experiment, run, engine) -> tuple[str, list[str]]:
+def next_states(experiment, run, engines) -> tuple[str, list[str]]:
+    engine = next(iter(engines.values()))()
     folder = run / "shards" / "align" / "validation"
     examples = (e for e in read_examples(folder) if e.task == "world_model")
     examples = list(itertools.islice(examples, FLAGS.next_states))
@@ -122,15 +144,26 @@ def main(argv: list[str]) -> None:
     experiment = load_experiment(FLAGS.config, FLAGS.set)
     dataset = load_dataset(FLAGS.dataset)
     run = pipeline.open_run(experiment, dataset, FLAGS.run)
-    decoder, tokenizer, _ = pipeline.load_policy(experiment, run, FLAGS.adapter)
-    engine = pipeline.make_engine(experiment, decoder, tokenizer)
+    adapters = {"agents": None}
+    if FLAGS.adapters:
+        pairs = [text.partition("=") for text in FLAGS.adapters]
+        adapters = {name: folder for name, equals, folder in pairs if name and equals}
+        if len(adapters) < len(pairs):
+            raise app.UsageError(f"--adapters={FLAGS.adapters}: expected different NAME=FOLDER")
+    tokenizer = pipeline.tokenizer_of(experiment, dataset, run)
+
+    def engine_of(adapter):
+        decoder, *_ = pipeline.load_policy(experiment, run, adapter)
+        return pipeline.make_engine(experiment, decoder, tokenizer)
+
+    engines = {name: partial(engine_of, adapter) for name, adapter in adapters.items()}
     agents = policy_and_agent_users(dataset, experiment.agents, experiment.seed)[1]
     codes = {user: code for code, user in enumerate(dataset.user_ids)}
     users = np.array([codes[user] for user in agents[: FLAGS.agents]])
     everything = {
-        "ratings": lambda: ratings(experiment, dataset, users, engine, tokenizer),
-        "preference": lambda: preference(experiment, dataset, users, engine, tokenizer),
-        "next_state": lambda: next_states(experiment, run, engine),
+        "ratings": lambda: ratings(experiment, dataset, users, engines, tokenizer),
+        "preference": lambda: preference(experiment, dataset, users, engines, tokenizer),
+        "next_state": lambda: next_states(experiment, run, engines),
     }
     parts, failures = [experiment.note], []
     for name in FLAGS.what:
@@ -138,11 +171,13 @@ def main(argv: list[str]) -> None:
         parts.append(text)
         failures += failed
         print(f"\n{text}\n", flush=True)
-    Path(run / "evaluation.md").write_text("\n\n".join(parts) + "\n")
+    out = Path(FLAGS.out or run)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "evaluation.md").write_text("\n\n".join(parts) + "\n")
     if failures:
         print("\n".join(["NOT ACCEPTED:", *failures]))
         sys.exit(1)
-    print(f"accepted; tables: {run}/evaluation.md")
+    print(f"accepted; tables: {out}/evaluation.md")
 
 
 if __name__ == "__main__":

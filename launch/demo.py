@@ -81,6 +81,7 @@ def main(argv: list[str]) -> None:
                 tables.comparison_table(comparisons, lift),
                 "A/A test: the same recommender, other randomness",
                 tables.comparison_table(again),
+                tables.VERDICTS_BY_HOLM,
                 "Means per arm",
                 tables.arms_table(metrics),
                 tables.not_validated_table(metrics),

@@ -27,6 +27,7 @@ flags.DEFINE_enum("stage", "align", ["pretrain", "align"], "What is trained.")
 flags.DEFINE_string("shards", None, "Other shards than the stage's in the run.")
 flags.DEFINE_string("out", None, "Folder of the result; default: the stage's in the run.")
 flags.DEFINE_integer("steps", None, "Optimizer steps (with --out).")
+flags.DEFINE_bool("packing", None, "Several examples in a row (with --out).")
 flags.DEFINE_integer("seed", None, "Names data order and dropout (with --out).")
 flags.DEFINE_list("mix", None, "Row shares, e.g. world_model=1,imitation=1 (with --out).")
 flags.DEFINE_list("task_weights", None, "The lambdas, e.g. reflection=0.5 (with --out).")
@@ -36,7 +37,8 @@ flags.DEFINE_multi_string("set", [], "Override a setting: section.field=value.")
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}")
-    changes = {n: FLAGS[n].value for n in ("steps", "seed") if FLAGS[n].value is not None}
+    plain = ("steps", "seed", "packing")
+    changes = {name: FLAGS[name].value for name in plain if FLAGS[name].value is not None}
     for flag, kind in (("mix", int), ("task_weights", float)):
         if FLAGS[flag].value is not None:
             changes[flag] = numbers(flag, kind)

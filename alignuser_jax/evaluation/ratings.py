@@ -7,7 +7,7 @@ stands by itself.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -116,6 +116,66 @@ def score_ratings(
                 nll,
                 variation,
                 gain,
+            )
+        )
+    return scores
+
+
+@dataclass(frozen=True)
+class SeedScores:
+    """Several policies that differ in their seed only. The error of a rating is its mean over
+    the seeds; `lowest` and `highest` are the RMSEs of single seeds; `gain` and `nll_gain` are
+    paired intervals of the difference to the first group (`None` for itself)."""
+
+    name: str
+    seeds: int
+    rmse: Interval
+    lowest: float
+    highest: float
+    nll: Interval
+    gain: Interval | None
+    nll_gain: Interval | None
+
+
+def score_over_seeds(
+    truth: Log,
+    groups: Mapping[str, Sequence[np.ndarray]],
+    *,
+    seed: int = 0,
+    resamples: int = 2000,
+) -> list[SeedScores]:
+    """`groups`: name -> one distribution array [n, 5] per seed. Intervals resample users; they
+    hold no uncertainty of training beyond the seeds that were averaged."""
+    _, user = np.unique(truth.user, return_inverse=True)
+    n_users, actual = user.max() + 1, truth.rating.astype(np.float64)
+    stars, counts = np.array(RATINGS, float), _per_user(np.ones(len(truth)), user, n_users)
+    options = {"seed": seed, "resamples": resamples}
+    scores: list[SeedScores] = []
+    first: tuple[np.ndarray, np.ndarray] | None = None
+    for name, distributions in groups.items():
+        squared = np.stack([(p @ stars - actual) ** 2 for p in distributions])
+        taken = np.stack([p[np.arange(len(p)), actual.astype(int) - 1] for p in distributions])
+        error = _per_user(squared.mean(0), user, n_users)
+        nll = _per_user(-np.log(np.maximum(taken, 1e-12)).mean(0), user, n_users)
+        single = np.sqrt(squared.mean(1))
+        gain = nll_gain = None
+        if first is None:
+            first = error, nll
+        else:
+            gain = ratio_interval(
+                error, counts, transform=np.sqrt, minus=(first[0], counts), **options
+            )
+            nll_gain = ratio_interval(nll, counts, minus=(first[1], counts), **options)
+        scores.append(
+            SeedScores(
+                name,
+                len(distributions),
+                ratio_interval(error, counts, transform=np.sqrt, **options),
+                float(single.min()),
+                float(single.max()),
+                ratio_interval(nll, counts, **options),
+                gain,
+                nll_gain,
             )
         )
     return scores

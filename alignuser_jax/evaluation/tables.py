@@ -17,8 +17,13 @@ from alignuser_jax.evaluation.comparison import (
     across_exposures,
 )
 from alignuser_jax.evaluation.preference import PreferenceScores
-from alignuser_jax.evaluation.ratings import RatingScores
+from alignuser_jax.evaluation.ratings import RatingScores, SeedScores
 from alignuser_jax.evaluation.statistics import Interval
+
+VERDICTS_BY_HOLM = (
+    "Intervals are per metric; a verdict is Holm's over the whole table, so an interval may "
+    'exclude 0 where the verdict is "cannot tell".'
+)
 
 
 def table(rows: Sequence[Sequence[object]], headers: Sequence[str]) -> str:
@@ -104,6 +109,24 @@ def ratings_table(scores: Sequence[RatingScores]) -> str:
     ]
     headers = ["predictor", "RMSE expected", "MAE", "RMSE argmax", "RMSE sample", "NLL", "TV"]
     return table(rows, [*headers, *(f"RMSE - {a}" for a in against)])
+
+
+def seeds_table(scores: Sequence[SeedScores]) -> str:
+    first = scores[0].name
+    rows = [
+        [
+            s.name,
+            str(s.seeds),
+            interval(s.rmse),
+            f"{s.lowest:.3f} to {s.highest:.3f}",
+            interval(s.gain, sign="+") if s.gain else "",
+            interval(s.nll),
+            interval(s.nll_gain, sign="+") if s.nll_gain else "",
+        ]
+        for s in scores
+    ]
+    headers = ["policy", "seeds", "RMSE expected", "single seeds", f"RMSE - {first}", "NLL"]
+    return table(rows, [*headers, f"NLL - {first}"])
 
 
 def preference_table(groups: Mapping[str, Sequence[PreferenceScores]]) -> str:

@@ -3,7 +3,13 @@ import pytest
 
 from alignuser_jax.datasets import Log, movielens
 from alignuser_jax.evaluation import rating_baselines
-from alignuser_jax.evaluation.ratings import acceptance, held_out_ratings, score_ratings
+from alignuser_jax.evaluation.ratings import (
+    acceptance,
+    held_out_ratings,
+    score_over_seeds,
+    score_ratings,
+)
+from alignuser_jax.evaluation.tables import seeds_table
 from alignuser_jax.records import stable_key
 
 
@@ -125,3 +131,27 @@ def test_evidence_is_reproduced_on_movielens(ml1m):
 
 def test_the_keys_of_draws_are_stable():
     assert stable_key("bootstrap", "paired", 0, 10) == stable_key("bootstrap", "paired", 0, 10)
+
+
+def test_seeds_are_averaged_and_held_against_the_first_group():
+    rng = np.random.default_rng(0)
+    user, star = np.repeat(np.arange(30), 8), rng.integers(1, 6, 240)
+    truth = make_log(user, np.tile(np.arange(8), 30), star)
+
+    def told(share):
+        """Distributions with `share` of the probability on the true rating."""
+        p = np.full((len(star), 5), (1 - share) / 4)
+        p[np.arange(len(star)), star - 1] = share
+        return p
+
+    groups = {"blind": [told(0.2)], "good": [told(0.5), told(0.6)], "same": [told(0.2)] * 2}
+    blind, good, same = score_over_seeds(truth, groups)
+    assert (blind.seeds, good.seeds, blind.gain) == (1, 2, None)
+    single = [score_ratings(truth, {}, {"x": p})[0] for p in groups["good"]]
+    squares = [s.rmse.value**2 for s in single]
+    assert good.rmse.value == pytest.approx(np.sqrt(np.mean(squares)))
+    assert (good.lowest, good.highest) == pytest.approx((squares[1] ** 0.5, squares[0] ** 0.5))
+    assert good.nll.value == pytest.approx(-np.log([0.5, 0.6]).mean())
+    assert good.gain.high < 0 and good.nll_gain.high < 0
+    assert same.gain.value == same.nll_gain.value == 0
+    assert seeds_table([blind, good]).count("\n") == 3
