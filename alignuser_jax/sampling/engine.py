@@ -20,17 +20,20 @@ import numpy as np
 from alignuser_jax.model import Decoder, init_cache
 from alignuser_jax.records import Completion, Request, Ticket, Usage
 from alignuser_jax.sampling.automaton import ACCEPT, Automaton
+from alignuser_jax.sampling.pack import pack_prompts, pack_replies, pack_suffixes
 from alignuser_jax.sampling.prepare import Preparation, Row
-from alignuser_jax.sampling.programs import Decoded, Programs, Rows, Tables, Vocabulary
+from alignuser_jax.sampling.programs import Decoded, Programs, Tables, Vocabulary
 from alignuser_jax.sampling.residents import Residents
-from alignuser_jax.sampling.sample import draw_alternative, key_words, uniform
+from alignuser_jax.sampling.sample import draw_alternative, uniform
 from alignuser_jax.sampling.scripted import with_samples
 
 
 @dataclass(frozen=True)
 class EngineConfig:
     """The geometry: results are bitwise the same only under the same one (it belongs into a
-    run's manifest). `states` and `edges` bound an answer's automaton, `reply` its tokens."""
+    run's manifest). `states` and `edges` bound an answer's automaton, `reply` its tokens.
+    `group` rows are computed at a time: more for a device that is not full with `group` chunks
+    of prefill, fewer waste less where few rows have work."""
 
     slots: int = 64
     context: int = 1024
@@ -38,6 +41,7 @@ class EngineConfig:
     reply: int = 512
     states: int = 256
     edges: int = 32
+    group: int = 8
 
     def __post_init__(self):
         if min(asdict(self).values()) < 1:
@@ -163,36 +167,16 @@ class Engine:
     def _prefill(self, rows: dict[int, Row], reused: dict[int, int]) -> None:
         """Brings the whole prompt of every row into its slot."""
         started = time.perf_counter()
-        slots, chunk, context = self.config.slots, self.config.chunk, self.config.context
-        tokens = np.zeros((slots, context), np.int32)
-        start, end = np.zeros(slots, np.int32), np.zeros(slots, np.int32)
-        lora_scale = self._lora_scale(rows)
         for slot, row in rows.items():
-            tokens[slot, : len(row.tokens)] = row.tokens
-            start[slot], end[slot] = reused[slot], len(row.tokens)
             self._residents.hold(slot, row.prefixes)
-        while (start < end).any():
-            at = start[:, None] + np.arange(chunk, dtype=np.int32)
-            valid = at < end[:, None]
-            block = np.take_along_axis(tokens, np.minimum(at, context - 1), axis=1)
-            at_start = np.where(valid[:, 0], start, 0).astype(np.int32)
-            self._run_prefill(np.where(valid, block, 0), at_start, valid, lora_scale)
-            start = np.minimum(start + chunk, end)
+        sizes = {"chunk": self.config.chunk, "group": self.config.group}
+        for chunks, groups in pack_prompts(rows, reused, **sizes):
+            self._cache, self._last = self._programs.prefill(
+                self._programs.leaves, self._cache, self._last, chunks, groups
+            )
+            self.stats["prefill_groups"] += int(groups)
         self._last.block_until_ready()
         self.stats["prefill_seconds"] += time.perf_counter() - started
-
-    def _lora_scale(self, rows: dict[int, Row]) -> np.ndarray:
-        scale = np.zeros(self.config.slots, np.float32)
-        for slot, row in rows.items():
-            scale[slot] = row.lora_scale
-        return scale
-
-    def _run_prefill(self, tokens, start, valid, lora_scale) -> jax.Array:
-        self._cache, hidden, self._last = self._programs.prefill(
-            self._programs.leaves, self._cache, self._last, tokens, start, valid, lora_scale
-        )
-        self.stats["prefill_calls"] += 1
-        return hidden
 
     # --- closed sets --------------------------------------------------------------------
 
@@ -210,7 +194,11 @@ class Engine:
         totals = {s: logprobs[s, : len(row.closed.suffixes)].copy() for s, row in rows.items()}
         longer = {s: row for s, row in rows.items() if not row.closed.single}
         for number in range(max((len(r.closed.suffixes) for r in longer.values()), default=0)):
-            self._score_suffix(longer, number, totals)
+            for slots, group in pack_suffixes(longer, number, group=config.group):
+                self._cache, found = programs.suffix(programs.leaves, self._cache, group)
+                found = np.asarray(found, np.float64)
+                for slot, count, values in zip(slots, group.count, found, strict=False):
+                    totals[slot][number] += values[:count].sum()
         results = {}
         for slot, row in rows.items():
             p = np.exp(totals[slot] - totals[slot].max())
@@ -225,31 +213,6 @@ class Engine:
         self.stats["score_seconds"] += time.perf_counter() - started
         return results
 
-    def _score_suffix(self, rows: dict[int, Row], number: int, totals: dict) -> None:
-        """Adds to `totals[slot][number]` what follows the first token of alternative
-        `number`."""
-        slots, chunk = self.config.slots, self.config.chunk
-        suffixes = {
-            slot: row.closed.suffixes[number]
-            for slot, row in rows.items()
-            if number < len(row.closed.suffixes)
-        }
-        for offset in range(0, max((len(s) - 1 for s in suffixes.values()), default=0), chunk):
-            tokens, targets = np.zeros((2, slots, chunk), np.int32)
-            start, valid = np.zeros(slots, np.int32), np.zeros((slots, chunk), bool)
-            for slot, suffix in suffixes.items():
-                given = suffix[offset:-1][:chunk]
-                tokens[slot, : len(given)] = given
-                targets[slot, : len(given)] = suffix[offset + 1 :][:chunk]
-                valid[slot, : len(given)] = True
-                start[slot] = len(rows[slot].tokens) + offset if given else 0
-            hidden = self._run_prefill(tokens, start, valid, self._lora_scale(rows))
-            steps = np.int32(valid.sum(axis=1).max())
-            found = self._programs.sequence(self._programs.leaves, hidden, targets, steps)
-            added = np.where(valid, np.asarray(found, np.float64), 0.0).sum(axis=1)
-            for slot in suffixes:
-                totals[slot][number] += added[slot]
-
     # --- decoding -----------------------------------------------------------------------
 
     def _decode(self, rows: dict[int, Row]) -> dict[int, Completion]:
@@ -258,37 +221,22 @@ class Engine:
         started = time.perf_counter()
         if any(row.reasoning for row in rows.values()) and not self._lines_known:
             self._learn_lines()
-        slots, programs = self.config.slots, self._programs
-        integers = {name: np.zeros(slots, np.int32) for name in Rows._fields[:6]}
-        active, keys = np.zeros(slots, bool), np.zeros((slots, 2), np.uint32)
-        temperature, top_p = np.zeros(slots, np.float32), np.ones(slots, np.float32)
+        programs, results, again = self._programs, {}, {}
         tables = self._bank_of([row.automaton for row in rows.values()])
-        for slot, row in rows.items():
-            integers["start"][slot] = len(row.tokens)
-            integers["table"][slot] = self._bank[id(row.automaton)][0]
-            integers["state"][slot] = row.automaton.start
-            integers["reasoning"][slot] = row.reasoning
-            integers["limit"][slot] = row.limit
-            active[slot], keys[slot] = True, key_words(row.key)
-            temperature[slot], top_p[slot] = row.request.temperature, row.request.top_p
-        integers["active"] = active
-        arguments = Rows(
-            **integers,
-            temperature=temperature,
-            top_p=top_p,
-            lora_scale=self._lora_scale(rows),
-            key=keys,
-        )
-        self._cache, out = programs.decode(
-            programs.leaves, self._cache, self._last, arguments, tables, self._vocabulary
-        )
-        decoded = Decoded(*(np.asarray(value) for value in out))
+        places = {slot: self._bank[id(row.automaton)][0] for slot, row in rows.items()}
+        replies: dict[int, Decoded] = {}
+        for slots, group in pack_replies(rows, places, group=self.config.group):
+            self._cache, out, steps = programs.decode(
+                programs.leaves, self._cache, self._last, group, tables, self._vocabulary
+            )
+            whole = [np.asarray(values) for values in out]
+            for i, slot in enumerate(slots):
+                replies[slot] = Decoded(*(values[i] for values in whole))
+            self.stats["decode_steps"] += int(steps)
         self.stats["decode_seconds"] += time.perf_counter() - started
-        self.stats["decode_steps"] += int(decoded.count[list(rows)].max())
-        results, again = {}, {}
         for slot, row in rows.items():
             try:
-                outcome = self._read(row, decoded, slot)
+                outcome = self._read(row, replies[slot])
             except Exception as error:  # this row's failure, no other's
                 outcome = _failure(error)
             (again if isinstance(outcome, Row) else results)[slot] = outcome
@@ -296,24 +244,22 @@ class Engine:
             self._prefill(again, {s: self._chunks_of(rows[s]) for s in again})
             for slot, scored in self._score(again).items():
                 results[slot] = self._after_reasoning(
-                    rows[slot], again[slot], scored, decoded, slot
+                    rows[slot], again[slot], scored, replies[slot]
                 )
         return results
 
     def _chunks_of(self, row: Row) -> int:
         return len(row.prefixes) * self.config.chunk
 
-    def _read(self, row: Row, decoded: Decoded, slot: int) -> Completion | Row:
+    def _read(self, row: Row, decoded: Decoded) -> Completion | Row:
         """A decoded row's completion, or the row to score next where it only reasoned."""
-        count = int(decoded.count[slot])
-        tokens = decoded.token[slot, :count]
-        finished = bool(decoded.final[slot] == ACCEPT)
+        count = int(decoded.count)
+        tokens = decoded.token[:count]
+        finished = bool(decoded.final == ACCEPT)
         choices, probabilities, begin = (), (), count - finished
         if row.request.answer:
             choices, probabilities, begin = row.automaton.read(
-                decoded.state[slot, :count],
-                decoded.edge[slot, :count],
-                decoded.edge_logprobs[slot, :count],
+                decoded.state[:count], decoded.edge[:count], decoded.edge_logprobs[:count]
             )
         if row.closed:
             return self._prepare.with_reasoning(row, tokens[:begin])
@@ -326,23 +272,23 @@ class Engine:
             choices=choices,
             choice_probabilities=probabilities,
             tokens=tuple(tokens.tolist()),
-            logprobs=tuple(decoded.logprob[slot, :count].tolist()),
+            logprobs=tuple(decoded.logprob[:count].tolist()),
             finish_reason="stop" if finished else "length",
             usage=Usage(generated_tokens=count),
         )
 
-    def _after_reasoning(self, row, extended, scored, decoded, slot) -> Completion:
+    def _after_reasoning(self, row, extended, scored, decoded) -> Completion:
         """A scored completion with its reasoning in front; tokens and logprobs are those of the
         reasoning (the alternative was drawn from its distribution, not generated)."""
         count = len(extended.tokens) - len(row.tokens) - len(extended.closed.prefix)
-        tokens = decoded.token[slot, :count].tolist()
+        tokens = decoded.token[:count].tolist()
         return Completion(
             self._tokenizer.decode(tokens) + scored.text,
             choices=scored.choices,
             choice_probabilities=scored.choice_probabilities,
             tokens=tuple(tokens),
-            logprobs=tuple(decoded.logprob[slot, :count].tolist()),
-            usage=Usage(generated_tokens=int(decoded.count[slot])),
+            logprobs=tuple(decoded.logprob[:count].tolist()),
+            usage=Usage(generated_tokens=int(decoded.count)),
         )
 
     def _bank_of(self, automata: list[Automaton]) -> Tables:

@@ -1,9 +1,11 @@
-"""The decoder over the engine's cache: the same layers, reading only as much as is filled.
+"""The decoder over some rows of the engine's cache, reading only as much as is filled.
 
 Attention goes over the cache in blocks with a running softmax, up to the furthest position that
 any row needs. A block beyond a row's own positions adds exactly 0 and rescales by exactly 1, so
 a row's bits do not depend on how far its neighbours read; no context buckets are needed.
-Letters: B rows, T tokens, D hidden, N heads, K key heads, S positions, H head size.
+The cache holds more rows than a call works on: `slot` says which, written and read in place.
+Letters: B rows, T tokens, D hidden, N heads, K key heads, S positions, H head size, C cache
+rows.
 """
 
 from __future__ import annotations
@@ -14,7 +16,6 @@ from jax import lax
 
 from alignuser_jax.model import Decoder, KVCache
 from alignuser_jax.model.attention import rotary_angles
-from alignuser_jax.model.cache import write
 from alignuser_jax.model.contract import contract
 from alignuser_jax.model.lora import Adapter
 from alignuser_jax.parallel import constrain
@@ -27,14 +28,17 @@ def forward(
     decoder: Decoder,
     tokens: jax.Array,
     positions: jax.Array,
+    slot: jax.Array,
     cache: KVCache,
     valid: jax.Array,
     lora_scale: jax.Array,
 ) -> tuple[jax.Array, KVCache]:
     """`decoder(tokens, positions, cache=cache, valid=valid, lora_scale=lora_scale)`, faster.
 
-    `tokens`, `positions`, `valid` are `[B, T]`, `lora_scale` is `[B]`; gives hidden states
-    `[B, T, D]` (meaningless where not valid) and the cache with the valid tokens written.
+    `tokens`, `positions`, `valid` are `[B, T]`; row b lives in row `slot[b]` of the cache and
+    has adapter scale `lora_scale[b]`. Gives hidden states `[B, T, D]` (meaningless where not
+    valid) and the cache with the valid tokens written. Two rows may share a slot (two chunks
+    of one prompt): keys are written before any is read.
     """
     x = constrain(decoder.embedding[...][tokens].astype(decoder.dtype), "batch", None, None)
     angles = rotary_angles(positions, decoder.config.head_dim, decoder.config.rope_theta)
@@ -44,9 +48,9 @@ def forward(
     for layer, block in enumerate(decoder.blocks()):
 
         def look(q, k, v, layer=layer):
-            k = write(cache.k[layer], new=k, positions=positions, valid=valid)
-            v = write(cache.v[layer], new=v, positions=positions, valid=valid)
-            return attend_blocks(q, k, v, positions, end), (k, v)
+            k = write(cache.k[layer], k, slot, positions, valid)
+            v = write(cache.v[layer], v, slot, positions, valid)
+            return attend_blocks(q, k, v, slot, positions, end), (k, v)
 
         x, (k, v) = block(x, angles, adapter.fold(layer), look)
         keys.append(k)
@@ -54,11 +58,26 @@ def forward(
     return decoder.norm(x), KVCache(tuple(keys), tuple(values))
 
 
-def attend_blocks(
-    q: jax.Array, k: jax.Array, v: jax.Array, positions: jax.Array, end: jax.Array
+def write(
+    cache: jax.Array, new: jax.Array, slot: jax.Array, positions: jax.Array, valid: jax.Array
 ) -> jax.Array:
-    """Attention of `q [B, T, N, H]` at `positions [B, T]` over `k, v [B, K, S, H]` up to the
-    traced `end`, f32 softmax; `[B, T, N, H]` in q's type. Every query sees position 0."""
+    """One layer's `cache [C, K, S, H]` with the valid of `new [B, T, K, H]` at `slot [B]` and
+    `positions [B, T]`."""
+    at = jnp.where(valid, positions, cache.shape[2])
+    return cache.at[slot[:, None], :, at].set(new.astype(cache.dtype), mode="drop")
+
+
+def attend_blocks(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    slot: jax.Array,
+    positions: jax.Array,
+    end: jax.Array,
+) -> jax.Array:
+    """Attention of `q [B, T, N, H]` at `positions [B, T]` over the rows `slot [B]` of `k, v
+    [C, K, S, H]` up to the traced `end`, f32 softmax; `[B, T, N, H]` in q's type. Every query
+    sees position 0."""
     batch, queries, heads, size = q.shape
     groups, slots = k.shape[1:3]
     width = BLOCK if slots % BLOCK == 0 else slots
@@ -66,12 +85,14 @@ def attend_blocks(
     flat = (q * size**-0.5).reshape(shape).swapaxes(1, 2).reshape(batch, groups, -1, size)
     reach = jnp.repeat(positions, heads // groups, axis=1)[:, None, :, None]
 
+    def block_of(a, i):
+        extent = (1, groups, width, size)
+        rows = jax.vmap(lambda row: lax.dynamic_slice(a, (row, 0, i * width, 0), extent)[0])
+        return rows(slot).astype(q.dtype)
+
     def body(i, carry):
         highest, total, result = carry
-        past = (
-            lax.dynamic_slice_in_dim(a, i * width, width, 2).astype(q.dtype) for a in (k, v)
-        )
-        keys, values = past
+        keys, values = block_of(k, i), block_of(v, i)
         scores = contract("bkqh,bksh->bkqs", flat, keys, jnp.float32)
         seen = i * width + jnp.arange(width) <= reach
         scores = jnp.where(seen, scores, jnp.finfo(jnp.float32).min)

@@ -1,9 +1,10 @@
-"""The engine's compiled programs: prefill a chunk, decode to the end, read closed sets.
+"""The engine's compiled programs: prefill chunks, decode to the end, read closed sets.
 
-Every program works on all slots at once with the same shapes, so a row's kernels never depend
-on its neighbours (ARCHITECTURE.md decision 7). Whatever a request may choose is traced.
-Letters: S slots, C chunk, N reply tokens, D hidden size, V vocabulary, Q states, E edges, A
-alternatives, M automata.
+Every program works on groups of G rows with the same shapes, whoever is in them and however
+many are, so a row's kernels never depend on its neighbours (ARCHITECTURE.md decision 7).
+Whatever a request may choose is traced.
+Letters: S slots, G rows of a group, W groups of a call, C chunk, J tokens of a jump, N reply
+tokens, D hidden size, V vocabulary, Q states, E edges, A alternatives, M automata.
 """
 
 from __future__ import annotations
@@ -20,10 +21,37 @@ from alignuser_jax.sampling.automaton import ACCEPT, LINE, MID
 from alignuser_jax.sampling.forward import forward
 from alignuser_jax.sampling.sample import pick
 
+JUMP = 4
+"""Tokens of one step inside an answer: one that is drawn and those that follow from it."""
+
+
+class Chunks(NamedTuple):
+    """Pieces of prompts, in groups. An earlier piece of a row is in an earlier group or in the
+    same one."""
+
+    tokens: jax.Array  # int32[W, G, C]
+    slot: jax.Array  # int32[W, G]
+    start: jax.Array  # int32[W, G], position of the first token
+    count: jax.Array  # int32[W, G], tokens of the piece, 0 = nothing to do
+    final: jax.Array  # bool[W, G], whether the row's prompt ends here
+    lora_scale: jax.Array  # float32[W, G], 1 = the adapted model, 0 = the base
+
+
+class Suffixes(NamedTuple):
+    """Up to J tokens after a prompt, each with the one that should follow."""
+
+    tokens: jax.Array  # int32[G, J]
+    targets: jax.Array  # int32[G, J]
+    slot: jax.Array  # int32[G]
+    start: jax.Array  # int32[G]
+    count: jax.Array  # int32[G]
+    lora_scale: jax.Array  # float32[G]
+
 
 class Rows(NamedTuple):
-    """What a decode loop must know of each row, `[S]` unless stated."""
+    """What a decode loop must know of each row, `[G]` unless stated."""
 
+    slot: jax.Array  # int32
     start: jax.Array  # int32, position of the first new token (= prompt length)
     active: jax.Array  # bool
     table: jax.Array  # int32, which automaton
@@ -33,7 +61,7 @@ class Rows(NamedTuple):
     temperature: jax.Array  # float32
     top_p: jax.Array  # float32
     lora_scale: jax.Array  # float32, 1 = the adapted model, 0 = the base
-    key: jax.Array  # uint32[S, 2]
+    key: jax.Array  # uint32[G, 2]
 
 
 class Tables(NamedTuple):
@@ -49,13 +77,24 @@ class Vocabulary(NamedTuple):
 
 
 class Decoded(NamedTuple):
-    token: jax.Array  # int32[S, N]
-    logprob: jax.Array  # float32[S, N]
-    state: jax.Array  # int32[S, N], the state before the token
-    edge: jax.Array  # int32[S, N], -1 = none
-    edge_logprobs: jax.Array  # float32[S, N, E]
-    count: jax.Array  # int32[S], tokens of the row
-    final: jax.Array  # int32[S], the last state
+    token: jax.Array  # int32[G, N]
+    logprob: jax.Array  # float32[G, N]
+    state: jax.Array  # int32[G, N], the state before the token
+    edge: jax.Array  # int32[G, N], -1 = none
+    edge_logprobs: jax.Array  # float32[G, N, E], meaningless where the state has one edge
+    count: jax.Array  # int32[G], tokens of the row
+    final: jax.Array  # int32[G], the last state
+
+
+class _Loop(NamedTuple):
+    """What a decode loop carries: `logits` are those of the token after the last."""
+
+    steps: jax.Array  # int32
+    cache: object
+    logits: jax.Array  # float32[G, V]
+    state: jax.Array  # int32[G]
+    done: jax.Array  # bool[G]
+    out: Decoded
 
 
 class Programs:
@@ -69,25 +108,28 @@ class Programs:
         self.prefill = jax.jit(self._prefill, donate_argnums=(1, 2))
         self.decode = jax.jit(self._decode, donate_argnums=(1,))
         self.closed_set = jax.jit(self._closed_set)
-        self.sequence = jax.jit(self._sequence)
+        self.suffix = jax.jit(self._suffix, donate_argnums=(1,))
 
     def _decoder(self, leaves):
         return nnx.merge(self._graphdef, jax.tree.unflatten(self._treedef, leaves))
 
-    def _prefill(self, leaves, cache, last, tokens, start, valid, lora_scale):
-        """One chunk of every row: `tokens[S, C]` at positions `start + 0..C-1` where `valid`.
-
-        Gives the cache, the hidden states `[S, C, D]` and, per row, the hidden state of its
-        last valid token (`last` as it was where a row has none).
-        """
+    def _prefill(self, leaves, cache, last, chunks: Chunks, groups):
+        """The first `groups` groups of `chunks`; gives the cache and `last[S, D]`, the hidden
+        state of the last token of every row whose prompt ended."""
         self.compilations += 1
-        positions = start[:, None] + jnp.arange(tokens.shape[1], dtype=jnp.int32)
         decoder = self._decoder(leaves)
-        hidden, cache = forward(decoder, tokens, positions, cache, valid, lora_scale)
-        count = valid.sum(axis=1)
-        end = jnp.maximum(count - 1, 0)
-        newest = jnp.take_along_axis(hidden, end[:, None, None], axis=1)[:, 0]
-        return cache, hidden, jnp.where((count > 0)[:, None], newest, last)
+
+        def body(carry):
+            i, cache, last = carry
+            group = Chunks(*(a[i] for a in chunks))
+            hidden, cache = _extend(decoder, cache, group)
+            end = jnp.maximum(group.count - 1, 0)[:, None, None]
+            newest = jnp.take_along_axis(hidden, end, axis=1)[:, 0]
+            at = jnp.where(group.final, group.slot, last.shape[0])
+            return i + 1, cache, last.at[at].set(newest, mode="drop")
+
+        carry = (jnp.int32(0), cache, last)
+        return lax.while_loop(lambda c: c[0] < groups, body, carry)[1:]
 
     def _closed_set(self, leaves, last, ids):
         """Log-probabilities `[S, A]` of the next tokens `ids[S, A]` under the whole
@@ -97,80 +139,141 @@ class Programs:
         chosen = jnp.take_along_axis(logits, ids, axis=1)
         return chosen - jax.nn.logsumexp(logits, axis=-1, keepdims=True)
 
-    def _sequence(self, leaves, hidden, targets, steps):
-        """Log-probabilities `[S, C]` of `targets[S, C]`, each read from the hidden state in its
-        place; only the first `steps` columns are computed."""
+    def _suffix(self, leaves, cache, group: Suffixes):
+        """The cache with one group's tokens, and the log-probabilities `[G, J]` of their
+        targets."""
         self.compilations += 1
         decoder = self._decoder(leaves)
-
-        def body(t, out):
-            logits = _logits(decoder, lax.dynamic_index_in_dim(hidden, t, 1, keepdims=False))
-            target = lax.dynamic_index_in_dim(targets, t, 1)
-            value = jnp.take_along_axis(logits, target, axis=1)[:, 0]
-            return out.at[:, t].set(value - jax.nn.logsumexp(logits, axis=-1))
-
-        return lax.fori_loop(0, steps, body, jnp.zeros(targets.shape, jnp.float32))
+        hidden, cache = _extend(decoder, cache, group)
+        return cache, _logprobs(decoder.logits(hidden), group.targets)
 
     def _decode(self, leaves, cache, last, rows: Rows, tables: Tables, vocabulary: Vocabulary):
-        """Decodes all active rows until each has reached ACCEPT or its limit."""
+        """Decodes all active rows until each has reached ACCEPT or its limit; gives the cache,
+        what was decoded and the steps taken.
+
+        First free text, one token a step, while any row has some left; then answers, where a
+        step takes one drawn token and up to J - 1 that are forced after it. Which loop a row is
+        in depends on its own state only.
+        """
         self.compilations += 1
         decoder = self._decoder(leaves)
-        slots, n, e = last.shape[0], self._reply, tables.token.shape[2]
+        group, n, e = rows.slot.shape[0], self._reply, tables.token.shape[2]
         keys = jax.random.wrap_key_data(rows.key)
 
-        def body(carry):
-            step, cache, last, state, done, out = carry
-            forced = tables.forced[rows.table, state]
-            state = jnp.where(step >= rows.reasoning, forced, state)
+        def current(loop):
+            """The state each row goes on from: the forced one once its reasoning is over."""
+            forced = tables.forced[rows.table, loop.state]
+            return jnp.where(loop.out.count >= rows.reasoning, forced, loop.state)
+
+        def step(loop: _Loop, at, active, width: int) -> _Loop:
+            """One token of every active row, with a `width` above 1 the forced ones too."""
             chosen = pick(
-                _logits(decoder, last),
-                tables.token[rows.table, state],
-                tables.free[rows.table, state],
+                loop.logits,
+                tables.token[rows.table, at],
+                tables.free[rows.table, at] & active,
                 vocabulary.allowed,
                 self._eot,
                 rows.temperature,
                 rows.top_p,
-                jax.vmap(jax.random.fold_in, (0, None))(keys, step),
+                jax.vmap(jax.random.fold_in)(keys, loop.out.count),
             )
-            onward = tables.next[rows.table, state, jnp.maximum(chosen.edge, 0)]
+            onward = tables.next[rows.table, at, jnp.maximum(chosen.edge, 0)]
             fallback = jnp.where(vocabulary.ends_line[chosen.token], LINE, MID)
-            following = jnp.where(chosen.edge >= 0, onward, fallback)
-            out = Decoded(
-                out.token.at[:, step].set(chosen.token),
-                out.logprob.at[:, step].set(chosen.logprob),
-                out.state.at[:, step].set(state),
-                out.edge.at[:, step].set(chosen.edge),
-                out.edge_logprobs.at[:, step].set(chosen.edge_logprobs),
-                out.count + ~done,
-                jnp.where(done, out.final, following),
-            )
-            done = done | (following == ACCEPT) | (step + 1 >= rows.limit)
-
+            state = jnp.where(chosen.edge >= 0, onward, fallback)
+            tokens, states, valid = [chosen.token], [at], [active]
+            for _ in range(width - 1):
+                edges = tables.token[rows.table, state]
+                valid.append(valid[-1] & ((edges >= 0).sum(axis=1) == 1))
+                tokens.append(jnp.where(valid[-1], edges[:, 0], 0))
+                states.append(state)
+                onward = tables.next[rows.table, state, 0]
+                state = jnp.where(valid[-1], onward, state)
+            tokens, states, valid = (jnp.stack(a, axis=1) for a in (tokens, states, valid))
+            added = valid.sum(axis=1)
+            count = loop.out.count + added
+            positions = (rows.start + loop.out.count)[:, None] + jnp.arange(width)
             hidden, cache = forward(
                 decoder,
-                chosen.token[:, None],
-                jnp.where(done, 0, rows.start + step)[:, None],
-                cache,
-                ~done[:, None],
+                tokens,
+                jnp.where(valid, positions, 0),
+                rows.slot,
+                loop.cache,
+                valid,
                 rows.lora_scale,
             )
-            last = hidden[:, 0]
-            return step + 1, cache, last, following, done, out
+            logits = decoder.logits(hidden)
+            following = _logprobs(logits[:, :-1], tokens[:, 1:])
+            newest = jnp.take_along_axis(
+                logits, jnp.maximum(added - 1, 0)[:, None, None], axis=1
+            )
+            edges = jnp.concatenate(
+                [chosen.edge[:, None], jnp.zeros((group, width - 1), jnp.int32)], axis=1
+            )
+            place = jnp.where(valid, loop.out.count[:, None] + jnp.arange(width), n)
+            index = jnp.arange(group)[:, None], place
+
+            def put(old, new):
+                return old.at[index].set(new, mode="drop")
+
+            out = Decoded(
+                put(loop.out.token, tokens),
+                put(loop.out.logprob, jnp.c_[chosen.logprob, following]),
+                put(loop.out.state, states),
+                put(loop.out.edge, edges),
+                loop.out.edge_logprobs.at[index[0][:, 0], place[:, 0]].set(
+                    chosen.edge_logprobs, mode="drop"
+                ),
+                count,
+                jnp.where(active, state, loop.out.final),
+            )
+            return _Loop(
+                loop.steps + 1,
+                cache,
+                jnp.where(active[:, None], newest[:, 0], loop.logits),
+                jnp.where(active, state, loop.state),
+                loop.done | active & ((state == ACCEPT) | (count >= rows.limit)),
+                out,
+            )
+
+        def in_text(loop):
+            return ~loop.done & tables.free[rows.table, current(loop)]
+
+        def text_step(loop):
+            return step(loop, current(loop), in_text(loop), 1)
+
+        def answer_step(loop):
+            return step(loop, current(loop), ~loop.done, JUMP)
 
         out = Decoded(
-            jnp.zeros((slots, n), jnp.int32),
-            jnp.zeros((slots, n), jnp.float32),
-            jnp.zeros((slots, n), jnp.int32),
-            jnp.full((slots, n), -1, jnp.int32),
-            jnp.zeros((slots, n, e), jnp.float32),
-            jnp.zeros(slots, jnp.int32),
+            jnp.zeros((group, n), jnp.int32),
+            jnp.zeros((group, n), jnp.float32),
+            jnp.zeros((group, n), jnp.int32),
+            jnp.full((group, n), -1, jnp.int32),
+            jnp.zeros((group, n, e), jnp.float32),
+            jnp.zeros(group, jnp.int32),
             rows.state,
         )
-        carry = (jnp.int32(0), cache, last, rows.state, ~rows.active, out)
-        carry = lax.while_loop(lambda c: ~c[4].all(), body, carry)
-        return carry[1], carry[5]
+        first = _logits(decoder, last[rows.slot])
+        loop = _Loop(jnp.int32(0), cache, first, rows.state, ~rows.active, out)
+        loop = lax.while_loop(lambda loop: in_text(loop).any(), text_step, loop)
+        loop = lax.while_loop(lambda loop: ~loop.done.all(), answer_step, loop)
+        return loop.cache, loop.out, loop.steps
+
+
+def _extend(decoder: Decoder, cache, group: Chunks | Suffixes):
+    """Hidden states of a group's tokens, and the cache that holds them."""
+    order = jnp.arange(group.tokens.shape[1], dtype=jnp.int32)
+    valid = order < group.count[:, None]
+    positions = group.start[:, None] + order
+    return forward(decoder, group.tokens, positions, group.slot, cache, valid, group.lora_scale)
 
 
 def _logits(decoder: Decoder, hidden: jax.Array) -> jax.Array:
-    """f32 `[S, V]` of `[S, D]`: always this one shape, whoever asks."""
+    """f32 `[B, V]` of `[B, D]`."""
     return decoder.logits(hidden[:, None])[:, 0]
+
+
+def _logprobs(logits: jax.Array, tokens: jax.Array) -> jax.Array:
+    """Of `tokens [B, T]` under `logits [B, T, V]`."""
+    chosen = jnp.take_along_axis(logits, tokens[..., None], axis=-1)[..., 0]
+    return chosen - jax.nn.logsumexp(logits, axis=-1)
