@@ -62,6 +62,7 @@ def open_run(experiment: Experiment, dataset: Dataset, run: str | Path) -> Path:
     run = Path(run)
     path = run / "experiment.json"
     now = {"dataset": dataset.name, "dataset_hash": dataset.hash, **resolved(experiment)}
+    del now["engine"]  # a simulation's own manifest holds its geometry; training has none
     now = json.loads(json.dumps(now))
     if path.is_file():
         before = _flat(json.loads(path.read_text()))

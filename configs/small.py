@@ -93,7 +93,7 @@ experiment = Experiment(
         session=session,
     ),
     lora=LoraConfig(rank=16, alpha=32),
-    engine=GeometryConfig(slots=64, context=576, chunk=32, reply=96),
+    engine=GeometryConfig(slots=64, context=704, chunk=32, reply=96),
     agents=1000,
     seed=0,
 )

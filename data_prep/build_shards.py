@@ -18,16 +18,12 @@ from absl import app, flags
 from alignuser_jax import pipeline
 from alignuser_jax.alignment import ExposureMixture
 from alignuser_jax.alignment.build import SOURCES, TASKS
-from alignuser_jax.datasets import load_dataset
-from alignuser_jax.experiment import load_experiment
-from alignuser_jax.programs import numbers
+from alignuser_jax.programs import experiment_flags, numbers, open_experiment
 from alignuser_jax.programs import run as run_program
 from alignuser_jax.training.records_io import read_manifest
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("config", None, "The experiment.", required=True)
-flags.DEFINE_string("dataset", None, "Folder of an imported dataset.", required=True)
-flags.DEFINE_string("run", None, "Run folder.", required=True)
+experiment_flags()
 flags.DEFINE_enum("stage", "align", ["pretrain", "align"], "Whose settings are used.")
 flags.DEFINE_string("out", None, "Folder of the shards; default: the stage's in the run.")
 flags.DEFINE_list("tasks", None, f"Some of {', '.join(TASKS)}.")
@@ -41,33 +37,29 @@ flags.DEFINE_integer("visits_per_user", None, "Visits of one user, at most.")
 flags.DEFINE_float("validation_share", None, "Share of the users held out.")
 flags.DEFINE_float("profile_share", None, "Share of a user's train part that prompts show.")
 flags.DEFINE_bool("shuffle_reflections", None, "Permute the reflections (the ablation).")
-flags.DEFINE_multi_string("set", [], "Override a setting: section.field=value.")
 
 PLAIN = ("k", "seed", "ratings_per_user", "visits_per_user", "validation_share")
 PLAIN = (*PLAIN, "profile_share", "shuffle_reflections")
 
 
-def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments {argv[1:]}")
-    experiment = load_experiment(FLAGS.config, FLAGS.set)
+def main() -> None:
     changes = {name: FLAGS[name].value for name in PLAIN if FLAGS[name].value is not None}
     changes |= {
         name: tuple(FLAGS[name].value) for name in ("tasks", "sources") if FLAGS[name].value
     }
     if FLAGS.limits is not None:
         changes["limits"] = numbers("limits", int)
-    if FLAGS.exposure is not None:
-        weights = {"uniform": 0.0, "popularity": 0.0, "model_top": 0.0}
-        given = numbers("exposure", float)
-        if unknown := sorted(given.keys() - weights.keys()):
-            raise app.UsageError(f"--exposure has {unknown}; known are {', '.join(weights)}")
+    weights = {"uniform": 0.0, "popularity": 0.0, "model_top": 0.0}
+    given = numbers("exposure", float) if FLAGS.exposure is not None else {}
+    if unknown := sorted(given.keys() - weights.keys()):
+        raise app.UsageError(f"--exposure has {unknown}; known are {', '.join(weights)}")
+    if (changes or given) and not FLAGS.out:
+        names = [*changes, *(["exposure"] if given else [])]
+        raise app.UsageError(f"{', '.join(names)}: not the stage's settings, so give --out")
+    experiment, dataset, run = open_experiment()
+    if given:
         visits = experiment.stage(FLAGS.stage)[1].visits
         changes["visits"] = replace(visits, exposure=ExposureMixture(**{**weights, **given}))
-    if changes and not FLAGS.out:
-        raise app.UsageError(f"{', '.join(changes)}: not the stage's settings, so give --out")
-    dataset = load_dataset(FLAGS.dataset)
-    run = pipeline.open_run(experiment, dataset, FLAGS.run)
     folder = pipeline.build_stage(
         experiment,
         dataset,

@@ -9,6 +9,7 @@ import numpy as np
 from absl import app, flags
 
 from alignuser_jax.datasets import load_dataset
+from alignuser_jax.programs import run as run_program
 from alignuser_jax.recommenders import check_contract, load_recommender
 
 FLAGS = flags.FLAGS
@@ -18,13 +19,13 @@ flags.DEFINE_integer("k", 4, "Items on a slate.")
 flags.DEFINE_integer("rounds", 20, "Batches to time.")
 
 
-def main(argv: list[str]) -> None:
-    if len(argv) != 2:
+def main(given: list[str]) -> None:
+    if len(given) != 1:
         raise app.UsageError(
             "give one recommender: module:attr, or the folder of a saved one "
-            f"(given: {argv[1:] or 'nothing'})"
+            f"(given: {given or 'nothing'})"
         )
-    recommender = load_recommender(argv[1])
+    recommender = load_recommender(given[0])
     dataset = load_dataset(FLAGS.dataset)
     log = dataset.log.of_split("train")
     users = [dataset.user_ids[code] for code in np.unique(log.user)[: FLAGS.users]]
@@ -41,4 +42,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    run_program(main, arguments=True)

@@ -10,18 +10,15 @@ Epsilon falls linearly over the episodes. The greedy branch is the run's own pol
 from dataclasses import replace
 from pathlib import Path
 
-from absl import app, flags
+from absl import flags
 
 from alignuser_jax import pipeline
-from alignuser_jax.datasets import load_dataset
-from alignuser_jax.experiment import load_experiment
+from alignuser_jax.programs import experiment_flags, open_experiment
 from alignuser_jax.programs import run as run_program
 from alignuser_jax.training.records_io import read_manifest
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("config", None, "The experiment.", required=True)
-flags.DEFINE_string("dataset", None, "Folder of an imported dataset.", required=True)
-flags.DEFINE_string("run", None, "Run folder.", required=True)
+experiment_flags()
 flags.DEFINE_string("out", None, "Folder of the shards.", required=True)
 flags.DEFINE_integer("episodes", None, "Episodes (default: the experiment's).")
 flags.DEFINE_float("epsilon_start", None, "Share of random actions in the first episode.")
@@ -30,15 +27,10 @@ flags.DEFINE_integer("max_actions", None, "Actions per episode, at most.")
 flags.DEFINE_integer("limit", None, "Examples, at most (default: all).")
 flags.DEFINE_bool("policy", False, "Let the run's trained policy take the greedy actions.")
 flags.DEFINE_string("adapter", None, "Another adapter's folder; '' for the first stage alone.")
-flags.DEFINE_multi_string("set", [], "Override a setting: section.field=value.")
 
 
-def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments {argv[1:]}")
-    experiment = load_experiment(FLAGS.config, FLAGS.set)
-    dataset = load_dataset(FLAGS.dataset)
-    run = pipeline.open_run(experiment, dataset, FLAGS.run)
+def main() -> None:
+    experiment, dataset, run = open_experiment()
     engine, policy_id = None, None
     if FLAGS.policy:
         decoder, tokenizer, policy_id = pipeline.load_policy(experiment, run, FLAGS.adapter)

@@ -8,6 +8,7 @@
 from absl import app, flags
 
 from alignuser_jax.datasets import load_dataset
+from alignuser_jax.programs import run as run_program
 from alignuser_jax.recommenders import (
     ALS,
     Degraded,
@@ -36,9 +37,7 @@ flags.DEFINE_integer("seed", 0, "als, degraded, shuffled: seed.")
 flags.DEFINE_integer("users", 1000, "Users to count held-out hits on; 0 to skip.")
 
 
-def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments {argv[1:]}")
+def main() -> None:
     if FLAGS.kind in ("degraded", "shuffled") and not FLAGS.inner:
         raise app.UsageError(f"--kind={FLAGS.kind} needs --inner, the recommender to wrap")
     dataset = load_dataset(FLAGS.dataset)
@@ -76,4 +75,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    run_program(main)

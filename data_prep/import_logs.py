@@ -15,6 +15,7 @@ from tabulate import tabulate
 
 from alignuser_jax.datasets import Dataset, check_leaks, movielens, synthetic, tabular
 from alignuser_jax.datasets.log import SPLITS
+from alignuser_jax.programs import run as run_program
 
 FORMATS = ("movielens", "tabular", "synthetic")
 FLAGS = flags.FLAGS
@@ -104,9 +105,7 @@ def counts(dataset: Dataset) -> str:
     )
 
 
-def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments {argv[1:]}", exitcode=2)
+def main() -> None:
     if FLAGS.format != "synthetic" and not FLAGS.input:
         raise app.UsageError(f"--format={FLAGS.format} needs --input", exitcode=2)
     unused = {
@@ -119,16 +118,12 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(
             f"--format={FLAGS.format} has no use for {', '.join(given)}", exitcode=2
         )
-    try:
-        dataset = read()
-        if FLAGS.name:
-            dataset.manifest["name"] = FLAGS.name
-        problems = check_leaks(dataset) if FLAGS.check_leaks else []
-        if not problems:
-            dataset.save(FLAGS.output)
-    except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    dataset = read()
+    if FLAGS.name:
+        dataset.manifest["name"] = FLAGS.name
+    problems = check_leaks(dataset) if FLAGS.check_leaks else []
+    if not problems:
+        dataset.save(FLAGS.output)
     label = " (SYNTHETIC: generated, no human made these ratings)" if dataset.synthetic else ""
     print(f"{dataset.name}{label}: {len(dataset.item_ids)} items, {FLAGS.split} split\n")
     print(counts(dataset), dataset.report, sep="\n\n")
@@ -141,4 +136,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    run_program(main)

@@ -13,7 +13,7 @@ import json
 from pathlib import Path
 
 import pyarrow.parquet as pq
-from absl import app, flags
+from absl import flags
 
 from alignuser_jax import pipeline
 from alignuser_jax.datasets import item_statistics, load_dataset
@@ -41,9 +41,7 @@ def named(text: str) -> tuple[str, str]:
     return (name, value) if equals else (Path(text).name, text)
 
 
-def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments {argv[1:]}")
+def main() -> None:
     folders = dict(map(named, FLAGS.simulations))
     events, manifests = {}, {}
     for name, folder in folders.items():

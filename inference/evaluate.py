@@ -23,7 +23,6 @@ from absl import app, flags
 
 from alignuser_jax import pipeline
 from alignuser_jax.alignment import policy_and_agent_users, simulation_view, test_view
-from alignuser_jax.datasets import load_dataset
 from alignuser_jax.evaluation import next_state, policy, tables
 from alignuser_jax.evaluation.preference import preference_cases, score_preferences
 from alignuser_jax.evaluation.rating_baselines import BASELINES
@@ -33,7 +32,7 @@ from alignuser_jax.evaluation.ratings import (
     score_over_seeds,
     score_ratings,
 )
-from alignuser_jax.experiment import load_experiment
+from alignuser_jax.programs import experiment_flags, open_experiment
 from alignuser_jax.programs import run as run_program
 from alignuser_jax.recommenders import ALS, Popularity
 from alignuser_jax.records import RecommendationRequest
@@ -41,9 +40,7 @@ from alignuser_jax.training.records_io import read_examples
 
 WHAT = ("ratings", "preference", "next_state")
 FLAGS = flags.FLAGS
-flags.DEFINE_string("config", None, "The experiment.", required=True)
-flags.DEFINE_string("dataset", None, "Folder of an imported dataset.", required=True)
-flags.DEFINE_string("run", None, "Run folder with the trained policy.", required=True)
+experiment_flags()
 flags.DEFINE_list("what", list(WHAT), f"Some of {', '.join(WHAT)}.")
 flags.DEFINE_list("adapters", [], "NAME=FOLDER of other policies; NAME= is the first stage.")
 flags.DEFINE_string("out", None, "Folder of the tables (default: the run's).")
@@ -53,7 +50,6 @@ flags.DEFINE_integer("reasoning_samples", 0, "Also rate after reasoning, this ma
 flags.DEFINE_integer("reasoning_tokens", 64, "Tokens of that reasoning, at most.")
 flags.DEFINE_integer("next_states", 200, "Held-out transitions of the next-state test.")
 flags.DEFINE_integer("seed", 0, "Seed of draws and bootstraps.")
-flags.DEFINE_multi_string("set", [], "Override a setting: section.field=value.")
 
 
 def ratings(experiment, dataset, users, engines, tokenizer) -> tuple[str, list[str]]:
@@ -136,14 +132,10 @@ def next_states(experiment, run, engines) -> tuple[str, list[str]]:
     return f"Next states\n\n{tables.table([row], headers)}", []
 
 
-def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments {argv[1:]}")
+def main() -> None:
     if unknown := sorted(set(FLAGS.what) - set(WHAT)):
         raise app.UsageError(f"--what: unknown {unknown}; choose from {', '.join(WHAT)}")
-    experiment = load_experiment(FLAGS.config, FLAGS.set)
-    dataset = load_dataset(FLAGS.dataset)
-    run = pipeline.open_run(experiment, dataset, FLAGS.run)
+    experiment, dataset, run = open_experiment()
     adapters = {"agents": None}
     if FLAGS.adapters:
         pairs = [text.partition("=") for text in FLAGS.adapters]

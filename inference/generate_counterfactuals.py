@@ -9,33 +9,25 @@ filter (METHOD.md section 8.3) are dropped and counted in the manifest.
 
 from pathlib import Path
 
-from absl import app, flags
+from absl import flags
 
 from alignuser_jax import pipeline
-from alignuser_jax.datasets import load_dataset
-from alignuser_jax.experiment import load_experiment
+from alignuser_jax.programs import experiment_flags, open_experiment
 from alignuser_jax.programs import run as run_program
 from alignuser_jax.training.records_io import read_manifest
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("config", None, "The experiment.", required=True)
-flags.DEFINE_string("dataset", None, "Folder of an imported dataset.", required=True)
-flags.DEFINE_string("run", None, "Run folder.", required=True)
+experiment_flags()
 flags.DEFINE_string("out", None, "Folder of the shards.", required=True)
 flags.DEFINE_integer("k", None, "Alternatives per rating (default: the experiment's).")
 flags.DEFINE_integer("limit", None, "Reflections, at most (default: the experiment's).")
 flags.DEFINE_integer("reflection_tokens", 400, "Tokens of one reflection, at most.")
 flags.DEFINE_string("adapter", "", "Folder of an adapter for the writer; '' for none.")
 flags.DEFINE_bool("shuffle_reflections", False, "Permute the reflections (the ablation).")
-flags.DEFINE_multi_string("set", [], "Override a setting: section.field=value.")
 
 
-def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments {argv[1:]}")
-    experiment = load_experiment(FLAGS.config, FLAGS.set)
-    dataset = load_dataset(FLAGS.dataset)
-    run = pipeline.open_run(experiment, dataset, FLAGS.run)
+def main() -> None:
+    experiment, dataset, run = open_experiment()
     decoder, tokenizer, policy_id = pipeline.load_policy(experiment, run, FLAGS.adapter)
     settings = experiment.stage("align")[1]
     limits = settings.limits if FLAGS.limit is None else {"reflection": FLAGS.limit}

@@ -13,15 +13,13 @@ from absl import app, flags
 
 from alignuser_jax import pipeline
 from alignuser_jax.alignment import policy_and_agent_users, simulation_view
-from alignuser_jax.datasets import load_dataset
-from alignuser_jax.experiment import HORIZON, load_experiment
+from alignuser_jax.experiment import HORIZON
+from alignuser_jax.programs import experiment_flags, open_experiment
 from alignuser_jax.programs import run as run_program
 from alignuser_jax.recommenders import load_recommender
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("config", None, "The experiment.", required=True)
-flags.DEFINE_string("dataset", None, "Folder of an imported dataset.", required=True)
-flags.DEFINE_string("run", None, "Run folder with the trained policy.", required=True)
+experiment_flags()
 flags.DEFINE_string("out", None, "Folder of this simulation.", required=True)
 flags.DEFINE_list("arms", None, "NAME=FOLDER or NAME=module:attr, two or more.", required=True)
 flags.DEFINE_integer("agents", None, "How many of the experiment's agents (default all).")
@@ -30,15 +28,10 @@ flags.DEFINE_integer("horizon", HORIZON, "Pages of every visit.")
 flags.DEFINE_bool("show_means", True, "Show items' mean ratings on the pages.")
 flags.DEFINE_integer("seed", 0, "Seed of the agents' randomness.")
 flags.DEFINE_integer("shuffle", None, "Start the agents in another order (changes nothing).")
-flags.DEFINE_multi_string("set", [], "Override a setting: section.field=value.")
 
 
-def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments {argv[1:]}")
-    experiment = load_experiment(FLAGS.config, FLAGS.set)
-    dataset = load_dataset(FLAGS.dataset)
-    run = pipeline.open_run(experiment, dataset, FLAGS.run)
+def main() -> None:
+    experiment, dataset, run = open_experiment()
     arms, numbers = {}, {}
     for text in FLAGS.arms:
         name, equals, spec = text.partition("=")

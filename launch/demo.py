@@ -9,7 +9,7 @@ Run again with the same folder, it goes on where it was.
 from dataclasses import replace
 from pathlib import Path
 
-from absl import app, flags
+from absl import flags
 
 from alignuser_jax import pipeline
 from alignuser_jax.alignment import policy_and_agent_users, simulation_view
@@ -29,9 +29,7 @@ flags.DEFINE_integer("seed", 0, "Seed of the agents' randomness; fixed beforehan
 flags.DEFINE_multi_string("set", [], "Override a setting: section.field=value.")
 
 
-def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments {argv[1:]}")
+def main() -> None:
     watch, experiment = pipeline.Stopwatch(), load_experiment(FLAGS.config, FLAGS.set)
     print(f"{experiment.note}\n", flush=True)
     with watch.stage("data and recommenders"):

@@ -14,15 +14,11 @@ from pathlib import Path
 from absl import app, flags
 
 from alignuser_jax import pipeline
-from alignuser_jax.datasets import load_dataset
-from alignuser_jax.experiment import load_experiment
-from alignuser_jax.programs import numbers
+from alignuser_jax.programs import experiment_flags, numbers, open_experiment
 from alignuser_jax.programs import run as run_program
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("config", None, "The experiment.", required=True)
-flags.DEFINE_string("dataset", None, "Folder of an imported dataset.", required=True)
-flags.DEFINE_string("run", None, "Run folder.", required=True)
+experiment_flags()
 flags.DEFINE_enum("stage", "align", ["pretrain", "align"], "What is trained.")
 flags.DEFINE_string("shards", None, "Other shards than the stage's in the run.")
 flags.DEFINE_string("out", None, "Folder of the result; default: the stage's in the run.")
@@ -31,12 +27,9 @@ flags.DEFINE_bool("packing", None, "Several examples in a row (with --out).")
 flags.DEFINE_integer("seed", None, "Names data order and dropout (with --out).")
 flags.DEFINE_list("mix", None, "Row shares, e.g. world_model=1,imitation=1 (with --out).")
 flags.DEFINE_list("task_weights", None, "The lambdas, e.g. reflection=0.5 (with --out).")
-flags.DEFINE_multi_string("set", [], "Override a setting: section.field=value.")
 
 
-def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments {argv[1:]}")
+def main() -> None:
     plain = ("steps", "seed", "packing")
     changes = {name: FLAGS[name].value for name in plain if FLAGS[name].value is not None}
     for flag, kind in (("mix", int), ("task_weights", float)):
@@ -45,9 +38,7 @@ def main(argv: list[str]) -> None:
     if (changes or FLAGS.shards) and not FLAGS.out:
         given = [*changes, *(["shards"] if FLAGS.shards else [])]
         raise app.UsageError(f"{', '.join(given)} differ from the run's own: give --out")
-    experiment = load_experiment(FLAGS.config, FLAGS.set)
-    dataset = load_dataset(FLAGS.dataset)
-    run = pipeline.open_run(experiment, dataset, FLAGS.run)
+    experiment, dataset, run = open_experiment()
     print(experiment.note, flush=True)
     result = pipeline.train_stage(
         experiment,

@@ -13,8 +13,8 @@ ROOT = Path(__file__).parents[2]
 
 
 def run(*arguments, code="", cwd=ROOT):
-    program = "from absl import app; from data_prep import import_logs; "
-    command = [sys.executable, "-c", f"{program}{code}\napp.run(import_logs.main)"]
+    program = "from alignuser_jax.programs import run; from data_prep import import_logs; "
+    command = [sys.executable, "-c", f"{program}{code}\nrun(import_logs.main)"]
     done = subprocess.run(
         [*command, *map(str, arguments)],
         cwd=cwd,
