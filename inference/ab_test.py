@@ -10,10 +10,14 @@ hit@20 stands beside the simulated likes, with Kendall's tau and its interval.
 """
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from absl import flags
+from absl import app, flags
 
 from alignuser_jax import pipeline
 from alignuser_jax.datasets import item_statistics, load_dataset
@@ -22,6 +26,7 @@ from alignuser_jax.evaluation.agreement import agreement
 from alignuser_jax.evaluation.comparison import arm_metrics, compare
 from alignuser_jax.programs import run as run_program
 from alignuser_jax.recommenders import held_out_hits, load_recommender
+from alignuser_jax.records import stable_key
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list("simulations", None, "FOLDER or NAME=FOLDER of simulations.", required=True)
@@ -32,6 +37,7 @@ flags.DEFINE_list("treatments", None, "The others (default: all).")
 flags.DEFINE_string("dataset", None, "Dataset, for held-out hits.")
 flags.DEFINE_list("recommenders", None, "NAME=FOLDER of the arms, for held-out hits.")
 flags.DEFINE_string("out", None, "Folder for the tables and the plot (default: the first one).")
+flags.DEFINE_integer("agents", None, "Draw so many of the agents (default: all).")
 flags.DEFINE_integer("resamples", 2000, "Bootstrap resamples over users.")
 flags.DEFINE_integer("seed", 0, "Seed of the bootstrap.")
 
@@ -39,6 +45,16 @@ flags.DEFINE_integer("seed", 0, "Seed of the bootstrap.")
 def named(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     return (name, value) if equals else (Path(text).name, text)
+
+
+def draw_agents(simulations: Iterable[pa.Table], count: int) -> pa.Array:
+    """The same `count` users of every simulation, drawn by --seed."""
+    users = sorted(set.intersection(*(set(t["user_id"].to_pylist()) for t in simulations)))
+    if not 2 <= count <= len(users):
+        raise app.UsageError(f"--agents={count}: the simulations share {len(users)} agents")
+    key = stable_key("ab-test agents", FLAGS.seed)
+    order = np.random.Generator(np.random.Philox(key=key)).permutation(len(users))
+    return pa.array([users[n] for n in order[:count]])
 
 
 def main() -> None:
@@ -52,6 +68,12 @@ def main() -> None:
             )
         events[name] = pq.read_table(path)
         manifests[name] = json.loads((Path(folder) / "journal" / "manifest.json").read_text())
+    if FLAGS.agents is not None:
+        drawn = draw_agents(events.values(), FLAGS.agents)
+        events = {
+            name: table.filter(pc.is_in(table["user_id"], drawn))
+            for name, table in events.items()
+        }
     metrics = {name: arm_metrics(table) for name, table in events.items()}
     comparisons = {
         name: compare(

@@ -1,6 +1,8 @@
 """From logs to an A/B table with a model trained for a few steps: the machinery only."""
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -127,6 +129,43 @@ def test_plain_imitation_and_a_world_model_alone_run(experiment, dataset, run, t
         experiment, dataset, run, "align", out=tmp_path / "wm", task_weights={"reflection": 0.0}
     )
     assert "reflection" not in alone.metrics[-2].get("task_loss", {})
+
+
+def program(verb, *arguments):
+    command = [sys.executable, "-m", "launch.cli", verb, *arguments]
+    return subprocess.run(command, cwd=TINY.parents[1], capture_output=True, text=True)
+
+
+def test_verdicts_from_two_simulations_and_from_fewer_agents(first, tmp_path):
+    _, folder = first
+    both = f"--simulations=one={folder},two={folder}"
+    done = program("ab-test", both, "--control=random", "--agents=4", f"--out={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    text = (tmp_path / "ab_test.md").read_text()
+    assert text.startswith("A/B test, 4 agents; SYNTHETIC") and "verdict, two" in text
+    assert (tmp_path / "ab_test.png").stat().st_size > 1000
+    wrong = program("ab-test", both, "--control=random", "--agents=7", f"--out={tmp_path}")
+    assert wrong.returncode != 0 and "share 6 agents" in wrong.stdout + wrong.stderr
+    wrong = program("ab-test", "--simulations=/nowhere", "--control=random")
+    assert wrong.returncode == 2 and "finish `alignuser simulate" in wrong.stderr
+
+
+def test_several_policies_are_evaluated_in_one_table(dataset, run, tmp_path):
+    dataset.save(tmp_path / "data")
+    adapter = run / "align" / "adapter"
+    command = [f"--config={TINY}", *(f"--set={setting}" for setting in SMALLER)]
+    command += [f"--dataset={tmp_path}/data", f"--run={run}", f"--out={tmp_path}/tables"]
+    command += [f"--adapters=first=,aligned@0={adapter},aligned@1={adapter}", "--agents=6"]
+    command += ["--what=ratings,preference,next_state", "--cap=2", "--next_states=3"]
+    command += ["--reasoning_samples=2", "--reasoning_tokens=8"]
+    done = program("evaluate", *command)
+    assert done.returncode in (0, 1), done.stderr  # 1: not accepted, as a few steps deserve
+    text = (tmp_path / "tables" / "evaluation.md").read_text()
+    for row in ("item mean", "first", "aligned@1, after reasoning", "page-type F1, model"):
+        assert row in text
+    averaged = text.split("Mean over seeds")[1].splitlines()
+    assert any(line.startswith("| aligned, after reasoning") for line in averaged)
+    assert ("NOT ACCEPTED" in done.stdout) == (done.returncode == 1)
 
 
 def test_another_experiment_in_the_same_folder_is_refused(experiment, dataset, run):
