@@ -14,11 +14,11 @@ from alignuser_jax.model.config import DecoderConfig, LoraConfig
 from alignuser_jax.training.config import TrainConfig
 from alignuser_jax.world import SiteConfig
 
-SEQUENCE = 512
+SEQUENCE = 416
 
 site = SiteConfig(max_pages=5)
 session = SessionConfig(
-    history_items=8,
+    history_items=5,
     memory_items=4,
     recall=True,
     context_tokens=SEQUENCE,
@@ -30,12 +30,13 @@ experiment = Experiment(
     note="SYNTHETIC data; a tiny model trained from scratch; template reflections",
     decoder=DecoderConfig(
         vocab_size=1024,
-        hidden_size=64,
-        intermediate_size=192,
-        num_layers=1,
+        hidden_size=96,
+        intermediate_size=256,
+        num_layers=2,
         num_heads=2,
         num_kv_heads=2,
         head_dim=64,
+        rope_theta=1000.0,
     ),
     vocabulary=1024,
     pretrain=TrainConfig(
@@ -82,7 +83,7 @@ experiment = Experiment(
         session=session,
     ),
     lora=LoraConfig(rank=8, alpha=16),
-    engine=GeometryConfig(slots=64, context=SEQUENCE + 64, chunk=32, reply=64),
+    engine=GeometryConfig(slots=64, context=640, chunk=32, reply=64),
     agents=60,
     seed=0,
 )

@@ -17,7 +17,7 @@ from absl import app, flags
 
 from alignuser_jax import pipeline
 from alignuser_jax.alignment import ExposureMixture
-from alignuser_jax.alignment.build import SOURCES, TASKS
+from alignuser_jax.alignment.config import SOURCES, TASKS
 from alignuser_jax.programs import experiment_flags, numbers, open_experiment
 from alignuser_jax.programs import run as run_program
 from alignuser_jax.training.records_io import read_manifest
