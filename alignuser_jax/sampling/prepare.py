@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from alignuser_jax.language.render import answer_token_paths, render
-from alignuser_jax.records import Request, Ticket, stable_key
+from alignuser_jax.language.tokenizer import SentencePieceTokenizer
+from alignuser_jax.records import Message, Request, Ticket, stable_key
 from alignuser_jax.sampling.automaton import (
     Automaton,
     ClosedSet,
@@ -20,6 +23,9 @@ from alignuser_jax.sampling.automaton import (
 
 ANSWERS_KEPT = 1024
 """Compiled answers kept; a simulation has a few dozen distinct ones."""
+
+MESSAGES_KEPT = 1 << 14
+"""Rendered messages kept: a session asks with the same messages again and again."""
 
 
 @dataclass(frozen=True)
@@ -69,11 +75,13 @@ class Preparation:
         self._context, self._chunk, self._reply, self._sizes = context, chunk, reply, sizes
         self._answers: dict[tuple, tuple[Automaton, ClosedSet | None]] = {}
         self._free = free_text(tokenizer.eot_id, **sizes)
+        self._message = functools.lru_cache(MESSAGES_KEPT)(
+            lambda message: render(tokenizer, (message,)).tokens
+        )
 
     def rows(self, ticket: Ticket, request: Request) -> list[Row]:
         self._check(request)
-        rendered = render(self._tokenizer, request.messages, generation=True)
-        tokens = np.asarray(rendered.tokens, np.int32)
+        tokens = self._prompt(request.messages)
         prompt = len(tokens)
         scale = float(self._adapted and request.adapter is None)
         automaton, closed = self._free, None
@@ -106,6 +114,14 @@ class Preparation:
             replace(row, sample=i, key=stable_key(request.key, "sample", i))
             for i in range(request.samples)
         ]
+
+    def _prompt(self, messages: Sequence[Message]) -> np.ndarray:
+        """`render(messages, generation=True).tokens`. Our own vocabularies render message by
+        message, so that all but the last are looked up; a chat template needs the whole."""
+        if not isinstance(self._tokenizer, SentencePieceTokenizer):
+            return render(self._tokenizer, messages, generation=True).tokens
+        last = render(self._tokenizer, messages[-1:], generation=True).tokens
+        return np.concatenate([*map(self._message, messages[:-1]), last])
 
     def with_reasoning(self, row: Row, reasoning: np.ndarray) -> Row:
         """The second half of a row that reasons before it is scored."""
