@@ -170,11 +170,11 @@ class Engine:
         for slot, row in rows.items():
             self._residents.hold(slot, row.prefixes)
         sizes = {"chunk": self.config.chunk, "group": self.config.group}
-        for chunks, groups in pack_prompts(rows, reused, **sizes):
+        for chunks, ends, groups in pack_prompts(rows, reused, **sizes):
             self._cache, self._last = self._programs.prefill(
-                self._programs.leaves, self._cache, self._last, chunks, groups
+                self._programs.leaves, self._cache, self._last, chunks, ends, groups
             )
-            self.stats["prefill_groups"] += int(groups)
+            self.stats["prefill_groups"] += int(groups[0])
         self._last.block_until_ready()
         self.stats["prefill_seconds"] += time.perf_counter() - started
 

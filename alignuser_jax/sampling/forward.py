@@ -40,11 +40,54 @@ def forward(
     valid) and the cache with the valid tokens written. Two rows may share a slot (two chunks
     of one prompt): keys are written before any is read.
     """
+    _, x, cache = _layers(decoder, tokens, positions, slot, cache, valid, lora_scale)
+    return decoder.norm(x), cache
+
+
+def read(
+    decoder: Decoder,
+    tokens: jax.Array,
+    positions: jax.Array,
+    slot: jax.Array,
+    cache: KVCache,
+    valid: jax.Array,
+    lora_scale: jax.Array,
+) -> tuple[jax.Array, KVCache]:
+    """`forward` for tokens of which few are continued: the states `[B, T, D]` that enter the
+    last layer, for `finish`, and the same cache. Of the last layer only keys and values are
+    computed (the compiler drops what nobody uses): of two layers that saves almost half."""
+    entering, _, cache = _layers(decoder, tokens, positions, slot, cache, valid, lora_scale)
+    return entering, cache
+
+
+def finish(
+    decoder: Decoder,
+    entering: jax.Array,
+    positions: jax.Array,
+    slot: jax.Array,
+    cache: KVCache,
+    lora_scale: jax.Array,
+) -> jax.Array:
+    """Hidden states `[B, T, D]` of tokens that `read` has put into the cache, from the states
+    that enter the last layer."""
+    layer = decoder.config.num_layers - 1
+    *_, block = decoder.blocks()
+    adapter = Adapter(lora_scale.astype(jnp.float32)).fold(layer)
+
+    def look(q, k, v):
+        past = cache.k[layer], cache.v[layer]
+        return attend_blocks(q, *past, slot, positions, jnp.max(positions) + 1), None
+
+    x, _ = block(entering, _angles(decoder, positions), adapter, look)
+    return decoder.norm(x)
+
+
+def _layers(decoder, tokens, positions, slot, cache, valid, lora_scale):
+    """The states that enter the last layer, those that leave it, and the cache."""
     x = constrain(decoder.embedding[...][tokens].astype(decoder.dtype), "batch", None, None)
-    angles = rotary_angles(positions, decoder.config.head_dim, decoder.config.rope_theta)
-    adapter = Adapter(lora_scale.astype(jnp.float32))
+    angles, adapter = _angles(decoder, positions), Adapter(lora_scale.astype(jnp.float32))
     end = jnp.max(jnp.where(valid, positions + 1, 0))
-    keys, values = [], []
+    keys, values, entering = [], [], x
     for layer, block in enumerate(decoder.blocks()):
 
         def look(q, k, v, layer=layer):
@@ -52,10 +95,15 @@ def forward(
             v = write(cache.v[layer], v, slot, positions, valid)
             return attend_blocks(q, k, v, slot, positions, end), (k, v)
 
+        entering = x
         x, (k, v) = block(x, angles, adapter.fold(layer), look)
         keys.append(k)
         values.append(v)
-    return decoder.norm(x), KVCache(tuple(keys), tuple(values))
+    return entering, x, KVCache(tuple(keys), tuple(values))
+
+
+def _angles(decoder: Decoder, positions: jax.Array) -> jax.Array:
+    return rotary_angles(positions, decoder.config.head_dim, decoder.config.rope_theta)
 
 
 def write(

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from alignuser_jax.sampling.prepare import Row
-from alignuser_jax.sampling.programs import JUMP, Chunks, Rows, Suffixes
+from alignuser_jax.sampling.programs import JUMP, Chunks, Ends, Rows, Suffixes
 from alignuser_jax.sampling.sample import key_words
 
 CALL = 16
@@ -20,34 +20,42 @@ CALL = 16
 
 def pack_prompts(
     rows: Mapping[int, Row], reused: Mapping[int, int], *, chunk: int, group: int
-) -> Iterator[tuple[Chunks, np.int32]]:
+) -> Iterator[tuple[Chunks, Ends, np.ndarray]]:
     """The prompts of `rows` (by slot) from position `reused[slot]` on, cut at multiples of
-    `chunk`, and how many groups of each call are used.
+    `chunk`; their ends; and how many groups of both are used.
 
     Pieces go by their position: what a piece looks back to comes before it, and the rows of a
     group look back about equally far.
     """
     starts = {slot: range(reused[slot], len(row.tokens), chunk) for slot, row in rows.items()}
     pieces = sorted((start, slot) for slot, places in starts.items() for start in places)
-    for begin in range(0, len(pieces), CALL * group):
-        part = pieces[begin : begin + CALL * group]
-        packed = Chunks(
-            tokens=np.zeros((CALL * group, chunk), np.int32),
-            slot=np.zeros(CALL * group, np.int32),
-            start=np.zeros(CALL * group, np.int32),
-            count=np.zeros(CALL * group, np.int32),
-            final=np.zeros(CALL * group, bool),
-            lora_scale=np.zeros(CALL * group, np.float32),
+    room = CALL * group
+    for begin in range(0, len(pieces), room):
+        part = pieces[begin : begin + room]
+        chunks = Chunks(
+            tokens=np.zeros((room, chunk), np.int32),
+            slot=np.zeros(room, np.int32),
+            start=np.zeros(room, np.int32),
+            count=np.zeros(room, np.int32),
+            final=np.zeros(room, bool),
+            lora_scale=np.zeros(room, np.float32),
         )
         for i, (start, slot) in enumerate(part):
-            row = rows[slot]
-            tokens = row.tokens[start : start + chunk]
-            packed.tokens[i, : len(tokens)] = tokens
-            packed.slot[i], packed.start[i], packed.count[i] = slot, start, len(tokens)
-            packed.final[i] = start + len(tokens) == len(row.tokens)
-            packed.lora_scale[i] = row.lora_scale
-        folded = (a.reshape(CALL, group, *a.shape[1:]) for a in packed)
-        yield Chunks(*folded), np.int32(-(-len(part) // group))
+            tokens = rows[slot].tokens[start : start + chunk]
+            chunks.tokens[i, : len(tokens)] = tokens
+            chunks.slot[i], chunks.start[i], chunks.count[i] = slot, start, len(tokens)
+            chunks.final[i] = start + len(tokens) == len(rows[slot].tokens)
+            chunks.lora_scale[i] = rows[slot].lora_scale
+        final = np.argsort(~chunks.final, kind="stable")
+        ends = Ends(
+            slot=chunks.slot[final],
+            position=np.maximum(chunks.start + chunks.count - 1, 0)[final],
+            active=chunks.final[final],
+            lora_scale=chunks.lora_scale[final],
+        )
+        used = -(-np.array([len(part), chunks.final.sum()], np.int32) // group)
+        chunks = Chunks(*(a.reshape(CALL, group, *a.shape[1:]) for a in chunks))
+        yield chunks, Ends(*(a.reshape(CALL, group) for a in ends)), used
 
 
 def pack_suffixes(

@@ -18,7 +18,7 @@ from jax import lax
 
 from alignuser_jax.model import Decoder, unstack
 from alignuser_jax.sampling.automaton import ACCEPT, LINE, MID
-from alignuser_jax.sampling.forward import forward
+from alignuser_jax.sampling.forward import finish, forward, read
 from alignuser_jax.sampling.sample import pick
 
 JUMP = 4
@@ -35,6 +35,15 @@ class Chunks(NamedTuple):
     count: jax.Array  # int32[W, G], tokens of the piece, 0 = nothing to do
     final: jax.Array  # bool[W, G], whether the row's prompt ends here
     lora_scale: jax.Array  # float32[W, G], 1 = the adapted model, 0 = the base
+
+
+class Ends(NamedTuple):
+    """The last token of each final piece of the same call, in groups."""
+
+    slot: jax.Array  # int32[W, G]
+    position: jax.Array  # int32[W, G]
+    active: jax.Array  # bool[W, G]
+    lora_scale: jax.Array  # float32[W, G]
 
 
 class Suffixes(NamedTuple):
@@ -113,23 +122,36 @@ class Programs:
     def _decoder(self, leaves):
         return nnx.merge(self._graphdef, jax.tree.unflatten(self._treedef, leaves))
 
-    def _prefill(self, leaves, cache, last, chunks: Chunks, groups):
-        """The first `groups` groups of `chunks`; gives the cache and `last[S, D]`, the hidden
-        state of the last token of every row whose prompt ended."""
+    def _prefill(self, leaves, cache, last, chunks: Chunks, ends: Ends, groups):
+        """Reads the first `groups[0]` groups of `chunks`, then finishes the first `groups[1]`
+        of `ends`: the cache, and `last[S, D]` with the hidden states of these tokens."""
         self.compilations += 1
         decoder = self._decoder(leaves)
+        nowhere = last.shape[0]
 
-        def body(carry):
-            i, cache, last = carry
+        def read_group(carry):
+            i, cache, entering = carry
             group = Chunks(*(a[i] for a in chunks))
-            hidden, cache = _extend(decoder, cache, group)
+            x, cache = read(decoder, *_inputs(group, cache))
             end = jnp.maximum(group.count - 1, 0)[:, None, None]
-            newest = jnp.take_along_axis(hidden, end, axis=1)[:, 0]
-            at = jnp.where(group.final, group.slot, last.shape[0])
-            return i + 1, cache, last.at[at].set(newest, mode="drop")
+            at = jnp.where(group.final, group.slot, nowhere)
+            newest = jnp.take_along_axis(x, end, axis=1)[:, 0]
+            return i + 1, cache, entering.at[at].set(newest, mode="drop")
 
-        carry = (jnp.int32(0), cache, last)
-        return lax.while_loop(lambda c: c[0] < groups, body, carry)[1:]
+        carry = (jnp.int32(0), cache, jnp.zeros_like(last))
+        carry = lax.while_loop(lambda c: c[0] < groups[0], read_group, carry)
+        _, cache, entering = carry
+
+        def finish_group(carry):
+            i, last = carry
+            group = Ends(*(a[i] for a in ends))
+            x, positions = entering[group.slot][:, None], group.position[:, None]
+            hidden = finish(decoder, x, positions, group.slot, cache, group.lora_scale)
+            at = jnp.where(group.active, group.slot, nowhere)
+            return i + 1, last.at[at].set(hidden[:, 0], mode="drop")
+
+        carry = (jnp.int32(0), last)
+        return cache, lax.while_loop(lambda c: c[0] < groups[1], finish_group, carry)[1]
 
     def _closed_set(self, leaves, last, ids):
         """Log-probabilities `[S, A]` of the next tokens `ids[S, A]` under the whole
@@ -144,7 +166,7 @@ class Programs:
         targets."""
         self.compilations += 1
         decoder = self._decoder(leaves)
-        hidden, cache = _extend(decoder, cache, group)
+        hidden, cache = forward(decoder, *_inputs(group, cache))
         return cache, _logprobs(decoder.logits(hidden), group.targets)
 
     def _decode(self, leaves, cache, last, rows: Rows, tables: Tables, vocabulary: Vocabulary):
@@ -260,12 +282,11 @@ class Programs:
         return loop.cache, loop.out, loop.steps
 
 
-def _extend(decoder: Decoder, cache, group: Chunks | Suffixes):
-    """Hidden states of a group's tokens, and the cache that holds them."""
+def _inputs(group: Chunks | Suffixes, cache) -> tuple:
+    """What `read` and `forward` take besides the decoder."""
     order = jnp.arange(group.tokens.shape[1], dtype=jnp.int32)
-    valid = order < group.count[:, None]
-    positions = group.start[:, None] + order
-    return forward(decoder, group.tokens, positions, group.slot, cache, valid, group.lora_scale)
+    positions, valid = group.start[:, None] + order, order < group.count[:, None]
+    return group.tokens, positions, group.slot, cache, valid, group.lora_scale
 
 
 def _logits(decoder: Decoder, hidden: jax.Array) -> jax.Array:

@@ -59,7 +59,7 @@ answers = st.lists(line_of(NEWLINE), max_size=2).flatmap(
 def test_every_reply_is_legal_and_read_back(lines, seed, reasoning):
     rng = np.random.default_rng(seed)
     automaton = compile_answer(
-        lines, reasoning=reasoning > 0, newline=(NEWLINE,), states=64, edges=8
+        lines, reasoning=reasoning > 0, newline=(NEWLINE,), states=128, edges=8
     )
     tokens, states, edges = walk(automaton, rng, reasoning=reasoning)
     flat = np.zeros((len(states), 8))

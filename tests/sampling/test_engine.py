@@ -134,6 +134,96 @@ def test_results_do_not_depend_on_neighbours_slots_order_or_reuse(engine, decode
             assert one == other, f"{name}: request {number}"
 
 
+def test_a_row_has_equal_bits_alone_and_among_forty(engine):
+    """One row leaves most of a group empty, forty fill many groups in every place."""
+    few = mixed()[:8]
+    alone = []
+    for request in few:
+        engine._residents.clear()
+        alone += [result(c) for c in generate(engine, [request])]
+    crowd = [ask(100 + n, (SCREEN, ACT, RATE)[n % 3], temperature=1.0) for n in range(32)]
+    engine._residents.clear()
+    mingled = [request for n in range(8) for request in (*crowd[4 * n : 4 * n + 4], few[n])]
+    together = [result(c) for c in generate(engine, mingled)]
+    assert together[4::5] == alone
+
+
+def test_the_size_of_a_group_changes_no_result_but_rounding(engine, decoder, tokenizer):
+    requests = [
+        ask(n, answer, temperature=1.0) for n, answer in enumerate((SCREEN, ACT, WORDS))
+    ]
+    expected = [result(c) for c in generate(engine, requests)]
+    for group in (1, 3):
+        other = Engine(decoder, tokenizer, replace(GEOMETRY, group=group))
+        found = [result(c) for c in generate(other, requests)]
+        for one, two in zip(expected, found, strict=True):
+            assert (one.text, one.tokens, one.usage) == (two.text, two.tokens, two.usage)
+            np.testing.assert_allclose(one.logprobs, two.logprobs, atol=1e-4)
+            for p, q in zip(one.choice_probabilities, two.choice_probabilities, strict=True):
+                np.testing.assert_allclose(p, q, atol=2e-5)
+
+
+LONG = (
+    (
+        "a good film because the list is for each item of movies",
+        "a bad film because of one item",
+    ),
+    ("RATING: 10", "RATING: 1", "RATING: 2"),
+    ("one way",),
+    ("BEST-ACTION: [CLICK_ITEM:ITEM_2]", "BEST-ACTION: [CLICK_ITEM:ITEM_3]"),
+)
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_forced_tokens_cost_few_steps_and_change_nothing(engine, reference, number):
+    """Runs of forced tokens longer and shorter than a jump, one drawn token between them."""
+    request = ask(number, LONG, temperature=1.3)
+    before = engine.stats["decode_steps"]
+    (completion,) = generate(engine, [request])
+    tokens, prompt = list(completion.tokens), reference.prompt(request)
+    lines = reference.paths(request)
+    paths = [line[c] for line, c in zip(lines, completion.choices, strict=True)]
+    assert tokens == [token for path in paths for token in path]
+    assert engine.stats["decode_steps"] - before <= 1 + len(tokens) // 2
+    expected = [reference.logprobs(prompt + tokens[:i])[t] for i, t in enumerate(tokens)]
+    np.testing.assert_allclose(completion.logprobs, expected, atol=1e-4)
+    said, known = [], 0
+    for taken, line, p in zip(paths, lines, completion.choice_probabilities, strict=True):
+        nodes = branches(line)
+        if len(line) > 1 and len(nodes) == 1:
+            ((node, allowed),) = nodes.items()
+            logprobs = reference.logprobs(prompt + said + list(node))
+            q = np.exp([logprobs[path[len(node)]] for path in line])
+            assert len(allowed) == len(line) == len(p)
+            np.testing.assert_allclose(p, q / q.sum(), atol=2e-5)
+            known += 1
+        said += taken
+    assert known >= 2
+
+
+def branches(paths):
+    """The prefixes after which a line has a choice, with the tokens to choose from."""
+    nodes = {}
+    for path in paths:
+        for i, token in enumerate(path):
+            nodes.setdefault(path[:i], set()).add(token)
+    return {node: allowed for node, allowed in nodes.items() if len(allowed) > 1}
+
+
+def test_a_reply_may_end_at_the_last_position_of_the_context(engine, reference):
+    """A jump must not reach back over what the cache holds."""
+    room = GEOMETRY.context - sum(max(map(len, paths)) for paths in reference.paths(ask(1)))
+    for spare in range(4):
+        text, request = "", ask(1)
+        while len(reference.prompt(request)) < room - spare:
+            text += " a"
+            request = replace(ask(1), messages=talk(SYSTEM, text))
+        assert len(reference.prompt(request)) == room - spare
+        (completion,) = generate(engine, [request])
+        tokens, choices, _ = reference.answer(reference.prompt(request), request)
+        assert (completion.tokens, completion.choices) == (tuple(tokens), choices)
+
+
 def test_nothing_that_a_request_chooses_recompiles(engine):
     generate(engine, mixed())
     compiled = engine.compilations
@@ -297,4 +387,6 @@ def test_geometry_is_checked(decoder, tokenizer):
         EngineConfig(context=100)
     with pytest.raises(ValueError, match="positive"):
         EngineConfig(slots=0)
+    with pytest.raises(ValueError, match="positive"):
+        EngineConfig(group=0)
     assert ACCEPT == 0  # padded tables point there

@@ -6,7 +6,7 @@ import numpy as np
 from flax import nnx
 
 from alignuser_jax.model import init_cache
-from alignuser_jax.sampling.forward import forward
+from alignuser_jax.sampling.forward import finish, forward, read
 
 
 def test_chunks_and_steps_equal_one_pass_without_a_cache(decoder):
@@ -53,3 +53,36 @@ def test_a_row_keeps_its_bits_when_a_neighbour_reads_further(decoder):
         results.append(np.asarray(hidden[0]))
     np.testing.assert_array_equal(results[0], results[1])
     np.testing.assert_array_equal(results[0], results[2])
+
+
+def test_reading_and_finishing_equal_a_forward_in_any_slots(decoder):
+    """What is left out of the last layer is not missed, and slots may come in any order."""
+    rng = np.random.default_rng(2)
+    tokens = rng.integers(0, decoder.config.vocab_size, (3, 32)).astype(np.int32)
+    order = np.tile(np.arange(32, dtype=np.int32), (3, 1))
+    valid, scale = np.arange(32) < np.array([[32], [20], [7]]), np.ones(3, np.float32)
+    slot, last = np.array([4, 0, 2]), np.array([[31], [19], [6]])
+    graph, state = nnx.split(decoder)
+    empty = init_cache(decoder.config, 5, 64)
+
+    @jax.jit
+    def whole(state):
+        model = nnx.merge(graph, state)
+        return forward(model, tokens, order, slot, empty, valid, scale)
+
+    @jax.jit
+    def halves(state):
+        model = nnx.merge(graph, state)
+        entering, cache = read(model, tokens, order, slot, empty, valid, scale)
+        entering = jnp.take_along_axis(entering, last[..., None], axis=1)
+        return finish(model, entering, last, slot, cache, scale), cache
+
+    (hidden, expected), (ends, cache) = whole(state), halves(state)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), cache, expected)
+    np.testing.assert_allclose(
+        ends, np.take_along_axis(hidden, last[..., None], axis=1), atol=2e-5
+    )
+    for unused in (1, 3):
+        assert not np.asarray(cache.k[0])[unused].any()
+    work = [jax.jit(f).lower(state).compile().cost_analysis()["flops"] for f in (whole, halves)]
+    assert work[1] < 0.8 * work[0]  # the compiler does drop it
