@@ -119,7 +119,9 @@ class SentencePieceTokenizer(TextTokenizer):
     def save(self, directory: str | Path) -> None:
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        (directory / MODEL_FILE).write_bytes(self.model)
+        partial = directory / (MODEL_FILE + ".partial")  # a torn file would look finished
+        partial.write_bytes(self.model)
+        partial.replace(directory / MODEL_FILE)
 
 
 class HuggingFaceTokenizer(TextTokenizer):

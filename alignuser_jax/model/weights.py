@@ -117,7 +117,9 @@ def save_pretrained(
     for n, shard in enumerate(shards, start=1):
         file = f"model-{n:05d}-of-{len(shards):05d}.safetensors"
         file = file if len(shards) > 1 else "model.safetensors"
-        save_file(shard, directory / file, {"format": "pt"})
+        partial = directory / (file + ".partial")  # never torn at its own name
+        save_file(shard, partial, {"format": "pt"})
+        partial.replace(directory / file)
         weight_map |= dict.fromkeys(shard, file)
     if len(shards) > 1:
         total = sum(tensor.nbytes for shard in shards for tensor in shard.values())
