@@ -35,6 +35,7 @@ class GeometryConfig:
     context: int = 512
     chunk: int = 32
     reply: int = 128
+    group: int = 8
 
 
 @dataclass(frozen=True)

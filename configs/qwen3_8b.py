@@ -55,7 +55,7 @@ experiment = Experiment(
     ),
     align_shards=BuildConfig(tasks=("world_model", "reflection"), site=site, session=session),
     lora=LoraConfig(rank=16, alpha=32),
-    engine=GeometryConfig(slots=128, context=SEQUENCE, chunk=256, reply=512),
+    engine=GeometryConfig(slots=128, context=SEQUENCE, chunk=256, reply=512, group=128),
     agents=1000,
     seed=0,
 )
