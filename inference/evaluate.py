@@ -117,7 +117,7 @@ def preference(experiment, dataset, users, engines, tokenizer) -> tuple[str, lis
 
 
 def next_states(experiment, run, engines) -> tuple[str, list[str]]:
-    engine = next(iter(engines.values()))()
+    engine = next(iter(engines.values()))(policy.NEXT_STATE_TOKENS)
     folder = run / "shards" / "align" / "validation"
     examples = (e for e in read_examples(folder) if e.task == "world_model")
     examples = list(itertools.islice(examples, FLAGS.next_states))
@@ -144,9 +144,14 @@ def main() -> None:
             raise app.UsageError(f"--adapters={FLAGS.adapters}: expected different NAME=FOLDER")
     tokenizer = pipeline.tokenizer_of(experiment, dataset, run)
 
-    def engine_of(adapter):
+    def engine_of(adapter, reply=0):
+        """The policy's engine, with room for replies of `reply` tokens."""
         decoder, *_ = pipeline.load_policy(experiment, run, adapter)
-        return pipeline.make_engine(experiment, decoder, tokenizer)
+        engine = experiment.engine
+        if more := max(reply - engine.reply, 0):
+            more += -more % engine.chunk
+            engine = replace(engine, reply=engine.reply + more, context=engine.context + more)
+        return pipeline.make_engine(replace(experiment, engine=engine), decoder, tokenizer)
 
     engines = {name: partial(engine_of, adapter) for name, adapter in adapters.items()}
     agents = policy_and_agent_users(dataset, experiment.agents, experiment.seed)[1]
@@ -157,15 +162,15 @@ def main() -> None:
         "preference": lambda: preference(experiment, dataset, users, engines, tokenizer),
         "next_state": lambda: next_states(experiment, run, engines),
     }
+    out = Path(FLAGS.out or run)
+    out.mkdir(parents=True, exist_ok=True)
     parts, failures = [experiment.note], []
     for name in FLAGS.what:
         text, failed = everything[name]()
         parts.append(text)
         failures += failed
         print(f"\n{text}\n", flush=True)
-    out = Path(FLAGS.out or run)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "evaluation.md").write_text("\n\n".join(parts) + "\n")
+        (out / "evaluation.md").write_text("\n\n".join(parts) + "\n")
     if failures:
         print("\n".join(["NOT ACCEPTED:", *failures]))
         sys.exit(1)

@@ -30,6 +30,9 @@ from alignuser_jax.world import SiteConfig
 CHUNK = 1024
 """Requests that are submitted together; between chunks progress is told."""
 
+NEXT_STATE_TOKENS = 256
+"""A next state has at most so many tokens; what is longer is cut."""
+
 Say = Callable[[str], None]
 CountTokens = Callable[[str], int]
 
@@ -110,12 +113,10 @@ def watch_probabilities(
     return np.split(watched, np.cumsum(sizes)[:-1])
 
 
-def next_state_requests(examples: Sequence[Example], max_tokens: int = 256) -> list[Request]:
+def next_state_requests(examples: Sequence[Example]) -> list[Request]:
     """World-model examples as questions: the prompt without its trained reply, greedily."""
-    return [
-        Request(example.messages[:-1], "world_model", max_tokens=max_tokens, temperature=0.0)
-        for example in examples
-    ]
+    limits = {"max_tokens": NEXT_STATE_TOKENS, "temperature": 0.0}
+    return [Request(example.messages[:-1], "world_model", **limits) for example in examples]
 
 
 def next_state_text(message: Message | str) -> str:
