@@ -87,10 +87,9 @@ def rating_template(evidence: Evidence, alternative: Transition, key: int) -> st
     similar = evidence.similar()
     why, numbers, values = [], [], []
 
-    def told(mean: float, digits: int) -> str:
-        """As the prompt tells it: as a level where it recalls."""
-        level = evidence.recalled is not None
-        return str(mean_level(mean)) if level else f"{mean:.{digits}f}"
+    def told(mean: float) -> str:
+        """As a level where the prompt tells levels."""
+        return f"{mean:.1f}" if evidence.recalled is None else str(mean_level(mean))
 
     if similar:
         best = [past for _, past in similar[:6]]
@@ -105,10 +104,10 @@ def rating_template(evidence: Evidence, alternative: Transition, key: int) -> st
         own = evidence.recalled
         own = float(np.mean([past.rating for _, past in similar])) if own is None else own
         values.append(own)
-        numbers.append(f"similar items {told(own, 1)}")
+        numbers.append(f"similar items {told(own)}")
     if evidence.mean_rating is not None:
         values.append(evidence.mean_rating)
-        numbers.append(f"others {told(evidence.mean_rating, 2)}")
+        numbers.append(f"others {told(evidence.mean_rating)}")
     if evidence.persona is not None and evidence.persona.mean_rating is not None:
         values.append(evidence.persona.mean_rating)
         numbers.append(f"I usually {evidence.persona.mean_rating:.1f}")

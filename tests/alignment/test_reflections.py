@@ -94,7 +94,7 @@ def test_template_evidence_is_what_the_prompt_shows(steps, view):
             line = next(line for line in prompt.splitlines() if f"{title} (" in line)
             assert line.split(": ")[0].endswith(f"({score})")
         mean = view.mean_ratings.get(step.evidence.item.item_id)
-        assert (f"thers {mean:.2f}" in text) if mean else ("thers" not in text)
+        assert (f"thers {mean:.1f}" in text) if mean else ("thers" not in text)
 
 
 def test_hidden_means_are_no_evidence(dataset, view, targets):
