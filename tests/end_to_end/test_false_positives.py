@@ -1,4 +1,4 @@
-"""200 re-sampled A/A tests: the family-wise error is what it is said to be."""
+"""Re-sampled A/A tests: the family-wise error is what it is said to be."""
 
 from pathlib import Path
 
@@ -15,13 +15,16 @@ from alignuser_jax.recommenders import Random
 
 TINY = Path(__file__).parents[2] / "configs" / "tiny.py"
 SMALLER = ("pretrain.steps=30", "align.steps=3", "agents=48", "pretrain.batch_size=4")
-REPETITIONS, TESTS = 12, 200
+REPETITIONS, TESTS = 12, 2000
 
 
 @pytest.mark.slow
 def test_family_wise_error_of_re_sampled_aa_tests(tmp_path):
     """Every agent visits one recommender 12 times with other randomness; an A/A test takes two
-    different visits of each agent at random. 5 % +- 3: two standard errors at 200 tests."""
+    different visits of each agent at random. 5 % +- 3 for the family and, since Holm is
+    conservative where metrics are correlated, 5 % +- 1.5 (three standard errors) for each
+    metric by itself. 200 tests alone are too few to tell: 3 to 11 false alarms were seen in
+    ten such blocks of one simulation, whose rate was 3.6 %."""
     dataset = synthetic.generate(synthetic.SyntheticConfig(users=96, items=80))
     experiment = load_experiment(TINY, SMALLER)
     run = pipeline.open_run(experiment, dataset, tmp_path)
@@ -48,15 +51,17 @@ def test_family_wise_error_of_re_sampled_aa_tests(tmp_path):
     values = {m: np.array([metrics.values[arm][m] for arm in metrics.arms]) for m in METRICS}
     n_users = len(metrics.user_ids)
     rng = np.random.default_rng(0)
-    false_alarms = 0
+    p_values = np.empty((TESTS, len(METRICS)))
     for test in range(TESTS):
         pairs = np.array([rng.choice(REPETITIONS, 2, replace=False) for _ in range(n_users)])
         users = np.arange(n_users)
-        p = [
+        p_values[test] = [
             paired_difference(
                 v[pairs[:, 0], users], v[pairs[:, 1], users], resamples=999, seed=test
             ).p
             for v in values.values()
         ]
-        false_alarms += holm(p).min() < 0.05
-    assert 0.02 <= false_alarms / TESTS <= 0.08, f"{false_alarms} of {TESTS}"
+    family = np.mean([holm(p).min() < 0.05 for p in p_values])
+    assert 0.02 <= family <= 0.08, f"{family:.2%} of {TESTS}"
+    single = (p_values < 0.05).mean(0)
+    assert np.abs(single - 0.05).max() <= 0.015, dict(zip(METRICS, single, strict=True))
