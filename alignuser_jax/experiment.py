@@ -43,15 +43,15 @@ class Experiment:
     """`decoder` is the shape of a model trained from scratch in the first stage, `pretrain`
     (full-parameter, on world-model text and reconstructed visits), with a vocabulary of
     `vocabulary` pieces trained on the same text. A real experiment has a pretrained `backbone`
-    (a Hugging Face directory) instead, and no first stage. `align` is the method proper: LoRA
-    on the world-model and reflection losses.
+    (a Hugging Face directory or hub id, whose own `config.json` says its shape) instead, and no
+    first stage. `align` is the method proper: LoRA on the world-model and reflection losses.
     """
 
     name: str
     note: str
-    decoder: DecoderConfig
     align: TrainConfig
     align_shards: BuildConfig
+    decoder: DecoderConfig | None = None
     pretrain: TrainConfig | None = None
     pretrain_shards: BuildConfig | None = None
     backbone: str = ""
@@ -65,11 +65,12 @@ class Experiment:
     def __post_init__(self) -> None:
         if (self.pretrain is None) != (self.pretrain_shards is None):
             raise ValueError("pretrain and pretrain_shards belong together: give both or none")
-        if bool(self.backbone) == bool(self.pretrain):
+        given = {"pretrain": self.pretrain is not None, "decoder": self.decoder is not None}
+        if bool(self.backbone) in given.values():
             raise ValueError(
-                f"backbone is {self.backbone!r} and pretrain is "
-                f"{'given' if self.pretrain else 'None'}: a model has either a pretrained "
-                "backbone or a first stage that trains it from scratch"
+                f"backbone is {self.backbone!r}, and given are "
+                f"{[name for name, there in given.items() if there]}: a model has either a "
+                "pretrained backbone, or a decoder and a first stage that trains it"
             )
         shards = self.pretrain_shards
         if shards and (shards.site, shards.session) != (self.site, self.session):

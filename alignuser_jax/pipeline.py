@@ -97,7 +97,7 @@ def tokenizer_of(experiment: Experiment, dataset: Dataset, run: Path) -> TextTok
     """The backbone's tokenizer; for a model from scratch one trained on a sample of the
     first stage's own text, made once."""
     if experiment.backbone:
-        return TextTokenizer.load(experiment.backbone)
+        return TextTokenizer.load(_model_directory(experiment, run))
     folder = run / "tokenizer"
     if not (folder / "sentencepiece.model").exists():
         sample = run / "tokenizer-sample"
@@ -151,19 +151,30 @@ def build_stage(
     return folder
 
 
+def _model_directory(experiment: Experiment, run: Path) -> Path:
+    """The backbone's directory (a hub id is downloaded), or the first stage's model."""
+    from alignuser_jax.model import local_directory
+
+    if experiment.backbone:
+        return local_directory(experiment.backbone)
+    directory = run / "pretrain" / "model"
+    if not directory.is_dir():
+        raise FileNotFoundError(f"no model in {directory}: train the first stage")
+    return directory
+
+
 def start_decoder(experiment: Experiment, tokenizer: TextTokenizer, run: Path, stage: str):
     """The decoder that a stage starts from: random before "pretrain", else the backbone (or
     the first stage's result) with fresh adapters."""
     import jax.numpy as jnp
 
-    from alignuser_jax.model import init_decoder, load_pretrained
+    from alignuser_jax.model import init_decoder, load_decoder
 
     dtype = jnp.dtype(experiment.dtype)
     if stage == "pretrain":
         config = replace(experiment.decoder, vocab_size=tokenizer.vocab_size)
         return init_decoder(config, seed=experiment.seed, dtype=dtype)
-    directory = experiment.backbone or run / "pretrain" / "model"
-    return load_pretrained(directory, lora=experiment.lora, dtype=dtype)
+    return load_decoder(_model_directory(experiment, run), experiment.lora, dtype=dtype)
 
 
 def train_stage(
@@ -190,6 +201,7 @@ def train_stage(
         tokenizer,
         out or run / stage,
         validation_dir=validation if validation.is_dir() else None,
+        base=experiment.backbone,
     )
 
 
@@ -198,26 +210,15 @@ def load_policy(experiment: Experiment, run: Path, adapter: str | Path | None = 
     or with another one; `adapter=""` is the backbone alone."""
     import jax.numpy as jnp
 
-    from alignuser_jax.model import load_pretrained, merge, split
-    from alignuser_jax.training.checkpoint import (
-        load_adapter,
-        read_adapter_config,
-        weights_hash,
-    )
+    from alignuser_jax.model import load_decoder, split
+    from alignuser_jax.training.checkpoint import weights_hash
 
-    directory = Path(experiment.backbone or run / "pretrain" / "model")
-    if not directory.is_dir():
-        raise FileNotFoundError(f"no model in {directory}: train the first stage")
-    dtype = jnp.dtype(experiment.dtype)
+    directory = _model_directory(experiment, run)
     adapter = run / "align" / "adapter" if adapter is None else adapter
-    if str(adapter):
-        decoder = load_pretrained(directory, lora=read_adapter_config(adapter), dtype=dtype)
-        graph, lora, base = split(decoder)
-        decoder = merge(graph, load_adapter(adapter, lora), base)
-    else:
-        decoder = load_pretrained(directory, dtype=dtype)
-    graph, lora, base = split(decoder)
-    tokenizer = TextTokenizer.load(experiment.backbone or run / "tokenizer")
+    adapters = {"policy": adapter} if str(adapter) else None
+    decoder = load_decoder(directory, adapters=adapters, dtype=jnp.dtype(experiment.dtype))
+    _, lora, base = split(decoder)
+    tokenizer = TextTokenizer.load(directory)
     return decoder, tokenizer, weights_hash((lora, base))
 
 

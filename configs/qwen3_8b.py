@@ -1,16 +1,17 @@
 """The paper's backbone: Qwen3-8B, LoRA on L_WM + L_CR, batch 16, K = 4 (METHOD.md section 16).
 
     alignuser train --config=configs/qwen3_8b.py --dataset=runs/ml-1m/data --run=runs/qwen \
-        --stage=align --set=backbone=/models/Qwen3-8B
+        --stage=align
 
-Hardware: an accelerator with 80 GB or more. It cannot run on a CPU; here it is resolved and
-built abstractly (tests/end_to_end). No number was measured with it yet.
+The weights come from the hub once per host, or from a folder: --set=backbone=/models/Qwen3-8B.
+Hardware: an accelerator with 80 GB or more. It cannot run on a CPU; the backbone is built
+abstractly in tests/model/test_published.py. No number was measured with it yet.
 """
 
 from alignuser_jax.agents import SessionConfig
 from alignuser_jax.alignment import BuildConfig
 from alignuser_jax.experiment import Experiment, GeometryConfig
-from alignuser_jax.model.config import DecoderConfig, LoraConfig
+from alignuser_jax.model.config import LoraConfig
 from alignuser_jax.training.config import TrainConfig
 from alignuser_jax.world import SiteConfig
 
@@ -29,19 +30,7 @@ session = SessionConfig(
 experiment = Experiment(
     name="qwen3_8b",
     note="Qwen3-8B with LoRA; reflections by the base model or a template, as the shards say",
-    backbone="Qwen3-8B",
-    decoder=DecoderConfig(
-        vocab_size=151936,
-        hidden_size=4096,
-        intermediate_size=12288,
-        num_layers=36,
-        num_heads=32,
-        num_kv_heads=8,
-        head_dim=128,
-        rope_theta=1_000_000.0,
-        tie_word_embeddings=False,
-        max_position_embeddings=40960,
-    ),
+    backbone="Qwen/Qwen3-8B",
     dtype="bfloat16",
     align=TrainConfig(
         steps=8000,

@@ -1,4 +1,5 @@
-"""The language model: a Qwen3 decoder in Flax NNX, its cache, its adapters, its weights.
+"""The language model: one decoder in Flax NNX for Qwen3, Qwen2.5 and Llama 3, its cache, its
+adapters, its weights. `load_pretrained` is the way in for code outside this project.
 
 Names resolve on first use, so `alignuser_jax.model.config` can be had without importing jax.
 """
@@ -6,7 +7,8 @@ Names resolve on first use, so `alignuser_jax.model.config` can be had without i
 import importlib
 
 _HOMES = {
-    "config": ("DecoderConfig", "LoraConfig", "PROJECTIONS"),
+    "config": ("DecoderConfig", "LoraConfig", "RopeScaling", "PROJECTIONS"),
+    "hf_config": ("read_config",),
     "cache": ("KVCache", "init_cache"),
     "decoder": (
         "Decoder",
@@ -15,10 +17,15 @@ _HOMES = {
         "init_decoder",
         "merge",
         "merge_lora",
+        "named_arrays",
         "split",
         "unstack",
     ),
-    "weights": ("load_pretrained", "save_pretrained"),
+    "weights": ("load_decoder", "save_pretrained"),
+    "peft": ("base_of", "read_adapter", "save_adapter"),
+    "merged": ("export_merged",),
+    "pretrained": ("LanguageModel", "load_pretrained"),
+    "hub": ("local_directory",),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = sorted(_HOME)

@@ -1,22 +1,54 @@
-"""What a decoder is: plain frozen numbers, read from and written as Hugging Face `config.json`.
+"""What a decoder and its adapters are: plain frozen numbers.
 
 No jax here, so that configs and data programs can name a model without an accelerator stack.
+`hf_config` reads and writes them as Hugging Face `config.json`.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+import math
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 PROJECTIONS = ("q", "k", "v", "o", "gate", "up", "down")
+MODEL_TYPES = ("qwen3", "qwen2", "llama")
+
+
+@dataclass(frozen=True, slots=True)
+class RopeScaling:
+    """`rope_type: llama3` (Llama 3.1, section "Positional embeddings" of transformers'
+    modeling_rope_utils): wavelengths beyond `original_max_position_embeddings /
+    low_freq_factor` are stretched by `factor`, those below `... / high_freq_factor` stay,
+    those between are interpolated."""
+
+    factor: float
+    low_freq_factor: float
+    high_freq_factor: float
+    original_max_position_embeddings: int
+
+    def __post_init__(self) -> None:
+        if not 0 < self.low_freq_factor < self.high_freq_factor:
+            raise ValueError(
+                "rope scaling needs 0 < low_freq_factor < high_freq_factor, got "
+                f"{self.low_freq_factor} and {self.high_freq_factor}"
+            )
+        if not self.factor >= 1 or self.original_max_position_embeddings < 1:
+            raise ValueError(
+                "rope scaling needs factor >= 1 and original_max_position_embeddings >= 1, got "
+                f"{self.factor} and {self.original_max_position_embeddings}"
+            )
 
 
 @dataclass(frozen=True, slots=True)
 class DecoderConfig:
-    """The shape of a Qwen3 decoder; the defaults are those of a small test model."""
+    """The shape of a decoder; the defaults are those of a small Qwen3 test model.
+
+    `model_type` is the family: "qwen3" norms queries and keys, "qwen2" (also Qwen2.5) has
+    biases on q, k and v, "llama" neither. `attention_bias` puts biases on q, k, v and o
+    (qwen3, llama), `mlp_bias` on gate, up and down (llama).
+    `sliding_layers`: layer by layer whether it sees the last `sliding_window` tokens only;
+    empty means that none does. `headless`: an embedding model, whose hidden states are the
+    result; it has no logits unless the table is tied. `eos_token_ids` end a generated text.
+    """
 
     vocab_size: int
     hidden_size: int = 128
@@ -29,10 +61,18 @@ class DecoderConfig:
     rms_norm_eps: float = 1e-6
     tie_word_embeddings: bool = True
     max_position_embeddings: int = 4096
+    model_type: str = "qwen3"
+    attention_bias: bool = False
+    mlp_bias: bool = False
+    rope_scaling: RopeScaling | None = None
+    sliding_window: int = 0
+    sliding_layers: tuple[bool, ...] = ()
+    headless: bool = False
+    eos_token_ids: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        sizes = {name: getattr(self, name) for name in _HF_SIZES} | {"head_dim": self.head_dim}
-        wrong = {name: size for name, size in sizes.items() if size < 1}
+        sizes = {name: getattr(self, name) for name in SIZES}
+        wrong = {name: size for name, size in sizes.items() if not 1 <= size < 2**31}
         if wrong:
             raise ValueError(f"sizes of a decoder must be at least 1, got {wrong}")
         if self.num_heads % self.num_kv_heads:
@@ -42,75 +82,58 @@ class DecoderConfig:
             )
         if self.head_dim % 2:
             raise ValueError(f"rotary positions need an even head_dim, got {self.head_dim}")
-
-    @classmethod
-    def from_hf(cls, source: str | Path | Mapping[str, Any]) -> DecoderConfig:
-        """From a `config.json`, the directory that holds it, or its content.
-
-        Raises `ValueError` for whatever this decoder would compute differently (another
-        architecture, scaled rotary positions, biases, a sliding window), all at once.
-        """
-        if not isinstance(source, Mapping):
-            path = Path(source)
-            path = path / "config.json" if path.is_dir() else path
-            source = json.loads(path.read_text())
-        rope = source.get("rope_parameters") or source.get("rope_scaling") or {}
-        rope_type = rope.get("rope_type", rope.get("type", "default"))
-        theta = rope.get("rope_theta", source.get("rope_theta"))
-        refused = [
-            f"{name}={found!r} (supported: {supported!r})"
-            for name, found, supported in (
-                ("model_type", source.get("model_type"), "qwen3"),
-                ("rope_type", rope_type, "default"),
-                ("attention_bias", source.get("attention_bias", False), False),
-                ("hidden_act", source.get("hidden_act", "silu"), "silu"),
-                ("use_sliding_window", source.get("use_sliding_window", False), False),
-            )
-            if found != supported
-        ]
-        missing = [hf for hf in _HF_SIZES.values() if hf not in source]
-        missing += ["rope_theta"] if theta is None else []
-        if refused or missing:
+        if not (0 < self.rope_theta < math.inf and 0 <= self.rms_norm_eps < 1):
             raise ValueError(
-                "this config.json is not one this decoder can run: "
-                + "; ".join(refused + [f"{name} is missing" for name in missing])
+                f"expected a positive rope_theta and 0 <= rms_norm_eps < 1, got "
+                f"{self.rope_theta} and {self.rms_norm_eps}"
             )
-        sizes = {ours: int(source[hf]) for ours, hf in _HF_SIZES.items()}
-        return cls(
-            **sizes,
-            head_dim=int(source.get("head_dim") or sizes["hidden_size"] // sizes["num_heads"]),
-            rope_theta=float(theta),
-            rms_norm_eps=float(source.get("rms_norm_eps", 1e-6)),
-            tie_word_embeddings=bool(source.get("tie_word_embeddings", False)),
-        )
+        if self.model_type not in MODEL_TYPES:
+            raise ValueError(f"model_type {self.model_type!r} is not one of {MODEL_TYPES}")
+        if (self.mlp_bias and self.model_type != "llama") or (
+            self.attention_bias and self.model_type == "qwen2"
+        ):
+            raise ValueError(
+                f"a {self.model_type} has no attention_bias={self.attention_bias} with "
+                f"mlp_bias={self.mlp_bias}: qwen3 and llama may have attention_bias, llama "
+                "mlp_bias; qwen2's biases on q, k and v are part of its type"
+            )
+        if any(self.sliding_layers) and self.sliding_window < 1:
+            raise ValueError(
+                f"sliding layers need a window of 1 or more, got {self.sliding_window}"
+            )
+        if len(self.sliding_layers) not in (0, self.num_layers):
+            raise ValueError(
+                f"sliding_layers has {len(self.sliding_layers)} entries for "
+                f"{self.num_layers} layers"
+            )
+        outside = [token for token in self.eos_token_ids if not 0 <= token < self.vocab_size]
+        if outside:
+            raise ValueError(
+                f"eos_token_ids {outside} are outside the vocabulary of {self.vocab_size}"
+            )
 
-    def to_hf(self) -> dict[str, Any]:
-        """The content of a `config.json` that `transformers` (4 and 5) reads as this model."""
-        return {
-            "architectures": ["Qwen3ForCausalLM"],
-            "model_type": "qwen3",
-            **{hf: getattr(self, ours) for ours, hf in _HF_SIZES.items()},
-            "head_dim": self.head_dim,
-            "rope_theta": self.rope_theta,
-            "rope_parameters": {"rope_theta": self.rope_theta, "rope_type": "default"},
-            "rms_norm_eps": self.rms_norm_eps,
-            "tie_word_embeddings": self.tie_word_embeddings,
-            "hidden_act": "silu",
-            "attention_bias": False,
-            "attention_dropout": 0.0,
-            "use_sliding_window": False,
-        }
+    @property
+    def qk_norm(self) -> bool:
+        return self.model_type == "qwen3"
+
+    def has_bias(self, projection: str) -> bool:
+        """Whether a projection ("q", …, "down") adds a bias."""
+        if projection in ("gate", "up", "down"):
+            return self.mlp_bias
+        return self.attention_bias or (self.model_type == "qwen2" and projection != "o")
+
+    def windows(self) -> tuple[int, ...] | None:
+        """Layer by layer how many last tokens it sees (all: more than there are positions);
+        None where every layer sees all."""
+        if not any(self.sliding_layers):
+            return None
+        return tuple(self.sliding_window if s else 2**31 - 1 for s in self.sliding_layers)
 
 
-_HF_SIZES = {
-    "vocab_size": "vocab_size",
-    "hidden_size": "hidden_size",
-    "intermediate_size": "intermediate_size",
-    "num_layers": "num_hidden_layers",
-    "num_heads": "num_attention_heads",
-    "num_kv_heads": "num_key_value_heads",
-    "max_position_embeddings": "max_position_embeddings",
-}
+SIZES = (
+    *("vocab_size", "hidden_size", "intermediate_size", "num_layers", "num_heads"),
+    *("num_kv_heads", "head_dim", "max_position_embeddings"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,12 +152,14 @@ class LoraConfig:
 
     def __post_init__(self) -> None:
         unknown = sorted(set(self.targets) - set(PROJECTIONS))
-        if unknown:
-            raise ValueError(f"unknown LoRA targets {unknown}; choose from {PROJECTIONS}")
-        if self.rank < 0 or not 0 <= self.dropout < 1:
+        if unknown or not self.targets:
             raise ValueError(
-                f"LoRA needs rank >= 0 and 0 <= dropout < 1, got rank={self.rank} and "
-                f"dropout={self.dropout}"
+                f"unknown LoRA targets {unknown or 'none at all'}; choose from {PROJECTIONS}"
+            )
+        if self.rank < 0 or not 0 <= self.dropout < 1 or not math.isfinite(self.alpha):
+            raise ValueError(
+                f"LoRA needs rank >= 0, 0 <= dropout < 1 and a finite alpha, got "
+                f"rank={self.rank}, dropout={self.dropout} and alpha={self.alpha}"
             )
 
     @property

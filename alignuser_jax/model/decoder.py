@@ -1,4 +1,6 @@
-"""The decoder (Qwen3: RMSNorm, QK-norm, grouped-query attention, rotary positions, SwiGLU).
+"""The decoder of Qwen3, Qwen2.5 and Llama 3: RMSNorm, grouped-query attention, rotary
+positions, SwiGLU; with QK-norm (Qwen3), biases (Qwen2.5) or scaled rotary positions (Llama 3.1)
+as its configuration says.
 
 Layers are one stacked module applied by `jax.lax.scan` (training), or a list of modules
 (`unstack`, for decoding, where slicing a stack would copy every weight at every token).
@@ -51,10 +53,11 @@ class Block(nnx.Module):
     def __init__(
         self, config: DecoderConfig, lora: LoraConfig, *, param_dtype: jnp.dtype
     ) -> None:
-        def projection(name, fan_in, fan_out, axes, gain=1.0):
+        def projection(name, fan_in, fan_out, axes, heads=None, gain=1.0):
             adapted = lora if name in lora.targets else None
+            options = {"bias": config.has_bias(name), "heads": heads, "gain": gain}
             return Projection(
-                fan_in, fan_out, axes, adapted, param_dtype=param_dtype, gain=gain
+                fan_in, fan_out, axes, adapted, param_dtype=param_dtype, **options
             )
 
         c, into, out = config, ("embed", "heads"), ("heads", "embed")
@@ -63,17 +66,17 @@ class Block(nnx.Module):
         queries, keys = c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim
         self.head_dim = c.head_dim
         self.attention_norm = RMSNorm(c.hidden_size, **norm)
-        self.q = projection("q", c.hidden_size, queries, into)
-        self.k = projection("k", c.hidden_size, keys, into)
-        self.v = projection("v", c.hidden_size, keys, into)
-        self.q_norm = RMSNorm(c.head_dim, **norm)
-        self.k_norm = RMSNorm(c.head_dim, **norm)
-        self.o = projection("o", queries, c.hidden_size, out, small)
+        self.q = projection("q", c.hidden_size, queries, into, c.num_heads)
+        self.k = projection("k", c.hidden_size, keys, into, c.num_kv_heads)
+        self.v = projection("v", c.hidden_size, keys, into, c.num_kv_heads)
+        self.q_norm = RMSNorm(c.head_dim, **norm) if c.qk_norm else None
+        self.k_norm = RMSNorm(c.head_dim, **norm) if c.qk_norm else None
+        self.o = projection("o", queries, c.hidden_size, out, c.num_heads, small)
         self.mlp_norm = RMSNorm(c.hidden_size, **norm)
         self.gate = projection("gate", c.hidden_size, c.intermediate_size, ("embed", "mlp"))
         self.up = projection("up", c.hidden_size, c.intermediate_size, ("embed", "mlp"))
         self.down = projection(
-            "down", c.intermediate_size, c.hidden_size, ("mlp", "embed"), small
+            "down", c.intermediate_size, c.hidden_size, ("mlp", "embed"), gain=small
         )
 
     def __call__(
@@ -86,9 +89,11 @@ class Block(nnx.Module):
         """`[B, T, D] -> [B, T, D]`, and what `look` kept: `(q, k, v) -> (attended, kept)`."""
         heads = (*x.shape[:2], -1, self.head_dim)
         y = self.attention_norm(x)
-        q = self.q_norm(self.q(y, adapter.fold(0)).reshape(heads))
-        k = self.k_norm(self.k(y, adapter.fold(1)).reshape(heads))
+        q = self.q(y, adapter.fold(0)).reshape(heads)
+        k = self.k(y, adapter.fold(1)).reshape(heads)
         v = self.v(y, adapter.fold(2)).reshape(heads)
+        if self.q_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
         q, k, v = (constrain(a, "batch", None, "heads", None) for a in (q, k, v))
         q, k = attention.rotate(q, angles), attention.rotate(k, angles)
         y, kept = look(q, k, v)
@@ -103,10 +108,12 @@ class Block(nnx.Module):
 class Decoder(nnx.Module):
     """A causal language model up to its last hidden state; `head()` turns that into logits.
 
-    Made by `init_decoder`, `load_pretrained` or `abstract_decoder`: the constructor alone gives
+    Made by `init_decoder`, `load_decoder` or `abstract_decoder`: the constructor alone gives
     the structure, with the initial distribution and logical axes of each weight as metadata.
 
     Args:
+      adapters: (name, rank) of several adapters that lie side by side in `lora`'s rank; by
+        default `lora` is one adapter.
       dtype: of activations and products. Norms, softmax and accumulation are f32 always.
       param_dtype: of base weights. LoRA weights are f32 always.
     """
@@ -116,10 +123,18 @@ class Decoder(nnx.Module):
         config: DecoderConfig,
         lora: LoraConfig | None = None,
         *,
+        adapters: tuple[tuple[str, int], ...] | None = None,
         dtype: jnp.dtype = jnp.float32,
         param_dtype: jnp.dtype = jnp.float32,
     ) -> None:
         self.config, self.lora = config, lora or LoraConfig()
+        alone = (("adapter", self.lora.rank),) if self.lora.rank else ()
+        self.adapters = alone if adapters is None else adapters
+        if (total := sum(rank for _, rank in self.adapters)) != self.lora.rank:
+            raise ValueError(
+                f"the adapters {self.adapters} have ranks of {total} in all, but the decoder "
+                f"a rank of {self.lora.rank}"
+            )
         self.dtype, self.param_dtype = jnp.dtype(dtype), jnp.dtype(param_dtype)
 
         def table() -> nnx.Param:
@@ -133,7 +148,8 @@ class Decoder(nnx.Module):
         self.embedding = table()
         self.layers = nnx.vmap(block)(jnp.arange(config.num_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps, param_dtype=param_dtype)
-        self.unembedding = None if config.tie_word_embeddings else table()
+        tied = config.tie_word_embeddings or config.headless
+        self.unembedding = None if tied else table()
 
     def __call__(
         self,
@@ -143,9 +159,11 @@ class Decoder(nnx.Module):
         cache: KVCache | None = None,
         valid: jax.Array | None = None,
         *,
+        lengths: jax.Array | None = None,
+        implementation: str = "xla",
         remat: str = "none",
         unroll: int = 1,
-        lora_scale: float | jax.Array = 1.0,
+        adapter: int | jax.Array = 1,
         dropout_key: jax.Array | None = None,
     ) -> tuple[jax.Array, KVCache | None]:
         """Hidden states `[B, T, D]` after the last norm, and the cache with the new tokens.
@@ -157,57 +175,95 @@ class Decoder(nnx.Module):
             slots up to its own position; so every earlier position must have been written.
           valid: bool `[B, T]`, with a cache only: other tokens are not written and their
             hidden states mean nothing.
+          lengths: int32 `[B]`: what follows in a row is padding. Not with a cache.
+          implementation: of attention without a cache, see `attention.attend_causal`.
           remat: "none", "dots" or "full" (`REMAT`).
           unroll: layers per step of the scan: can be faster for some shapes, slower to compile.
-          lora_scale: switches the adapters, one number or one per row `[B]`; 0 is the base.
+          adapter: which of `adapters` is at work, counted from 1, for all or one per row `[B]`;
+            0 is the base.
           dropout_key: turns on the adapters' dropout.
         """
-        if (segment_ids is not None) if cache is not None else (valid is not None):
+        uncached = segment_ids is not None or lengths is not None
+        if uncached if cache is not None else (valid is not None):
             raise ValueError(
-                "segment_ids are for calls without a cache and valid for calls with one: "
-                f"got cache={'given' if cache is not None else None}"
+                "segment_ids and lengths are for calls without a cache and valid for calls "
+                f"with one: got cache={'given' if cache is not None else None}"
             )
         if remat not in REMAT:
             raise ValueError(f"remat={remat!r} is not one of {tuple(REMAT)}")
         c, depth = self.config, self.config.num_layers
         x = self.embedding[...][tokens].astype(self.dtype)
         x = constrain(x, "batch", None, None)
-        angles = attention.rotary_angles(positions, c.head_dim, c.rope_theta)
-        adapter = Adapter(jnp.asarray(lora_scale, jnp.float32), dropout_key)
+        angles = self.angles(positions)
+        adapter = self.adapter(adapter, dropout_key)
+        windows = c.windows()
+        if windows and len(set(windows)) == 1:
+            windows, window = None, windows[0]  # one for all layers: static
+        else:
+            window = None
 
-        def look_here(q, k, v):
+        def look_here(q, k, v, window=window):
             k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)
-            return attention.attend_causal(q, k, v, segment_ids), None
+            given = {"segment_ids": segment_ids, "lengths": lengths, "window": window}
+            y = attention.attend_causal(q, k, v, **given, implementation=implementation)
+            return y, None
 
         if cache is None and isinstance(self.layers, Block):
             graph, weights = nnx.split(self.layers)
 
             def body(x, xs):
-                weights, layer = xs
-                return nnx.merge(graph, weights)(x, angles, adapter.fold(layer), look_here)
+                weights, layer, *its_window = xs
+                look = partial(look_here, window=its_window[0]) if its_window else look_here
+                return nnx.merge(graph, weights)(x, angles, adapter.fold(layer), look)
 
             if remat != "none":
                 body = jax.checkpoint(body, prevent_cse=False, policy=REMAT[remat])
-            x, _ = jax.lax.scan(body, x, (weights, jnp.arange(depth)), unroll=unroll)
+            xs = (weights, jnp.arange(depth), *([jnp.asarray(windows)] if windows else []))
+            x, _ = jax.lax.scan(body, x, xs, unroll=unroll)
             return self.norm(x), None
 
-        if cache is not None:
-            mask = jnp.arange(cache.k[0].shape[2]) <= positions[:, :, None]
-
-        def look_back(q, k, v, past):
+        def look_back(q, k, v, past, window):
             past = [write(*pair, positions, valid) for pair in zip(past, (k, v), strict=True)]
             k, v = (a.astype(q.dtype) for a in past)
+            slots = jnp.arange(k.shape[2])
+            mask = slots <= positions[:, :, None]
+            if window is not None:
+                mask = mask & (slots > positions[:, :, None] - window)
             return attention.attend(q, k, v, mask), past
 
         kept = []
         for layer, block in enumerate(self.blocks()):
-            look = look_here
+            look = partial(look_here, window=windows[layer] if windows else window)
             if cache is not None:
-                look = partial(look_back, past=(cache.k[layer], cache.v[layer]))
+                look = partial(
+                    look_back, past=(cache.k[layer], cache.v[layer]), **look.keywords
+                )
             x, past = block(x, angles, adapter.fold(layer), look)
             kept.append(past)
         x = self.norm(x)
         return x, cache and KVCache(*(tuple(arrays) for arrays in zip(*kept, strict=True)))
+
+    def angles(self, positions: jax.Array) -> jax.Array:
+        """f32 rotary angles `[B, T, 1, H/2]` of positions `[B, T]`."""
+        c = self.config
+        frequencies = attention.rotary_frequencies(c.head_dim, c.rope_theta, c.rope_scaling)
+        return attention.rotary_angles(positions, frequencies)
+
+    def adapter(self, which: int | jax.Array, key: jax.Array | None = None) -> Adapter:
+        """How a call uses adapter number `which` (or one per row `[B]`), 0 being none."""
+        if isinstance(which, int) and not 0 <= which <= max(len(self.adapters), 1):
+            raise ValueError(
+                f"adapter={which}: expected 0 (the base) to {len(self.adapters)}, the "
+                f"adapters are {[name for name, _ in self.adapters]}"
+            )
+        if not self.adapters or (isinstance(which, int) and which == len(self.adapters) == 1):
+            return Adapter(None, key)
+        gates = np.zeros((len(self.adapters) + 1, self.lora.rank), np.float32)
+        begin = 0
+        for number, (_, rank) in enumerate(self.adapters, start=1):
+            gates[number, begin : begin + rank] = 1
+            begin += rank
+        return Adapter(jnp.asarray(gates)[which], key)
 
     def blocks(self) -> Iterator[Block]:
         """The layers one by one, however they are held."""
@@ -219,7 +275,15 @@ class Decoder(nnx.Module):
             yield nnx.merge(graph, jax.tree.map(lambda a, i=i: a[i], weights))
 
     def head(self) -> jax.Array:
-        """The matrix `[D, V]` from hidden states to logits, in the compute type."""
+        """The matrix `[D, V]` from hidden states to logits, in the compute type.
+
+        Raises `ValueError` for an embedding model, which has none.
+        """
+        if self.config.headless:
+            raise ValueError(
+                "this checkpoint is an embedding model without a head: it gives hidden states "
+                "and embeddings, but no logits"
+            )
         table = self.embedding if self.unembedding is None else self.unembedding
         return table[...].T.astype(self.dtype)
 
@@ -238,15 +302,35 @@ def merge(graphdef: nnx.GraphDef, lora: nnx.State, base: nnx.State) -> Decoder:
     return nnx.merge(graphdef, lora, base)
 
 
+def named_arrays(state: nnx.State) -> dict[str, np.ndarray]:
+    """Dotted path -> host array of every weight in a part of `split`."""
+    leaves = jax.tree.leaves_with_path(state, is_leaf=lambda x: isinstance(x, nnx.Variable))
+    return {
+        ".".join(str(part.key) for part in path): np.asarray(leaf.get_value())
+        for path, leaf in leaves
+    }
+
+
+def with_arrays(state: nnx.State, arrays: Mapping[str, jax.Array]) -> nnx.State:
+    """The part of `split` with its weights by dotted path: the way back from `named_arrays`."""
+
+    def one(path, weight):
+        return weight.replace(arrays[".".join(str(part.key) for part in path)])
+
+    return jax.tree.map_with_path(one, state, is_leaf=lambda x: isinstance(x, nnx.Variable))
+
+
 def abstract_decoder(
     config: DecoderConfig,
     lora: LoraConfig | None = None,
     *,
+    adapters: tuple[tuple[str, int], ...] | None = None,
     dtype: jnp.dtype = jnp.float32,
     param_dtype: jnp.dtype = jnp.float32,
 ) -> Decoder:
     """A decoder of `ShapeDtypeStruct`s: structure, shapes and logical axes, but no memory."""
-    return nnx.eval_shape(lambda: Decoder(config, lora, dtype=dtype, param_dtype=param_dtype))
+    options = {"adapters": adapters, "dtype": dtype, "param_dtype": param_dtype}
+    return nnx.eval_shape(lambda: Decoder(config, lora, **options))
 
 
 def init_decoder(

@@ -57,18 +57,20 @@ def shardings(state: nnx.State, mesh: Mesh) -> nnx.State:
     """A `NamedSharding` for each leaf of `state` (arrays or `ShapeDtypeStruct`s), as a state.
 
     Axes in front of the named ones (stacked layers) are replicated. Raises `ValueError` naming
-    every dimension that its mesh axis does not divide.
+    every dimension that its mesh axis does not divide; of an axis of heads (a weight's `heads`
+    metadata says how many) each must stay whole.
     """
     problems = []
 
     def one(path, variable):
         shape, axes = variable.get_value().shape, variable.get_metadata("axes")
         axes = (None,) * (len(shape) - len(axes)) + tuple(axes)
+        heads = variable.get_metadata("heads", None)
         for size, name in zip(shape, axes, strict=True):
+            size = heads if name == "heads" and heads else size
             if name and size % (shards := mesh.shape[RULES[name]]):
-                problems.append(
-                    f"{jax.tree_util.keystr(path)}: axis {name!r} of {size} into {shards}"
-                )
+                where = ".".join(str(getattr(part, "key", part)) for part in path)
+                problems.append(f"{where}: axis {name!r} of {size} into {shards}")
         return variable.replace(NamedSharding(mesh, spec(*axes)))
 
     result = jax.tree.map_with_path(one, state, is_leaf=lambda x: isinstance(x, nnx.Variable))

@@ -66,7 +66,7 @@ class Engine:
         self._programs = Programs(decoder, eot=tokenizer.eot_id, reply=config.reply)
         self._prepare = Preparation(
             tokenizer,
-            adapted=decoder.lora.rank > 0,
+            adapters=[name for name, _ in decoder.adapters],
             context=config.context,
             chunk=config.chunk,
             reply=config.reply,

@@ -15,9 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from alignuser_jax.model import Decoder, KVCache
-from alignuser_jax.model.attention import rotary_angles
 from alignuser_jax.model.contract import contract
-from alignuser_jax.model.lora import Adapter
 from alignuser_jax.parallel import constrain
 
 BLOCK = 64
@@ -31,16 +29,16 @@ def forward(
     slot: jax.Array,
     cache: KVCache,
     valid: jax.Array,
-    lora_scale: jax.Array,
+    adapter: jax.Array,
 ) -> tuple[jax.Array, KVCache]:
-    """`decoder(tokens, positions, cache=cache, valid=valid, lora_scale=lora_scale)`, faster.
+    """`decoder(tokens, positions, cache=cache, valid=valid, adapter=adapter)`, faster.
 
     `tokens`, `positions`, `valid` are `[B, T]`; row b lives in row `slot[b]` of the cache and
-    has adapter scale `lora_scale[b]`. Gives hidden states `[B, T, D]` (meaningless where not
+    uses adapter number `adapter[b]`. Gives hidden states `[B, T, D]` (meaningless where not
     valid) and the cache with the valid tokens written. Two rows may share a slot (two chunks
     of one prompt): keys are written before any is read.
     """
-    _, x, cache = _layers(decoder, tokens, positions, slot, cache, valid, lora_scale)
+    _, x, cache = _layers(decoder, tokens, positions, slot, cache, valid, adapter)
     return decoder.norm(x), cache
 
 
@@ -51,12 +49,12 @@ def read(
     slot: jax.Array,
     cache: KVCache,
     valid: jax.Array,
-    lora_scale: jax.Array,
+    adapter: jax.Array,
 ) -> tuple[jax.Array, KVCache]:
     """`forward` for tokens of which few are continued: the states `[B, T, D]` that enter the
     last layer, for `finish`, and the same cache. Of the last layer only keys and values are
     computed (the compiler drops what nobody uses): of two layers that saves almost half."""
-    entering, _, cache = _layers(decoder, tokens, positions, slot, cache, valid, lora_scale)
+    entering, _, cache = _layers(decoder, tokens, positions, slot, cache, valid, adapter)
     return entering, cache
 
 
@@ -66,26 +64,28 @@ def finish(
     positions: jax.Array,
     slot: jax.Array,
     cache: KVCache,
-    lora_scale: jax.Array,
+    adapter: jax.Array,
 ) -> jax.Array:
     """Hidden states `[B, T, D]` of tokens that `read` has put into the cache, from the states
     that enter the last layer."""
     layer = decoder.config.num_layers - 1
     *_, block = decoder.blocks()
-    adapter = Adapter(lora_scale.astype(jnp.float32)).fold(layer)
+    window = _windows(decoder)[layer]
 
     def look(q, k, v):
         past = cache.k[layer], cache.v[layer]
-        return attend_blocks(q, *past, slot, positions, jnp.max(positions) + 1), None
+        end = jnp.max(positions) + 1
+        return attend_blocks(q, *past, slot, positions, end, window), None
 
-    x, _ = block(entering, _angles(decoder, positions), adapter, look)
+    x, _ = block(entering, decoder.angles(positions), decoder.adapter(adapter), look)
     return decoder.norm(x)
 
 
-def _layers(decoder, tokens, positions, slot, cache, valid, lora_scale):
+def _layers(decoder, tokens, positions, slot, cache, valid, adapter):
     """The states that enter the last layer, those that leave it, and the cache."""
     x = constrain(decoder.embedding[...][tokens].astype(decoder.dtype), "batch", None, None)
-    angles, adapter = _angles(decoder, positions), Adapter(lora_scale.astype(jnp.float32))
+    angles, its_adapter = decoder.angles(positions), decoder.adapter(adapter)
+    windows = _windows(decoder)
     end = jnp.max(jnp.where(valid, positions + 1, 0))
     keys, values, entering = [], [], x
     for layer, block in enumerate(decoder.blocks()):
@@ -93,17 +93,18 @@ def _layers(decoder, tokens, positions, slot, cache, valid, lora_scale):
         def look(q, k, v, layer=layer):
             k = write(cache.k[layer], k, slot, positions, valid)
             v = write(cache.v[layer], v, slot, positions, valid)
-            return attend_blocks(q, k, v, slot, positions, end), (k, v)
+            y = attend_blocks(q, k, v, slot, positions, end, windows[layer])
+            return y, (k, v)
 
         entering = x
-        x, (k, v) = block(x, angles, adapter.fold(layer), look)
+        x, (k, v) = block(x, angles, its_adapter, look)
         keys.append(k)
         values.append(v)
     return entering, x, KVCache(tuple(keys), tuple(values))
 
 
-def _angles(decoder: Decoder, positions: jax.Array) -> jax.Array:
-    return rotary_angles(positions, decoder.config.head_dim, decoder.config.rope_theta)
+def _windows(decoder: Decoder) -> tuple[int | None, ...]:
+    return decoder.config.windows() or (None,) * decoder.config.num_layers
 
 
 def write(
@@ -122,10 +123,11 @@ def attend_blocks(
     slot: jax.Array,
     positions: jax.Array,
     end: jax.Array,
+    window: int | None = None,
 ) -> jax.Array:
     """Attention of `q [B, T, N, H]` at `positions [B, T]` over the rows `slot [B]` of `k, v
-    [C, K, S, H]` up to the traced `end`, f32 softmax; `[B, T, N, H]` in q's type. Every query
-    sees position 0."""
+    [C, K, S, H]` up to the traced `end`, f32 softmax; `[B, T, N, H]` in q's type. A query sees
+    itself and what is before it, or the last `window` of that."""
     batch, queries, heads, size = q.shape
     groups, slots = k.shape[1:3]
     width = BLOCK if slots % BLOCK == 0 else slots
@@ -142,7 +144,8 @@ def attend_blocks(
         highest, total, result = carry
         keys, values = block_of(k, i), block_of(v, i)
         scores = contract("bkqh,bksh->bkqs", flat, keys, jnp.float32)
-        seen = i * width + jnp.arange(width) <= reach
+        at = i * width + jnp.arange(width)
+        seen = at <= reach if window is None else (at <= reach) & (at > reach - window)
         scores = jnp.where(seen, scores, jnp.finfo(jnp.float32).min)
         new = jnp.maximum(highest, scores.max(axis=-1, keepdims=True))
         weights, fade = jnp.exp(scores - new), jnp.exp(highest - new)

@@ -38,20 +38,20 @@ def pack_prompts(
             start=np.zeros(room, np.int32),
             count=np.zeros(room, np.int32),
             final=np.zeros(room, bool),
-            lora_scale=np.zeros(room, np.float32),
+            adapter=np.zeros(room, np.int32),
         )
         for i, (start, slot) in enumerate(part):
             tokens = rows[slot].tokens[start : start + chunk]
             chunks.tokens[i, : len(tokens)] = tokens
             chunks.slot[i], chunks.start[i], chunks.count[i] = slot, start, len(tokens)
             chunks.final[i] = start + len(tokens) == len(rows[slot].tokens)
-            chunks.lora_scale[i] = rows[slot].lora_scale
+            chunks.adapter[i] = rows[slot].adapter
         final = np.argsort(~chunks.final, kind="stable")
         ends = Ends(
             slot=chunks.slot[final],
             position=np.maximum(chunks.start + chunks.count - 1, 0)[final],
             active=chunks.final[final],
-            lora_scale=chunks.lora_scale[final],
+            adapter=chunks.adapter[final],
         )
         used = -(-np.array([len(part), chunks.final.sum()], np.int32) // group)
         chunks = Chunks(*(a.reshape(CALL, group, *a.shape[1:]) for a in chunks))
@@ -72,15 +72,14 @@ def pack_suffixes(
     for begin in range(0, len(pieces), group):
         part = pieces[begin : begin + group]
         tokens, targets = np.zeros((2, group, JUMP), np.int32)
-        slots, start, count = np.zeros((3, group), np.int32)
-        lora_scale = np.zeros(group, np.float32)
+        slots, start, count, adapter = np.zeros((4, group), np.int32)
         for i, (at, slot, suffix) in enumerate(part):
             given = suffix[at:-1][:JUMP]
             tokens[i, : len(given)] = given
             targets[i, : len(given)] = suffix[at + 1 :][:JUMP]
             slots[i], start[i], count[i] = slot, len(rows[slot].tokens) + at, len(given)
-            lora_scale[i] = rows[slot].lora_scale
-        packed = Suffixes(tokens, targets, slots, start, count, lora_scale)
+            adapter[i] = rows[slot].adapter
+        packed = Suffixes(tokens, targets, slots, start, count, adapter)
         yield [slot for _, slot, _ in part], packed
 
 
@@ -104,7 +103,8 @@ def pack_replies(
             **{name: np.zeros(group, np.int32) for name in ("slot", "start", "table")},
             active=np.arange(group) < len(part),
             **{name: np.zeros(group, np.int32) for name in ("state", "reasoning", "limit")},
-            **{name: np.zeros(group, np.float32) for name in ("temperature", "lora_scale")},
+            adapter=np.zeros(group, np.int32),
+            temperature=np.zeros(group, np.float32),
             top_p=np.ones(group, np.float32),
             key=np.zeros((group, 2), np.uint32),
         )
@@ -114,6 +114,6 @@ def pack_replies(
             packed.table[i], packed.state[i] = tables[slot], row.automaton.start
             packed.reasoning[i], packed.limit[i] = row.reasoning, row.limit
             packed.temperature[i] = row.request.temperature
-            packed.top_p[i], packed.lora_scale[i] = row.request.top_p, row.lora_scale
+            packed.top_p[i], packed.adapter[i] = row.request.top_p, row.adapter
             packed.key[i] = key_words(row.key)
         yield part, packed

@@ -39,7 +39,7 @@ class Row:
     key: int
     tokens: np.ndarray  # int32[n]
     prompt: int  # tokens of the conversation itself, n without what scoring appends
-    lora_scale: float  # 1 = the adapted model, 0 = the base
+    adapter: int  # which resident adapter, counted from 1; 0 = the base
     prefixes: np.ndarray  # uint64[ceil(n / chunk) - 1 or more whole chunks]
     automaton: Automaton | None  # None: nothing to decode
     closed: ClosedSet | None  # None: nothing to score
@@ -57,21 +57,24 @@ class Row:
 class Preparation:
     """Renders requests and compiles their answers, each distinct answer once.
 
-    `states`, `edges`, `context`, `reply` and `chunk` are the engine's sizes; a request that
-    does not fit them raises `ValueError` with the numbers.
+    `adapters` are the resident ones' names. `states`, `edges`, `context`, `reply` and `chunk`
+    are the engine's sizes; a request that does not fit them raises `ValueError` with the
+    numbers.
     """
 
     def __init__(
         self,
         tokenizer: Any,
         *,
-        adapted: bool,
+        adapters: Sequence[str],
         context: int,
         chunk: int,
         reply: int,
         **sizes: int,
     ):
-        self._tokenizer, self._adapted = tokenizer, adapted
+        self._tokenizer = tokenizer
+        self._numbers = {"base": 0} | {name: n for n, name in enumerate(adapters, start=1)}
+        self._numbers[None] = min(len(adapters), 1)
         self._context, self._chunk, self._reply, self._sizes = context, chunk, reply, sizes
         self._answers: dict[tuple, tuple[Automaton, ClosedSet | None]] = {}
         self._free = free_text(tokenizer.eot_id, **sizes)
@@ -83,7 +86,7 @@ class Preparation:
         self._check(request)
         tokens = self._prompt(request.messages)
         prompt = len(tokens)
-        scale = float(self._adapted and request.adapter is None)
+        adapter = self._numbers[request.adapter]
         automaton, closed = self._free, None
         reasoning, limit = 0, request.max_tokens
         if request.answer:
@@ -100,8 +103,8 @@ class Preparation:
             key=request.key,
             tokens=tokens,
             prompt=prompt,
-            lora_scale=scale,
-            prefixes=self._prefixes(tokens, scale),
+            adapter=adapter,
+            prefixes=self._prefixes(tokens, adapter),
             automaton=automaton,
             closed=closed,
             reasoning=reasoning,
@@ -127,7 +130,7 @@ class Preparation:
         """The second half of a row that reasons before it is scored."""
         appended = np.array(row.closed.prefix, np.int32)
         tokens = np.concatenate([row.tokens, reasoning, appended])
-        prefixes = self._prefixes(tokens, row.lora_scale)
+        prefixes = self._prefixes(tokens, row.adapter)
         return replace(row, tokens=tokens, prefixes=prefixes, automaton=None, limit=0)
 
     def _answer(self, request: Request) -> tuple[Automaton, ClosedSet | None]:
@@ -149,9 +152,9 @@ class Preparation:
             self._answers[key] = (automaton, closed)
         return self._answers[key]
 
-    def _prefixes(self, tokens: np.ndarray, lora_scale: float) -> np.ndarray:
+    def _prefixes(self, tokens: np.ndarray, adapter: int) -> np.ndarray:
         """One name per whole chunk; the last token is never in one (its logits are needed)."""
-        digest = hashlib.blake2b(bytes([int(lora_scale)]), digest_size=8)
+        digest = hashlib.blake2b(bytes([adapter]), digest_size=8)
         names = np.zeros((len(tokens) - 1) // self._chunk, np.uint64)
         data, width = tokens.tobytes(), 4 * self._chunk
         for i in range(len(names)):
@@ -169,10 +172,11 @@ class Preparation:
             raise ValueError(
                 f"a scored request needs exactly one answer line, got {len(request.answer)}"
             )
-        if request.adapter not in (None, "base"):
+        if request.adapter not in self._numbers:
+            names = [name for name in self._numbers if name is not None]
             raise ValueError(
-                f"adapter {request.adapter!r}: this engine runs its own adapter (None) and the "
-                "model without it ('base')"
+                f"adapter {request.adapter!r} is not resident: this engine has {names}, and "
+                "None for its first one"
             )
         if request.samples < 1 or request.max_tokens < 1 or request.reasoning_tokens < 0:
             raise ValueError(

@@ -34,7 +34,7 @@ class Chunks(NamedTuple):
     start: jax.Array  # int32[W, G], position of the first token
     count: jax.Array  # int32[W, G], tokens of the piece, 0 = nothing to do
     final: jax.Array  # bool[W, G], whether the row's prompt ends here
-    lora_scale: jax.Array  # float32[W, G], 1 = the adapted model, 0 = the base
+    adapter: jax.Array  # int32[W, G], which adapter, counted from 1; 0 = the base
 
 
 class Ends(NamedTuple):
@@ -43,7 +43,7 @@ class Ends(NamedTuple):
     slot: jax.Array  # int32[W, G]
     position: jax.Array  # int32[W, G]
     active: jax.Array  # bool[W, G]
-    lora_scale: jax.Array  # float32[W, G]
+    adapter: jax.Array  # int32[W, G]
 
 
 class Suffixes(NamedTuple):
@@ -54,7 +54,7 @@ class Suffixes(NamedTuple):
     slot: jax.Array  # int32[G]
     start: jax.Array  # int32[G]
     count: jax.Array  # int32[G]
-    lora_scale: jax.Array  # float32[G]
+    adapter: jax.Array  # int32[G]
 
 
 class Rows(NamedTuple):
@@ -69,7 +69,7 @@ class Rows(NamedTuple):
     limit: jax.Array  # int32, tokens after which the row ends
     temperature: jax.Array  # float32
     top_p: jax.Array  # float32
-    lora_scale: jax.Array  # float32, 1 = the adapted model, 0 = the base
+    adapter: jax.Array  # int32, which adapter, 0 = the base
     key: jax.Array  # uint32[G, 2]
 
 
@@ -146,7 +146,7 @@ class Programs:
             i, last = carry
             group = Ends(*(a[i] for a in ends))
             x, positions = entering[group.slot][:, None], group.position[:, None]
-            hidden = finish(decoder, x, positions, group.slot, cache, group.lora_scale)
+            hidden = finish(decoder, x, positions, group.slot, cache, group.adapter)
             at = jnp.where(group.active, group.slot, nowhere)
             return i + 1, last.at[at].set(hidden[:, 0], mode="drop")
 
@@ -221,7 +221,7 @@ class Programs:
                 rows.slot,
                 loop.cache,
                 valid,
-                rows.lora_scale,
+                rows.adapter,
             )
             logits = decoder.logits(hidden)
             following = _logprobs(logits[:, :-1], tokens[:, 1:])
@@ -286,7 +286,7 @@ def _inputs(group: Chunks | Suffixes, cache) -> tuple:
     """What `read` and `forward` take besides the decoder."""
     order = jnp.arange(group.tokens.shape[1], dtype=jnp.int32)
     positions, valid = group.start[:, None] + order, order < group.count[:, None]
-    return group.tokens, positions, group.slot, cache, valid, group.lora_scale
+    return group.tokens, positions, group.slot, cache, valid, group.adapter
 
 
 def _logits(decoder: Decoder, hidden: jax.Array) -> jax.Array:

@@ -1,4 +1,4 @@
-"""Checkpoints that resume bit for bit or are refused, and adapters as files of their own.
+"""Checkpoints that resume bit for bit or are refused.
 
 A checkpoint holds the trained weights, the optimizer, the step, the data iterator and the
 metadata of what they belong to. Orbax writes it beside the training and names it when it is
@@ -7,7 +7,6 @@ whole, so that a half-written one is never taken. The frozen base is never saved
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import os
@@ -18,12 +17,8 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from safetensors.numpy import load_file, save_file
-
-from alignuser_jax.model.config import LoraConfig
 
 Tree = TypeVar("Tree")
-ADAPTER_WEIGHTS, ADAPTER_CONFIG = "adapter.safetensors", "adapter.json"
 
 
 def flat(tree: Any) -> dict[str, Any]:
@@ -119,44 +114,3 @@ def _check_same(saved: Any, now: Any, step: int) -> None:
             + "\n  ".join(differences)
             + "\nGive the same settings to resume it, or another output directory to start anew"
         )
-
-
-def save_adapter(
-    directory: str | os.PathLike[str], lora: Any, config: LoraConfig, **about: Any
-) -> None:
-    """Writes LoRA weights (`split(decoder)[1]`) and what they fit; `about` is kept beside."""
-    directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    arrays = {name: np.ascontiguousarray(leaf) for name, leaf in flat(lora).items()}
-    temporary = directory / (ADAPTER_WEIGHTS + ".tmp")
-    save_file(arrays, temporary)
-    temporary.replace(directory / ADAPTER_WEIGHTS)
-    text = json.dumps({"lora": dataclasses.asdict(config), **about}, indent=1, sort_keys=True)
-    (directory / ADAPTER_CONFIG).write_text(text + "\n")
-
-
-def read_adapter_config(directory: str | os.PathLike[str]) -> LoraConfig:
-    """The `LoraConfig` that a decoder needs for the adapter in `directory`."""
-    path = Path(directory) / ADAPTER_CONFIG
-    if not path.is_file():
-        raise FileNotFoundError(f"{directory} holds no adapter ({ADAPTER_CONFIG} is missing)")
-    lora = json.loads(path.read_text())["lora"]
-    return LoraConfig(**{**lora, "targets": tuple(lora["targets"])})
-
-
-def load_adapter(directory: str | os.PathLike[str], lora: Tree) -> Tree:
-    """The adapter in `directory` in the structure of `lora` (`split(decoder)[1]`, values or
-    shapes). Raises `ValueError` naming the weights that do not fit."""
-    arrays = load_file(Path(directory) / ADAPTER_WEIGHTS)
-    expected = {name: tuple(leaf.shape) for name, leaf in flat(lora).items()}
-    given = {name: array.shape for name, array in arrays.items()}
-    if given != expected:
-        wrong = sorted(n for n in {*given, *expected} if given.get(n) != expected.get(n))
-        details = [f"{n}: adapter {given.get(n)}, decoder {expected.get(n)}" for n in wrong[:5]]
-        raise ValueError(
-            f"the adapter in {directory} does not fit this decoder in {len(wrong)} weights: "
-            + "; ".join(details)
-            + "; build the decoder with read_adapter_config's LoraConfig on the same base"
-        )
-    leaves = [jax.numpy.asarray(arrays[name]) for name in expected]
-    return jax.tree.unflatten(jax.tree.structure(lora), leaves)

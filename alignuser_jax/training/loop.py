@@ -22,8 +22,8 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from alignuser_jax.model import Decoder, save_pretrained
-from alignuser_jax.training.checkpoint import Checkpoints, save_adapter, weights_hash
+from alignuser_jax.model import Decoder, named_arrays, save_adapter, save_pretrained
+from alignuser_jax.training.checkpoint import Checkpoints, weights_hash
 from alignuser_jax.training.config import TrainConfig
 from alignuser_jax.training.data import Counts, training_batches, validation_batches
 from alignuser_jax.training.metrics import RunLog
@@ -69,12 +69,14 @@ def train(
     out_dir: str | os.PathLike[str],
     *,
     validation_dir: str | os.PathLike[str] | None = None,
+    base: str = "",
     on_step: Callable[[int], None] | None = None,
 ) -> TrainResult:
     """Trains `decoder` on the shards for `config.steps` steps; `decoder` itself stays as it is.
 
     Writes `out_dir/{checkpoints, metrics.jsonl, tensorboard}` and at the end `out_dir/adapter`
     ("lora") or `out_dir/model` ("full": a Hugging Face directory with its tokenizer).
+    `base` is the name under which the adapter remembers its base model.
     `validation_dir`: shards whose losses are measured before the first step, every
     `eval_every` steps and at the end. `on_step(step)` is called after each step.
 
@@ -158,7 +160,7 @@ def train(
     return TrainResult(
         steps=config.steps,
         decoder=trained,
-        result_dir=_save_result(config, trained, state.params, tokenizer, out_dir),
+        result_dir=_save_result(config, trained, state.params, tokenizer, base, out_dir),
         metrics=run.lines,
         held_out=held[-1] if held else {},
         first_held_out=held[0] if held else {},
@@ -271,10 +273,10 @@ def _held_out(
 
 
 def _save_result(
-    config: TrainConfig, decoder: Decoder, params: Any, tokenizer: Any, out_dir: Path
+    config: TrainConfig, decoder: Decoder, params: Any, tokenizer: Any, base: str, out_dir: Path
 ) -> Path:
     if config.trainable == "lora":
-        save_adapter(out_dir / "adapter", params, decoder.lora, tokenizer=tokenizer.fingerprint)
+        save_adapter(out_dir / "adapter", named_arrays(params), decoder.lora, base)
         return out_dir / "adapter"
     save_pretrained(decoder, out_dir / "model")
     tokenizer.save(out_dir / "model")

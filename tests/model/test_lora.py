@@ -68,8 +68,8 @@ def test_adapters_switch_off_per_row(decoder, config, tokens):
     base = logits(init_decoder(config, seed=1), tokens)
     on = logits(decoder, tokens)
     assert np.abs(on - base).max() > 1e-2
-    np.testing.assert_allclose(logits(decoder, tokens, lora_scale=0.0), base, atol=1e-6)
-    mixed = logits(decoder, tokens, lora_scale=jnp.asarray([1.0, 0.0, 1.0]))
+    np.testing.assert_allclose(logits(decoder, tokens, adapter=0), base, atol=1e-6)
+    mixed = logits(decoder, tokens, adapter=jnp.asarray([1, 0, 1]))
     np.testing.assert_allclose(mixed[[0, 2]], on[[0, 2]], atol=1e-6)
     np.testing.assert_allclose(mixed[1], base[1], atol=1e-6)
 
@@ -89,5 +89,5 @@ def test_dropout_needs_a_key_and_is_named_by_it(config, tokens):
 def test_wrong_adapters_are_refused():
     with pytest.raises(ValueError, match=r"unknown LoRA targets \['lm_head'\]"):
         LoraConfig(rank=1, targets=("q", "lm_head"))
-    with pytest.raises(ValueError, match="rank=-1 and dropout=0.0"):
+    with pytest.raises(ValueError, match="rank=-1, dropout=0.0 and alpha"):
         LoraConfig(rank=-1)

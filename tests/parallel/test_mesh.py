@@ -35,10 +35,11 @@ def test_one_device_is_a_mesh():
 
 
 EIGHT = """
-import sys
+import pathlib, sys
 import jax, jax.numpy as jnp, numpy as np
 from alignuser_jax.model import DecoderConfig, LoraConfig, init_decoder, merge, split
-from alignuser_jax.model import abstract_decoder, load_pretrained, save_pretrained
+from alignuser_jax.model import abstract_decoder, load_decoder, load_pretrained, named_arrays
+from alignuser_jax.model import save_adapter, save_pretrained
 from alignuser_jax.parallel import make_mesh, shardings
 
 config = DecoderConfig(vocab_size=64, hidden_size=16, intermediate_size=32, num_layers=2,
@@ -55,10 +56,22 @@ def run(decoder):
         return jax.nn.logsumexp(model.logits(hidden), -1).mean(), hidden
     return jax.jit(jax.grad(loss, has_aux=True))(lora, base)
 
-alone, hidden = run(load_pretrained(sys.argv[1], LoraConfig(rank=2)))
+# Every byte of the files is read once, whatever the mesh; a block at a time.
+from alignuser_jax.model.tensors import Tensor, find_tensors
+read, whole = [], Tensor.read
+Tensor.read = lambda self, index=(): (read.append(part := whole(self, index)), part)[1]
+stored = {n: t.nbytes for n, t in find_tensors(pathlib.Path(sys.argv[1])).items()}
+for shape in ((1, 8, 1), (1, 4, 2), (2, 2, 2), (8, 1, 1)):
+    read.clear()
+    with jax.set_mesh(make_mesh(*shape)):
+        load_decoder(sys.argv[1], mesh=make_mesh(*shape))
+    assert sum(part.nbytes for part in read) == sum(stored.values()), shape
+Tensor.read = whole
+
+alone, hidden = run(load_decoder(sys.argv[1], LoraConfig(rank=2)))
 mesh = make_mesh(data=1, fsdp=4, tensor=2)
 with jax.set_mesh(mesh):
-    decoder = load_pretrained(sys.argv[1], LoraConfig(rank=2), mesh=mesh)
+    decoder = load_decoder(sys.argv[1], LoraConfig(rank=2), mesh=mesh)
     q = decoder.layers.q
     assert q.kernel[...].sharding.shard_shape(q.kernel[...].shape) == (2, 4, 16)
     assert q.a[...].sharding.shard_shape(q.a[...].shape) == (2, 4, 2)
@@ -66,6 +79,20 @@ with jax.set_mesh(mesh):
 np.testing.assert_allclose(hidden, again, atol=1e-5)
 for a, b in zip(jax.tree.leaves(alone), jax.tree.leaves(spread), strict=True):
     np.testing.assert_allclose(a, b, atol=1e-6)
+# The public face on a mesh: rows that do not divide, packed rows, an adapter per row.
+graphdef, low, base = split(init_decoder(config, LoraConfig(rank=2), seed=1))
+low = jax.tree.map(lambda a: a + 0.1, low)
+save_adapter(sys.argv[1] + "/a", named_arrays(low), LoraConfig(rank=2))
+options = {"dtype": jnp.float32, "adapters": sys.argv[1] + "/a"}
+one = load_pretrained(sys.argv[1], **options)
+many = load_pretrained(sys.argv[1], mesh=mesh, **options)
+segments = np.repeat([[1] * 5 + [2] * 7], 3, axis=0)
+for chosen in ("a", None, ["a", None, "a"]):
+    a, b = (model.logits(tokens[:3], segments, adapter=chosen) for model in (one, many))
+    assert a.shape == (3, 12, 64)
+    np.testing.assert_allclose(a, b, atol=1e-5)
+np.testing.assert_allclose(one.embed(tokens), many.embed(tokens), atol=1e-5)
+
 odd = DecoderConfig(vocab_size=63, hidden_size=16, intermediate_size=32)
 try:
     shardings(split(abstract_decoder(odd))[2], mesh)

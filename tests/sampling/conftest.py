@@ -56,22 +56,22 @@ class Reference:
         graph, state = nnx.split(decoder)
 
         @jax.jit
-        def forward(state, tokens, at, scale):
+        def forward(state, tokens, at, adapter):
             model = nnx.merge(graph, state)
             positions = jnp.arange(length, dtype=jnp.int32)[None]
-            hidden, _ = model(tokens[None], positions, lora_scale=scale)
+            hidden, _ = model(tokens[None], positions, adapter=adapter)
             return model.logits(hidden[:, at][:, None])[0, 0]
 
-        self._forward = lambda tokens, at, scale: forward(state, tokens, at, scale)
+        self._forward = lambda tokens, at, adapter: forward(state, tokens, at, adapter)
 
     def prompt(self, request):
         return render(self.tokenizer, request.messages, generation=True).tokens.tolist()
 
-    def logprobs(self, tokens, scale=1.0):
+    def logprobs(self, tokens, adapter=1):
         """Of the next token, float64 [V]."""
         padded = np.zeros(self.length, np.int32)
         padded[: len(tokens)] = tokens
-        logits = np.asarray(self._forward(padded, len(tokens) - 1, scale), np.float64)
+        logits = np.asarray(self._forward(padded, len(tokens) - 1, adapter), np.float64)
         return logits - logits.max() - np.log(np.exp(logits - logits.max()).sum())
 
     def paths(self, request):
@@ -81,7 +81,7 @@ class Reference:
             for i, line in enumerate(request.answer)
         ]
 
-    def answer(self, tokens, request, scale=1.0):
+    def answer(self, tokens, request, adapter=1):
         """Greedy constrained reply: (tokens, choices, per line the distribution by chain rule
         over the restricted steps)."""
         reply, choices, distributions = [], [], []
@@ -89,7 +89,7 @@ class Reference:
             taken, step = (), {}
             while taken not in paths:
                 allowed = sorted({p[len(taken)] for p in paths if p[: len(taken)] == taken})
-                logprobs = self.logprobs(tokens + reply, scale)
+                logprobs = self.logprobs(tokens + reply, adapter)
                 p = np.exp(logprobs[allowed])
                 if len(allowed) > 1:
                     step[taken] = dict(zip(allowed, p / p.sum(), strict=True))
@@ -99,17 +99,17 @@ class Reference:
             distributions.append(step)
         return reply, tuple(choices), distributions
 
-    def text(self, tokens, limit, scale=1.0):
+    def text(self, tokens, limit, adapter=1):
         """Greedy free text."""
         reply = []
         while len(reply) < limit:
-            logprobs = self.logprobs(tokens + reply, scale)[: self.tokenizer.vocab_size]
+            logprobs = self.logprobs(tokens + reply, adapter)[: self.tokenizer.vocab_size]
             reply.append(int(np.argmax(logprobs)))
             if reply[-1] == self.tokenizer.eot_id:
                 break
         return reply
 
-    def distribution(self, tokens, request, scale=1.0):
+    def distribution(self, tokens, request, adapter=1):
         """Over the alternatives of a scored request, by whole sequences."""
         (paths,) = self.paths(request)
         bare = [p[:-1] for p in paths]
@@ -118,7 +118,7 @@ class Reference:
         totals = np.zeros(len(bare))
         for i, path in enumerate(bare):
             for j, token in enumerate(path):
-                totals[i] += self.logprobs(tokens + list(path[:j]), scale)[token]
+                totals[i] += self.logprobs(tokens + list(path[:j]), adapter)[token]
         p = np.exp(totals - totals.max())
         return p / p.sum()
 

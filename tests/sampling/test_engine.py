@@ -2,12 +2,16 @@
 
 from dataclasses import replace
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
+from alignuser_jax.model import LoraConfig, abstract_decoder, merge, named_arrays, split
+from alignuser_jax.model.decoder import with_arrays
+from alignuser_jax.model.peft import join_adapters
 from alignuser_jax.records import Message, Request, stable_key
 from alignuser_jax.sampling import Engine, EngineConfig, generate
 from alignuser_jax.sampling.automaton import ACCEPT
@@ -68,13 +72,13 @@ def result(completion):
 def test_greedy_answers_equal_the_uncached_reference(engine, reference):
     turns = [SYSTEM, "film 1999 from the list because comedy"]
     for step, answer in enumerate((SCREEN, ACT, SCREEN, WORDS)):
-        for adapter, scale in ((None, 1.0), ("base", 0.0)):
+        for adapter, number in ((None, 1), ("base", 0)):
             request = Request(
                 talk(*turns), "test", answer=answer, temperature=0.0, adapter=adapter
             )
             (completion,) = generate(engine, [request])
             prompt = reference.prompt(request)
-            tokens, choices, steps = reference.answer(prompt, request, scale)
+            tokens, choices, steps = reference.answer(prompt, request, number)
             assert completion.tokens == tuple(tokens)
             assert completion.choices == choices
             lines = [line[c] for line, c in zip(answer, choices, strict=True)]
@@ -87,7 +91,7 @@ def test_greedy_answers_equal_the_uncached_reference(engine, reference):
                     np.testing.assert_allclose(sorted(p), sorted(node.values()), atol=2e-5)
                     assert len(p) == len(line)
             expected = [
-                reference.logprobs(prompt + tokens[:i], scale)[t] for i, t in enumerate(tokens)
+                reference.logprobs(prompt + tokens[:i], number)[t] for i, t in enumerate(tokens)
             ]
             np.testing.assert_allclose(completion.logprobs, expected, atol=1e-4)
             assert (completion.usage.cached_tokens > 0) == (step > 0)
@@ -110,7 +114,7 @@ def test_scores_equal_brute_force(engine, reference, answer, adapter):
     requests = [ask(n, answer, scored=True, adapter=adapter) for n in (1, 2, 3)]
     for request, completion in zip(requests, generate(engine, requests), strict=True):
         prompt = reference.prompt(request)
-        p = reference.distribution(prompt, request, 1.0 if adapter is None else 0.0)
+        p = reference.distribution(prompt, request, int(adapter is None))
         np.testing.assert_allclose(completion.choice_probabilities[0], p, atol=2e-5)
         assert sum(completion.choice_probabilities[0]) == pytest.approx(1)
         assert completion.choices == (int(p.argmax()),)
@@ -390,3 +394,48 @@ def test_geometry_is_checked(decoder, tokenizer):
     with pytest.raises(ValueError, match="positive"):
         EngineConfig(group=0)
     assert ACCEPT == 0  # padded tables point there
+
+
+def test_each_request_takes_the_adapter_that_it_names(decoder, tokenizer):
+    """Two adapters and the base in one batch: what each gives alone, nothing recompiled."""
+    graphdef, lora, base = split(decoder)
+    first = named_arrays(lora)
+    rng = np.random.default_rng(5)
+    narrow = LoraConfig(rank=1, alpha=3.0, targets=("q", "down"))
+    second = {
+        name: rng.normal(
+            0, 0.5, values[..., :1].shape if name[-1] == "a" else values[:, :1].shape
+        )
+        for name, values in first.items()
+        if name.split(".")[1] in narrow.targets
+    }
+    both = {"policy": (decoder.lora, first), "rival": (narrow, second)}
+
+    def built(adapters):
+        lora, bank, arrays = join_adapters(adapters)
+        graphdef, low, _ = split(abstract_decoder(decoder.config, lora, adapters=bank))
+        arrays = {name: jnp.asarray(values, jnp.float32) for name, values in arrays.items()}
+        return merge(graphdef, with_arrays(low, arrays), base)
+
+    engine = Engine(built(both), tokenizer, GEOMETRY)
+    names = ["policy", "rival", "base", None]
+    asked = [
+        replace(request, adapter=names[n % 4])
+        for n, request in enumerate(mixed() + mixed()[1:])
+    ]
+    together = generate(engine, asked)
+    compiled = engine.compilations
+    for name in ("policy", "rival"):
+        alone = Engine(built({name: both[name]}), tokenizer, GEOMETRY)
+        for request, completion in zip(asked, together, strict=True):
+            if request.adapter == name:
+                (expected,) = generate(alone, [request])
+                assert completion.text == expected.text
+                np.testing.assert_allclose(completion.logprobs, expected.logprobs, atol=1e-4)
+    request = ask(3, RATE, scored=True)
+    answers = generate(engine, [replace(request, adapter=name) for name in names])
+    given = [completion.choice_probabilities[0] for completion in answers]
+    assert given[3] == given[0] and len({given[0], given[1], given[2]}) == 3
+    assert engine.compilations == compiled
+    (refused,) = generate(engine, [replace(request, adapter="nobody")])
+    assert refused.finish_reason == "error" and "['base', 'policy', 'rival']" in refused.error

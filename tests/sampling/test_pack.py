@@ -26,7 +26,7 @@ def test_every_token_is_read_once_and_after_what_it_looks_back_to(sizes, group):
     rows, reused = {}, {}
     for slot, (length, chunks) in sizes.items():
         tokens = 100 * slot + np.arange(length, dtype=np.int32)
-        rows[slot] = SimpleNamespace(tokens=tokens, lora_scale=float(slot % 2))
+        rows[slot] = SimpleNamespace(tokens=tokens, adapter=slot % 2)
         reused[slot] = min(chunks, (length - 1) // CHUNK) * CHUNK
     at, finished = dict(reused), {}
     for chunks, ends, used in pack_prompts(rows, reused, chunk=CHUNK, group=group):
@@ -39,7 +39,7 @@ def test_every_token_is_read_once_and_after_what_it_looks_back_to(sizes, group):
                     assert start == at[slot] and start % CHUNK == 0
                     piece = rows[slot].tokens[start : start + count]
                     assert chunks.tokens[w, g, :count].tolist() == piece.tolist()
-                    assert chunks.lora_scale[w, g] == slot % 2
+                    assert chunks.adapter[w, g] == slot % 2
                     at[slot] += count
                     assert chunks.final[w, g] == (at[slot] == len(rows[slot].tokens))
                     here |= {slot} if chunks.final[w, g] else set()
@@ -55,7 +55,7 @@ def test_every_token_is_read_once_and_after_what_it_looks_back_to(sizes, group):
 def test_suffixes_are_cut_into_jumps():
     long = tuple(range(10, 10 + 2 * JUMP + 2))
     closed = SimpleNamespace(suffixes=((5,), long))
-    row = SimpleNamespace(closed=closed, tokens=np.arange(7), lora_scale=1.0)
+    row = SimpleNamespace(closed=closed, tokens=np.arange(7), adapter=1)
     assert list(pack_suffixes({0: row, 3: row}, 0, group=2)) == []
     read = {0: [], 3: []}
     for slots, group in pack_suffixes({0: row, 3: row}, 1, group=2):
@@ -68,7 +68,7 @@ def test_suffixes_are_cut_into_jumps():
 
 def test_prompts_are_rendered_as_training_does(tokenizer):
     sizes = {"context": 512, "chunk": 16, "reply": 64, "states": 64, "edges": 8}
-    preparation = Preparation(tokenizer, adapted=True, **sizes)
+    preparation = Preparation(tokenizer, adapters=["policy"], **sizes)
     messages = ()
     for role, text in zip(
         ("system", "user", "assistant", "user"), ("list", "a film", "[SKIP]\n", ""), strict=True
