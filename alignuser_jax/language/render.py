@@ -38,7 +38,8 @@ def render(
 ) -> Rendered:
     """The conversation in tokens; with `generation` it ends where a reply would begin.
 
-    The end-of-turn token after a message whose last span is trained is trained too.
+    What ends the turn after a message whose last span is trained is trained too: the
+    end-of-turn token, and `tokenizer.reply_closing` before it.
     `render(m[:k], generation=True).tokens` is a prefix of `render(m[:k + 1]).tokens` where
     `m[k]` is a reply, and of all that follows where `tokenizer.prefix_stable`.
     """
@@ -52,13 +53,21 @@ def render(
 
 
 def answer_token_paths(
-    tokenizer: TextTokenizer, alternatives: Sequence[str], last: bool
+    tokenizer: TextTokenizer, alternatives: Sequence[str], last: bool, first: bool = False
 ) -> list[list[int]]:
     """The tokens of each alternative of an answer line, with what ends it: a newline, or the
-    end of the turn on the last line. Joined line by line they are the tokens of the reply."""
-    if last:
-        return [[*tokenizer.encode(line), tokenizer.eot_id] for line in alternatives]
-    return [tokenizer.encode(line + "\n") for line in alternatives]
+    end of the turn on the last line. Joined line by line they are the tokens of the reply.
+
+    `first`: the line begins the reply, nothing was generated before it. It matters to
+    tokenizers with a `reply_opening` only.
+    """
+    opening = tokenizer.reply_opening if first else ""
+    if not last:
+        return [tokenizer.encode(opening + line + "\n") for line in alternatives]
+    ending = tokenizer.reply_closing
+    return [
+        [*tokenizer.encode(opening + line + ending), tokenizer.eot_id] for line in alternatives
+    ]
 
 
 def _mark(
@@ -145,10 +154,16 @@ def _render_template(
 
         spans += [(moved(a), moved(b), span) for a, b, span in _extents(message)]
     trained, action = _mark(spans, offsets)
-    for message, (_, end, _) in zip(messages, places, strict=True):
+    starts = {begin: n for n, (begin, _) in enumerate(offsets)}
+    for number, (message, (_, end, _)) in enumerate(zip(messages, places, strict=True)):
         if _ends_trained(message):
-            after = [n for n, (a, _) in enumerate(offsets) if a >= end]
-            trained[next(n for n in after if tokens[n] == tokenizer.eot_id)] = True
+            stop = starts.get(end + len(tokenizer.reply_closing))
+            if stop is None or tokens[stop] != tokenizer.eot_id:
+                raise ValueError(
+                    f"message {number} ({message.role}) is trained to its end, but the chat "
+                    "template does not end it as it ends a reply: train spans of replies only"
+                )
+            trained[[n for n in range(stop + 1) if offsets[n][0] >= end]] = True
     return _rendered(tokens, trained, action)
 
 

@@ -2,7 +2,8 @@
 behind one small interface.
 
 Chat markers can never come from content. In our vocabularies they are control symbols, which
-text cannot spell; for Hugging Face tokenizers `safe` breaks a marker's spelling.
+text cannot spell; for Hugging Face tokenizers `safe` breaks a marker's spelling, be it a token
+or plain text of the template such as [INST].
 """
 
 from __future__ import annotations
@@ -32,12 +33,23 @@ _SPACE = "\u2581"  # how SentencePiece writes a space
 TEMPLATE_OPTIONS: dict[str, Any] = {"enable_thinking": False, "date_string": "26 Jul 2024"}
 
 
+WRITTEN_MARKS = r"\[/?[A-Z_]+\]|<</?[A-Z_]+>>"
+"""What templates of the Llama 2 family write as plain text: [INST], [/INST], <<SYS>>."""
+
+
 class TextTokenizer(Protocol):
-    """`eot_id` ends a turn. `prefix_stable`: an assistant's earlier replies stay in the tokens
-    of a longer conversation as they were generated (false for templates that rewrite them)."""
+    """`eot_id` ends a turn. `reply_opening` is the text between a prompt and the reply's own,
+    `reply_closing` that between a reply and `eot_id`: a space each for Llama 2, else nothing.
+    `prefix_stable`: an assistant's earlier replies stay in the tokens of a longer conversation
+    as they were generated (false for templates that rewrite them).
+
+    `encode` gives the tokens that `text` has inside a longer text, so that lines encoded one by
+    one are the tokens of all; `encode_with_offsets` those of a text from its beginning."""
 
     vocab_size: int
     eot_id: int
+    reply_opening: str
+    reply_closing: str
     pad_id: int
     fingerprint: str
     prefix_stable: bool
@@ -67,6 +79,7 @@ class SentencePieceTokenizer(TextTokenizer):
     """A vocabulary made by `train_sentencepiece`, with the chat markers of `ROLE_MARKERS`."""
 
     prefix_stable = True
+    reply_opening = reply_closing = ""
 
     def __init__(self, model: bytes) -> None:
         import sentencepiece
@@ -142,37 +155,59 @@ class HuggingFaceTokenizer(TextTokenizer):
         self.vocab_size = len(tokenizer)
         added = tokenizer.added_tokens_decoder.values()
         marks = [str(a) for a in added if a.special or re.fullmatch("<.+>", str(a), re.DOTALL)]
+        marks += set(re.findall(WRITTEN_MARKS, str(tokenizer.chat_template)))
         marks = sorted((mark for mark in marks if len(mark) > 1), key=len, reverse=True)
         self._marks = re.compile("|".join(map(re.escape, marks)) or r"(?!)")
-        self.eot_id = self._end_of_turn()
+        self._lead = self._lead_of_a_text()
+        self.eot_id, self.reply_opening, self.reply_closing = self._turn()
         pad = tokenizer.pad_token_id
         self.pad_id = self.eot_id if pad is None else pad
         definition = tokenizer.backend_tokenizer.to_str() + str(tokenizer.chat_template)
         self.fingerprint = hashlib.sha256(definition.encode()).hexdigest()
         ask = [{"role": "user", "content": "a"}]
         told = [*ask, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}]
-        reply = self.chat_text(ask, generation=True) + "b"
+        reply = self.chat_text(ask, generation=True) + self.reply_opening + "b"
         self.prefix_stable = self.chat_text(told).startswith(reply)
 
-    def _end_of_turn(self) -> int:
-        """The first added token after a reply, as the template writes it."""
-        reply = "reply"
-        chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": reply}]
-        text = self.chat_text(chat)
-        tail = self.encode(text[text.rindex(reply) + len(reply) :])
-        added = self.tokenizer.added_tokens_decoder
-        for token in tail:
-            if token in added:
-                return token
-        if self.tokenizer.eos_token_id is None:
+    def _lead_of_a_text(self) -> list[int]:
+        """The tokens of a newline that leads a text where the tokenizer puts a space before
+        every text (Llama 2), else none."""
+        lead = self._from_start("\n")
+        both = self._from_start("\na")
+        prefixed = both[: len(lead)] == lead and both[len(lead) :] != self._from_start("a")
+        return lead if prefixed else []
+
+    def _turn(self) -> tuple[int, str, str]:
+        """The first added token after a reply as the template writes it, and what the template
+        puts before the reply and between the reply and this token."""
+        ask, reply = [{"role": "user", "content": "a"}], "reply"
+        prompt = self.chat_text(ask, generation=True)
+        text = self.chat_text([*ask, {"role": "assistant", "content": reply}])
+        at = text.rindex(reply)
+        end = at + len(reply)
+        opening = text[len(prompt) : at] if text[:at].startswith(prompt) else ""
+        added, eos = self.tokenizer.added_tokens_decoder, self.tokenizer.eos_token_id
+        for token, (begin, _) in zip(*self.encode_with_offsets(text), strict=True):
+            if begin >= end and (token in added or token == eos):
+                return token, opening, text[end:begin]
+        if eos is None:
             raise ValueError("neither the chat template nor eos_token ends a reply")
-        return self.tokenizer.eos_token_id
+        return eos, opening, ""
 
     def chat_text(self, chat: list[dict[str, str]], generation: bool = False) -> str:
-        """The conversation as the tokenizer's own template writes it."""
-        return self.tokenizer.apply_chat_template(
-            chat, tokenize=False, add_generation_prompt=generation, **TEMPLATE_OPTIONS
-        )
+        """The conversation as the tokenizer's own template writes it; ValueError where the
+        template refuses it."""
+        from jinja2 import TemplateError
+
+        try:
+            return self.tokenizer.apply_chat_template(
+                chat, tokenize=False, add_generation_prompt=generation, **TEMPLATE_OPTIONS
+            )
+        except TemplateError as error:
+            raise ValueError(
+                f"the chat template refuses the roles {[turn['role'] for turn in chat]}: "
+                f"{error}; this backbone's template cannot render such a conversation"
+            ) from error
 
     def breaks(self, text: str) -> list[int]:
         """Where a space must go so that no marker is spelled in `text`."""
@@ -189,6 +224,16 @@ class HuggingFaceTokenizer(TextTokenizer):
         return " ".join(text[a:b] for a, b in zip(ends, ends[1:], strict=False))
 
     def encode(self, text: str) -> list[int]:
+        lead = self._lead
+        ids = self._from_start("\n" + text) if lead else self._from_start(text)
+        if ids[: len(lead)] != lead:
+            raise ValueError(
+                f"{type(self.tokenizer).__name__} joins a newline with what follows and puts a "
+                "space before every text: its lines cannot be encoded one by one"
+            )
+        return ids[len(lead) :]
+
+    def _from_start(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
     def encode_with_offsets(self, text: str) -> tuple[list[int], Offsets]:

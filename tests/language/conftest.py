@@ -1,13 +1,17 @@
-"""A small vocabulary of ours, a small fast tokenizer with a ChatML template, and Qwen3's."""
+"""A small vocabulary of ours, a small fast tokenizer with two ChatML templates, Qwen3's, and
+Llama 2's and 3's (or small ones of their kinds where those are absent)."""
 
 import gzip
 import shutil
+from pathlib import Path
 
+import llama_files
 import pytest
 
 from alignuser_jax.language import TextTokenizer, train_sentencepiece
 from alignuser_jax.language.tokenizer import HuggingFaceTokenizer
 
+SHARED_DATA = Path(__file__).parents[2].parent / "shared" / "data"
 PAGE = "\n".join(
     [
         "PAGE 1",
@@ -31,6 +35,15 @@ TEXTS = (
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
     "{{ message['content'] | trim }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+# As Qwen2.5 has it: nothing is trimmed, and who gives no system prompt gets one.
+CHATML_WITH_DEFAULT = (
+    "{% if messages[0]['role'] != 'system' %}<|im_start|>system\n"
+    "You answer as asked.<|im_end|>\n{% endif %}"
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+    "{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 
@@ -85,13 +98,39 @@ def qwen(shared_data, tmp_path_factory):
     return TextTokenizer.load(directory)
 
 
-@pytest.fixture(scope="session", params=["small", "fast", "qwen"])
+@pytest.fixture(scope="session")
+def with_default(fast, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("with_default")
+    fast.save(directory)
+    (directory / "chat_template.jinja").write_text(CHATML_WITH_DEFAULT)
+    return TextTokenizer.load(directory)
+
+
+@pytest.fixture(scope="session")
+def llama2(tmp_path_factory):
+    source = SHARED_DATA / "tokenizers" / "llama2" / "tokenizer.model"
+    model = source.read_bytes() if source.is_file() else None
+    model = model or llama_files.small_sentencepiece(TEXTS)
+    return llama_files.load_llama_2(model, tmp_path_factory.mktemp("llama2"))
+
+
+@pytest.fixture(scope="session")
+def llama3(fast, tmp_path_factory):
+    source = SHARED_DATA / "tokenizers" / "llama3" / "tokenizer.model"
+    ranks = source.read_text() if source.is_file() else llama_files.small_ranks(fast.tokenizer)
+    return llama_files.load_llama_3(ranks, tmp_path_factory.mktemp("llama3"))
+
+
+CHAT = ["fast", "with_default", "qwen", "llama2", "llama3"]
+
+
+@pytest.fixture(scope="session", params=["small", *CHAT])
 def each(request):
     """Every kind of tokenizer in turn."""
     return request.getfixturevalue(request.param)
 
 
-@pytest.fixture(scope="session", params=["fast", "qwen"])
+@pytest.fixture(scope="session", params=CHAT)
 def hugging_face(request):
     """The tokenizers that have a chat template of their own."""
     return request.getfixturevalue(request.param)

@@ -1,3 +1,4 @@
+import base64
 import json
 import shutil
 
@@ -136,3 +137,63 @@ def test_qwen3(qwen):
     ids, offsets = qwen.encode_with_offsets("RATING: 4")
     assert offsets[-1] == (8, 9)
     assert qwen.decode(ids) == "RATING: 4"
+
+
+def test_a_vocabulary_smaller_than_its_models_embedding(qwen):
+    assert qwen.vocab_size == 151_669  # the model's table has 151,936 rows
+    assert max(qwen.tokenizer.get_vocab().values()) == qwen.vocab_size - 1
+
+
+def test_llamas(llama2, llama3):
+    assert llama2.tokenizer.convert_ids_to_tokens(llama2.eot_id) == "</s>"
+    assert (llama2.reply_opening, llama2.reply_closing) == (" ", " ")
+    assert llama3.tokenizer.convert_ids_to_tokens(llama3.eot_id) == "<|eot_id|>"
+    assert (llama3.reply_opening, llama3.reply_closing) == ("", "")
+    assert llama2.prefix_stable and llama3.prefix_stable
+    for tokenizer in (llama2, llama3):
+        top = max(tokenizer.tokenizer.get_vocab().values())
+        assert tokenizer.vocab_size == top + 1
+
+
+def test_a_vocabulary_that_puts_a_space_before_every_text(llama2):
+    assert llama2.encode("\n") == llama2.encode("a\n")[-1:]
+    for text in ("RATING: 4", "[NEXT_PAGE]", " a", "\n\na", "☃"):
+        assert llama2.encode("x\n" + text) == llama2.encode("x\n") + llama2.encode(text)
+    assert llama2.decode(llama2.encode("RATING: 4")) == "RATING: 4"
+    ids, offsets = llama2.encode_with_offsets("RATING: 4")
+    assert ids == llama2.encode(" RATING: 4")
+    assert offsets[-1] == (8, 9)
+
+
+def merged(ranks, word):
+    """Tokens of a word, by joining the pair of the lowest rank until none is left."""
+    parts = [bytes([byte]) for byte in word.encode()]
+    while True:
+        pairs = [ranks.get(a + b, len(ranks)) for a, b in zip(parts, parts[1:], strict=False)]
+        if not pairs or min(pairs) == len(ranks):
+            return [ranks[part] for part in parts]
+        at = pairs.index(min(pairs))
+        parts[at : at + 2] = [parts[at] + parts[at + 1]]
+
+
+def test_llama_3_as_its_ranks_say(shared_data, llama3):
+    source = shared_data / "tokenizers" / "llama3" / "tokenizer.model"
+    if not source.is_file():
+        pytest.skip("no vocabulary in ../shared/data/tokenizers/llama3")
+    lines = (line.split() for line in source.read_text().splitlines())
+    ranks = {base64.b64decode(token): int(rank) for token, rank in lines}
+    assert (llama3.vocab_size, llama3.eot_id) == (128_256, 128_009)
+    for word in ("RATING", " recommendations", "WATCH", " Café", "☃☃", " Zurückhaltung", "384"):
+        assert llama3.encode(word) == merged(ranks, word)
+
+
+def test_llama_2_as_sentencepiece_says(shared_data, llama2):
+    import sentencepiece
+
+    source = shared_data / "tokenizers" / "llama2" / "tokenizer.model"
+    if not source.is_file():
+        pytest.skip("no vocabulary in ../shared/data/tokenizers/llama2")
+    pieces = sentencepiece.SentencePieceProcessor(model_proto=source.read_bytes())
+    assert (llama2.vocab_size, llama2.eot_id) == (32_000, 2)
+    for text in ("RATING: 4 ☃\n", "ITEM_1 [WATCH]\nITEM_2 [SKIP]", "Café Zurückhaltung\n\n"):
+        assert llama2.encode_with_offsets(text)[0] == pieces.encode(text)

@@ -1,0 +1,127 @@
+"""Directories in Hugging Face's layout around Llama vocabularies, with chat templates of the
+published formats; and small vocabularies of the same kinds where the real ones are absent."""
+
+import base64
+import io
+import json
+
+from alignuser_jax.language import TextTokenizer
+
+LLAMA_2 = """
+{%- set first = namespace(system='') -%}
+{%- for m in messages -%}
+  {%- if m.role == 'system' -%}
+    {%- if not loop.first -%}{{ raise_exception('a system prompt comes first') }}{%- endif -%}
+    {%- set first.system = '<<SYS>>\n' + m.content + '\n<</SYS>>\n\n' -%}
+  {%- elif m.role == 'user' -%}
+    {%- if not loop.first and loop.previtem.role == 'user' -%}
+      {{- raise_exception('roles must alternate') -}}
+    {%- endif -%}
+    {{- bos_token + '[INST] ' + (first.system + m.content) | trim + ' [/INST]' -}}
+    {%- set first.system = '' -%}
+  {%- else -%}
+    {{- ' ' + m.content | trim + ' ' + eos_token -}}
+  {%- endif -%}
+{%- endfor -%}
+"""
+
+LLAMA_3 = """
+{%- macro head(role) -%}
+{{ '<|start_header_id|>' + role + '<|end_header_id|>\n\n' }}
+{%- endmacro -%}
+{{- bos_token -}}
+{%- set given = messages[0].role == 'system' -%}
+{{- head('system') + 'Today Date: ' + date_string | default('now') + '\n\n' -}}
+{{- messages[0].content | trim if given else '' -}}
+{{- '<|eot_id|>' -}}
+{%- set turns = messages[1:] if given else messages -%}
+{%- for m in turns -%}
+  {{- head(m.role) + m.content | trim + '<|eot_id|>' -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- head('assistant') -}}{%- endif -%}
+"""
+
+
+def special_tokens():
+    """The 256 that follow Llama 3's ranks."""
+    named = {
+        0: "<|begin_of_text|>",
+        1: "<|end_of_text|>",
+        6: "<|start_header_id|>",
+        7: "<|end_header_id|>",
+        8: "<|eom_id|>",
+        9: "<|eot_id|>",
+    }
+    return [named.get(n, f"<|reserved_special_token_{n}|>") for n in range(256)]
+
+
+def load_llama_2(model, directory):
+    """From the bytes of a SentencePiece `tokenizer.model`."""
+    (directory / "tokenizer.model").write_bytes(model)
+    marks = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    config = {"tokenizer_class": "LlamaTokenizer", "legacy": False, **marks}
+    return _load(directory, config, LLAMA_2)
+
+
+def load_llama_3(ranks, directory):
+    """From lines of a base64 token and its rank, with `transformers`' own conversion (which
+    would read the file with tiktoken)."""
+    from tokenizers import processors
+    from transformers.convert_slow_tokenizer import TikTokenConverter
+
+    lines = (line.split() for line in ranks.splitlines() if line)
+    table = {base64.b64decode(token): int(rank) for token, rank in lines}
+
+    class Converter(TikTokenConverter):
+        @staticmethod
+        def load_tiktoken_bpe(_):
+            return table
+
+    special = special_tokens()
+    tokenizer = Converter("", extra_special_tokens=special).converted()
+    bos = special[0]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{bos} $A", special_tokens=[(bos, tokenizer.token_to_id(bos))]
+    )
+    tokenizer.save(str(directory / "tokenizer.json"))
+    marks = {"bos_token": bos, "eos_token": "<|eot_id|>"}
+    return _load(directory, {"tokenizer_class": "PreTrainedTokenizerFast", **marks}, LLAMA_3)
+
+
+def _load(directory, config, template):
+    config = {"clean_up_tokenization_spaces": False, **config}
+    (directory / "tokenizer_config.json").write_text(json.dumps(config))
+    (directory / "chat_template.jinja").write_text(template.strip())
+    return TextTokenizer.load(directory)
+
+
+def small_sentencepiece(texts):
+    """A vocabulary of Llama 2's kind: bytes, and a space before every text."""
+    import sentencepiece
+
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter([line for text in texts for line in text.splitlines()]),
+        model_writer=model,
+        model_type="bpe",
+        vocab_size=450,
+        hard_vocab_limit=False,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        byte_fallback=True,
+        split_digits=True,
+        num_threads=1,
+        minloglevel=2,
+    )
+    return model.getvalue()
+
+
+def small_ranks(tokenizer):
+    """The vocabulary of a byte-level BPE as lines of base64 tokens and ranks."""
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+    of_character = {character: byte for byte, character in bytes_to_unicode().items()}
+    words = [w for w in tokenizer.get_vocab() if all(c in of_character for c in w)]
+    words.sort(key=lambda word: (len(word) > 1, tokenizer.convert_tokens_to_ids(word)))
+    tokens = [bytes(of_character[c] for c in word) for word in words]
+    return "\n".join(f"{base64.b64encode(t).decode()} {n}" for n, t in enumerate(tokens))
