@@ -157,12 +157,12 @@ class _Builder:
         )
 
 
-def free_text(eot: int, *, states: int = 256, edges: int = 32) -> Automaton:
-    """Any tokens, ended by end-of-turn."""
+def free_text(ends: Sequence[int], *, states: int = 256, edges: int = 32) -> Automaton:
+    """Any tokens, ended by one of `ends`."""
     builder = _Builder()
     builder.state()
     for _ in (LINE, MID):
-        builder.edges[builder.state(free=True)][eot] = ACCEPT
+        builder.edges[builder.state(free=True)] |= dict.fromkeys(ends, ACCEPT)
     return builder.build(start=LINE, longest=0, lines=(), states=states, edges=edges)
 
 

@@ -63,10 +63,12 @@ class Engine:
                 "do not belong together"
             )
         self._tokenizer = tokenizer
-        self._programs = Programs(decoder, eot=tokenizer.eot_id, reply=config.reply)
+        ends = sorted({tokenizer.eot_id, *decoder.config.eos_token_ids})
+        self._programs = Programs(decoder, ends=ends, reply=config.reply)
         self._prepare = Preparation(
             tokenizer,
             adapters=[name for name, _ in decoder.adapters],
+            ends=ends,
             context=config.context,
             chunk=config.chunk,
             reply=config.reply,

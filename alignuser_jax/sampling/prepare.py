@@ -57,9 +57,9 @@ class Row:
 class Preparation:
     """Renders requests and compiles their answers, each distinct answer once.
 
-    `adapters` are the resident ones' names. `states`, `edges`, `context`, `reply` and `chunk`
-    are the engine's sizes; a request that does not fit them raises `ValueError` with the
-    numbers.
+    `adapters` are the resident ones' names, `ends` the ids that end free text. `states`,
+    `edges`, `context`, `reply` and `chunk` are the engine's sizes; a request that does not fit
+    them raises `ValueError` with the numbers.
     """
 
     def __init__(
@@ -67,6 +67,7 @@ class Preparation:
         tokenizer: Any,
         *,
         adapters: Sequence[str],
+        ends: Sequence[int],
         context: int,
         chunk: int,
         reply: int,
@@ -77,7 +78,7 @@ class Preparation:
         self._numbers[None] = min(len(adapters), 1)
         self._context, self._chunk, self._reply, self._sizes = context, chunk, reply, sizes
         self._answers: dict[tuple, tuple[Automaton, ClosedSet | None]] = {}
-        self._free = free_text(tokenizer.eot_id, **sizes)
+        self._free = free_text(ends, **sizes)
         self._message = functools.lru_cache(MESSAGES_KEPT)(
             lambda message: render(tokenizer, (message,)).tokens
         )
@@ -140,10 +141,11 @@ class Preparation:
             if len(self._answers) >= ANSWERS_KEPT:
                 self._answers.clear()
             last = len(request.answer) - 1
-            paths = [
-                tuple(map(tuple, answer_token_paths(self._tokenizer, line, i == last)))
-                for i, line in enumerate(request.answer)
-            ]
+            paths = []
+            for i, line in enumerate(request.answer):
+                first = i == 0 and not reasoning
+                of_line = answer_token_paths(self._tokenizer, line, i == last, first)
+                paths.append(tuple(map(tuple, of_line)))
             newline = tuple(self._tokenizer.encode("\n")) if reasoning else ()
             automaton = compile_answer(
                 paths, reasoning=reasoning, newline=newline, **self._sizes

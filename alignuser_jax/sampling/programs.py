@@ -9,10 +9,12 @@ tokens, D hidden size, V vocabulary, Q states, E edges, A alternatives, M automa
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import lax
 
@@ -109,10 +111,10 @@ class _Loop(NamedTuple):
 class Programs:
     """Compiled functions over one decoder; `compilations` counts how often one was traced."""
 
-    def __init__(self, decoder: Decoder, *, eot: int, reply: int):
+    def __init__(self, decoder: Decoder, *, ends: Sequence[int], reply: int):
         self._graphdef, state = nnx.split(unstack(decoder))
         self.leaves, self._treedef = jax.tree.flatten(state)
-        self._eot, self._reply = eot, reply
+        self._ends, self._reply = np.asarray(ends, np.int32), reply
         self.compilations = 0
         self.prefill = jax.jit(self._prefill, donate_argnums=(1, 2))
         self.decode = jax.jit(self._decode, donate_argnums=(1,))
@@ -194,7 +196,7 @@ class Programs:
                 tables.token[rows.table, at],
                 tables.free[rows.table, at] & active,
                 vocabulary.allowed,
-                self._eot,
+                self._ends,
                 rows.temperature,
                 rows.top_p,
                 jax.vmap(jax.random.fold_in)(keys, loop.out.count),

@@ -63,14 +63,15 @@ def pick(
     edges: Int[Array, "S E"],
     free: Bool[Array, " S"],
     allowed: Bool[Array, " V"],
-    eot: int,
+    ends: Int[Array, " K"],
     temperature: Float[Array, " S"],
     top_p: Float[Array, " S"],
     keys,
 ) -> Pick:
     """The next token of every row under its automaton state (`edges`: -1 = no edge).
 
-    `allowed` says which ids free text may use (an embedding can be wider than its tokenizer).
+    `allowed` says which ids free text may use (an embedding can be wider than its tokenizer);
+    those of `ends` it may use only where they are edges.
     """
     is_edge = edges >= 0
     at_edges = jnp.take_along_axis(logits, jnp.where(is_edge, edges, 0), axis=1)
@@ -80,9 +81,8 @@ def pick(
     by_edge = draw(safe, temperature, top_p, keys)
 
     def anywhere(_):
-        ends = jnp.any(is_edge & (edges == eot), axis=1)
-        vocabulary = jnp.arange(logits.shape[1])
-        open_ = jnp.where(vocabulary == eot, ends[:, None], allowed[None, :])
+        may_end = jnp.any(is_edge[..., None] & (edges[..., None] == ends), axis=1)
+        open_ = jnp.broadcast_to(allowed, logits.shape).at[:, ends].set(may_end)
         return draw(jnp.where(open_, logits, -jnp.inf), temperature, top_p, keys)
 
     forced = jnp.take_along_axis(edges, by_edge[:, None], axis=1)[:, 0]

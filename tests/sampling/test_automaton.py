@@ -129,7 +129,7 @@ def test_an_answer_too_large_for_the_tables_says_so():
 
 
 def test_free_text_ends_with_end_of_turn_only():
-    automaton = free_text(EOT, states=8, edges=4)
+    automaton = free_text([EOT], states=8, edges=4)
     for state in (LINE, MID):
         assert automaton.free[state] and automaton.token[state].tolist() == [EOT, -1, -1, -1]
         assert automaton.next[state, 0] == ACCEPT and automaton.forced[state] == state

@@ -439,3 +439,18 @@ def test_each_request_takes_the_adapter_that_it_names(decoder, tokenizer):
     assert engine.compilations == compiled
     (refused,) = generate(engine, [replace(request, adapter="nobody")])
     assert refused.finish_reason == "error" and "['base', 'policy', 'rival']" in refused.error
+
+
+def test_free_text_ends_at_any_of_the_models_end_ids(engine, decoder, tokenizer):
+    """As generation_config.json lists them; in reasoning they are never written."""
+    request = ask(3, (), max_tokens=20)
+    (long,) = generate(engine, [request])
+    ends = long.tokens[4]
+    config = replace(decoder.config, eos_token_ids=(ends, 1))
+    graphdef, lora, base = split(abstract_decoder(config, decoder.lora))
+    other = Engine(merge(graphdef, *split(decoder)[1:]), tokenizer, GEOMETRY)
+    reasoned = ask(3, RATE, reasoning_tokens=20, samples=8, temperature=2.0)
+    short, answers = generate(other, [request, reasoned])
+    assert short.tokens == long.tokens[: long.tokens.index(ends) + 1]
+    assert short.finish_reason == "stop" and long.finish_reason == "length"
+    assert all(ends not in sample.tokens for sample in answers.samples)

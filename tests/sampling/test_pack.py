@@ -68,7 +68,7 @@ def test_suffixes_are_cut_into_jumps():
 
 def test_prompts_are_rendered_as_training_does(tokenizer):
     sizes = {"context": 512, "chunk": 16, "reply": 64, "states": 64, "edges": 8}
-    preparation = Preparation(tokenizer, adapters=["policy"], **sizes)
+    preparation = Preparation(tokenizer, adapters=["policy"], ends=[tokenizer.eot_id], **sizes)
     messages = ()
     for role, text in zip(
         ("system", "user", "assistant", "user"), ("list", "a film", "[SKIP]\n", ""), strict=True

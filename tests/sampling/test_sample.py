@@ -74,7 +74,7 @@ def test_pick_obeys_edges_and_keeps_end_of_turn_for_them():
     free = np.array([True, True, False, False])
     allowed = np.array([True] * 5 + [False])
     zero, one = np.zeros(4, np.float32), np.ones(4, np.float32)
-    result = pick(logits, edges, free, allowed, 0, zero, one, keys(4))
+    result = pick(logits, edges, free, allowed, np.array([0]), zero, one, keys(4))
     assert result.token.tolist() == [3, 0, 2, 0]
     assert result.edge.tolist() == [-1, 0, 0, 1]
     np.testing.assert_allclose(
