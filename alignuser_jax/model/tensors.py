@@ -27,6 +27,7 @@ _OTHER_BITS = {
 }
 _BITS = {name: 8 * dtype.itemsize for name, dtype in FLOATS.items()} | _OTHER_BITS
 HEADER_LIMIT = 100 << 20  # bytes, the format's own
+PIECE = 32 << 20  # bytes of a file that are mapped at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,20 +44,35 @@ class Tensor:
         return math.prod(self.shape) * _BITS[self.dtype] // 8
 
     def read(self, index: tuple[slice, ...] = ()) -> np.ndarray:
-        """A copy of a slice. The file is mapped for this call only, so what the slice touched
-        does not stay in the process."""
-        dtype = FLOATS[self.dtype]
-        if not math.prod(self.shape):
-            return np.zeros(self.shape, dtype)[index]
-        mapped = np.memmap(self.path, dtype, "r", self.offset, self.shape)
-        return np.array(mapped[index], copy=True)
+        """A copy of a slice (of step 1). The file is mapped piece by piece for this call only,
+        so what the slice passes over does not fill the process."""
+        extents = [s.indices(size) for s, size in zip(index, self.shape, strict=False)]
+        extents += [(0, size, 1) for size in self.shape[len(index) :]]
+        result = np.empty([len(range(*extent)) for extent in extents], FLOATS[self.dtype])
+        if not result.size:
+            return result
+        if not self.shape:
+            mapped = np.memmap(self.path, result.dtype, "r", self.offset, (1,))
+            return np.array(mapped[0])
+        row_bytes = self.nbytes // self.shape[0]
+        rows, inner = max(1, PIECE // row_bytes), tuple(slice(*e) for e in extents[1:])
+        (begin, end, _), at = extents[0], 0
+        while begin < end:
+            count = min(rows, end - begin)
+            shape = (count, *self.shape[1:])
+            place = self.offset + begin * row_bytes
+            mapped = np.memmap(self.path, result.dtype, "r", place, shape)
+            result[at : at + count] = mapped[:, *inner]
+            begin, at = begin + count, at + count
+        return result
 
 
-def find_tensors(directory: Path) -> dict[str, Tensor]:
+def find_tensors(directory: Path, problems: list[str] | None = None) -> dict[str, Tensor]:
     """Every tensor of `model.safetensors`, or of the files of an index, by name.
 
     Raises `FileNotFoundError` naming absent files, and `ValueError` naming everything that is
-    wrong with a file: no header, truncated tensors, overlaps, an index that disagrees.
+    wrong with a file: no header, truncated tensors, overlaps, an index that disagrees. Given
+    `problems`, these are added there instead, for a caller that has more to say.
     """
     weight_map: Mapping[str, str] | None = None
     if (directory / INDEX).is_file():
@@ -76,15 +92,18 @@ def find_tensors(directory: Path) -> dict[str, Tensor]:
             "file that it names"
             + (f"; {', '.join(other)} cannot be read, convert to safetensors" * bool(other))
         )
-    return read_headers([directory / name for name in files], weight_map)
+    return read_headers([directory / name for name in files], weight_map, problems)
 
 
 def read_headers(
-    paths: Iterable[Path], weight_map: Mapping[str, str] | None = None
+    paths: Iterable[Path],
+    weight_map: Mapping[str, str] | None = None,
+    collected: list[str] | None = None,
 ) -> dict[str, Tensor]:
-    """The tensors of several files by name; `weight_map` says which file each should be in."""
+    """The tensors of several files by name; `weight_map` says which file each should be in.
+    What is wrong is raised as one `ValueError`, or added to `collected`."""
     found: dict[str, Tensor] = {}
-    problems: list[str] = []
+    problems: list[str] = [] if collected is None else collected
     for path in paths:
         for name, tensor in _header(path, problems).items():
             if name in found:
@@ -95,7 +114,7 @@ def read_headers(
             problems.append(f"{name} is missing, which the index expects in {file}")
         elif found[name].path.name != file:
             problems.append(f"{name} is in {found[name].path.name}, the index says {file}")
-    if problems:
+    if problems and collected is None:
         raise ValueError(listed("these safetensors files are broken", problems))
     return found
 
@@ -107,7 +126,7 @@ def listed(what: str, problems: list[str], most: int = 40) -> str:
 
 
 def _header(path: Path, problems: list[str]) -> dict[str, Tensor]:
-    """The header of one file, of which what is unusable is left out and told."""
+    """The header of one file; what is wrong is told, and read by nobody then."""
 
     def wrong(text: str) -> dict:
         problems.append(f"{path.name}: {text}")
@@ -137,6 +156,7 @@ def _header(path: Path, problems: list[str]) -> dict[str, Tensor]:
         shape = tuple(entry["shape"])
         extents.append((begin, end, name))
         bits = math.prod(shape) * _BITS.get(entry["dtype"], 0)
+        tensors[name] = Tensor(path, entry["dtype"], shape, 8 + length + begin)
         if entry["dtype"] not in _BITS:
             wrong(f"{name} has an unknown dtype {entry['dtype'][:20]!r}")
         elif begin > end or 8 * (end - begin) != bits:
@@ -146,8 +166,6 @@ def _header(path: Path, problems: list[str]) -> dict[str, Tensor]:
             )
         elif end > data:
             wrong(f"{name} is truncated: it ends at byte {end} of {data}")
-        else:
-            tensors[name] = Tensor(path, entry["dtype"], shape, 8 + length + begin)
     at = 0
     for begin, end, name in sorted(extents):
         if begin != at:

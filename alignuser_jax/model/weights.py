@@ -93,12 +93,10 @@ def load_decoder(
         raise ValueError("give fresh adapters (lora) or trained ones (adapters), not both")
     directory = Path(directory)
     config = read_config(directory)
-    tensors = find_tensors(directory)
+    tensors = find_tensors(directory, problems := [])
     if config.num_layers > len(tensors):
-        raise ValueError(
-            f"{directory / CONFIG} says num_hidden_layers={config.num_layers}, but the files "
-            f"hold {len(tensors)} tensors in all"
-        )
+        said = f"num_hidden_layers={config.num_layers}, but {len(tensors)} tensors in all"
+        raise ValueError(_refusal(directory, [said, *problems]))
     config, tensors = _with_full_names(config, tensors)
     bank, learned = None, {}
     if adapters:
@@ -108,7 +106,9 @@ def load_decoder(
     options = {"adapters": bank, "dtype": dtype, "param_dtype": param_dtype}
     abstract = abstract_decoder(config, lora, **options)
     graphdef, low_rank, base = split(abstract)
-    _check(directory, tensors, config, base)
+    problems += _misfits(tensors, config, base)
+    if problems:
+        raise ValueError(_refusal(directory, problems))
     local = SingleDeviceSharding(jax.local_devices()[0])
     layout = shardings(base, mesh) if mesh else jax.tree.map(lambda _: local, base)
     for ours, template, transposed in TABLE:
@@ -211,9 +211,14 @@ def _with_full_names(
     return config, full
 
 
-def _check(
-    directory: Path, tensors: Mapping[str, Tensor], config: DecoderConfig, base: nnx.State
-) -> None:
+def _refusal(directory: Path, problems: list[str]) -> str:
+    return listed(f"the tensors in {directory} do not fit its {CONFIG}", problems)
+
+
+def _misfits(
+    tensors: Mapping[str, Tensor], config: DecoderConfig, base: nnx.State
+) -> list[str]:
+    """What is missing, unexpected, of another shape or not of floats."""
     expected: dict[str, tuple[int, ...]] = {}
     for ours, template, transposed in TABLE:
         node = find(base, ours)
@@ -235,10 +240,7 @@ def _check(
             )
         if tensor.dtype not in FLOATS:
             problems.append(f"{name} is {tensor.dtype}, expected one of {', '.join(FLOATS)}")
-    if problems:
-        raise ValueError(
-            listed(f"the tensors in {directory} do not fit its {CONFIG}", problems)
-        )
+    return problems
 
 
 def _place(

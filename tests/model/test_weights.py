@@ -14,6 +14,7 @@ from alignuser_jax.model import (
     save_pretrained,
     split,
 )
+from alignuser_jax.model.tensors import find_tensors
 
 
 def reference(directory, tokens):
@@ -121,13 +122,17 @@ def test_all_wrong_tensors_are_named_at_once(tmp_path, config):
     del tensors["model.layers.1.self_attn.q_norm.weight"]
     tensors["model.layers.0.mlp.up_proj.weight"] = np.zeros((3, 4), np.float32)
     tensors["model.layers.0.self_attn.q_proj.bias"] = np.zeros(3, np.float32)
+    tensors["model.layers.1.mlp.gate_proj.weight"] = np.zeros((48, 32), np.int8)
     save_file(tensors, path)
+    path.write_bytes(path.read_bytes()[:-100])  # cuts what lies last in the file
     with pytest.raises(ValueError) as error:
         load_decoder(tmp_path)
     for part in (
         "missing model.layers.1.self_attn.q_norm.weight",
         "unexpected model.layers.0.self_attn.q_proj.bias",
         "model.layers.0.mlp.up_proj.weight has shape [3, 4], expected [48, 32]",
+        "model.layers.1.mlp.gate_proj.weight is I8, expected one of F32, F16, BF16",
+        "is truncated: it ends at byte",
     ):
         assert part in str(error.value)
 
@@ -141,3 +146,21 @@ def test_absent_files_are_named(tmp_path, config):
     (tmp_path / "model.safetensors.index.json").unlink()
     with pytest.raises(FileNotFoundError, match="lacks model.safetensors"):
         load_decoder(tmp_path)
+
+
+def test_slices_are_read_piece_by_piece(tmp_path, monkeypatch):
+    monkeypatch.setattr("alignuser_jax.model.tensors.PIECE", 100)
+    random = np.random.default_rng(0)
+    stored = {
+        "matrix": random.normal(size=(37, 11)).astype(np.float32),
+        "vector": random.normal(size=53).astype(np.float16),
+        "scalar": np.array(3, np.float32),
+        "empty": np.zeros((0, 4), np.float32),
+    }
+    save_file(stored, tmp_path / "model.safetensors")
+    found = find_tensors(tmp_path)
+    for name, values in stored.items():
+        assert np.array_equal(found[name].read(), values)
+    part = found["matrix"].read((slice(3, 30), slice(2, 9)))
+    assert np.array_equal(part, stored["matrix"][3:30, 2:9])
+    assert np.array_equal(found["vector"].read((slice(5, 50),)), stored["vector"][5:50])
