@@ -122,12 +122,10 @@ class DecoderConfig:
             return self.mlp_bias
         return self.attention_bias or (self.model_type == "qwen2" and projection != "o")
 
-    def windows(self) -> tuple[int, ...] | None:
-        """Layer by layer how many last tokens it sees (all: more than there are positions);
-        None where every layer sees all."""
-        if not any(self.sliding_layers):
-            return None
-        return tuple(self.sliding_window if s else 2**31 - 1 for s in self.sliding_layers)
+    def windows(self) -> tuple[int | None, ...]:
+        """Layer by layer how many last tokens it sees; None is all."""
+        slides = self.sliding_layers or (False,) * self.num_layers
+        return tuple(self.sliding_window if s else None for s in slides)
 
 
 SIZES = (

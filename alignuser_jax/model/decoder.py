@@ -34,6 +34,8 @@ REMAT: Mapping[str, object] = {
 }
 """What the backward pass keeps of a layer: all, the weight products, only the layer's input."""
 
+EVERYTHING = 2**31 - 1  # a window that no position leaves
+
 
 class RMSNorm(nnx.Module):
     def __init__(self, size: int, eps: float, *, param_dtype: jnp.dtype) -> None:
@@ -197,12 +199,9 @@ class Decoder(nnx.Module):
         angles = self.angles(positions)
         adapter = self.adapter(adapter, dropout_key)
         windows = c.windows()
-        if windows and len(set(windows)) == 1:
-            windows, window = None, windows[0]  # one for all layers: static
-        else:
-            window = None
+        mixed = len(set(windows)) > 1  # else static, which faster attention needs
 
-        def look_here(q, k, v, window=window):
+        def look_here(q, k, v, window):
             k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)
             given = {"segment_ids": segment_ids, "lengths": lengths, "window": window}
             y = attention.attend_causal(q, k, v, **given, implementation=implementation)
@@ -212,14 +211,14 @@ class Decoder(nnx.Module):
             graph, weights = nnx.split(self.layers)
 
             def body(x, xs):
-                weights, layer, *its_window = xs
-                look = partial(look_here, window=its_window[0]) if its_window else look_here
+                weights, layer, window = xs
+                look = partial(look_here, window=window if mixed else windows[0])
                 return nnx.merge(graph, weights)(x, angles, adapter.fold(layer), look)
 
             if remat != "none":
                 body = jax.checkpoint(body, prevent_cse=False, policy=REMAT[remat])
-            xs = (weights, jnp.arange(depth), *([jnp.asarray(windows)] if windows else []))
-            x, _ = jax.lax.scan(body, x, xs, unroll=unroll)
+            reach = jnp.asarray([EVERYTHING if w is None else w for w in windows])
+            x, _ = jax.lax.scan(body, x, (weights, jnp.arange(depth), reach), unroll=unroll)
             return self.norm(x), None
 
         def look_back(q, k, v, past, window):
@@ -233,11 +232,10 @@ class Decoder(nnx.Module):
 
         kept = []
         for layer, block in enumerate(self.blocks()):
-            look = partial(look_here, window=windows[layer] if windows else window)
+            look = partial(look_here, window=windows[layer])
             if cache is not None:
-                look = partial(
-                    look_back, past=(cache.k[layer], cache.v[layer]), **look.keywords
-                )
+                past = cache.k[layer], cache.v[layer]
+                look = partial(look_back, past=past, window=windows[layer])
             x, past = block(x, angles, adapter.fold(layer), look)
             kept.append(past)
         x = self.norm(x)

@@ -70,7 +70,7 @@ def finish(
     that enter the last layer."""
     layer = decoder.config.num_layers - 1
     *_, block = decoder.blocks()
-    window = _windows(decoder)[layer]
+    window = decoder.config.windows()[layer]
 
     def look(q, k, v):
         past = cache.k[layer], cache.v[layer]
@@ -85,7 +85,7 @@ def _layers(decoder, tokens, positions, slot, cache, valid, adapter):
     """The states that enter the last layer, those that leave it, and the cache."""
     x = constrain(decoder.embedding[...][tokens].astype(decoder.dtype), "batch", None, None)
     angles, its_adapter = decoder.angles(positions), decoder.adapter(adapter)
-    windows = _windows(decoder)
+    windows = decoder.config.windows()
     end = jnp.max(jnp.where(valid, positions + 1, 0))
     keys, values, entering = [], [], x
     for layer, block in enumerate(decoder.blocks()):
@@ -101,10 +101,6 @@ def _layers(decoder, tokens, positions, slot, cache, valid, adapter):
         keys.append(k)
         values.append(v)
     return entering, x, KVCache(tuple(keys), tuple(values))
-
-
-def _windows(decoder: Decoder) -> tuple[int | None, ...]:
-    return decoder.config.windows() or (None,) * decoder.config.num_layers
 
 
 def write(

@@ -53,7 +53,7 @@ def llama(**changes):
 def test_a_published_file():
     config = read_config(QWEN25_7B)
     assert config.head_dim == 128 and config.rope_theta == 1e6 and config.num_kv_heads == 4
-    assert config.windows() is None and config.eos_token_ids == (151645,)
+    assert set(config.windows()) == {None} and config.eos_token_ids == (151645,)
     assert [config.has_bias(p) for p in ("q", "k", "v", "o", "up")] == [True] * 3 + [False] * 2
 
 
@@ -133,7 +133,7 @@ def test_refusals_name_the_field(changes, named):
 def test_windows_that_do_not_add_up():
     base = QWEN25_7B | {"num_hidden_layers": 2, "max_window_layers": 1}
     slides = read_config(base | {"use_sliding_window": True, "sliding_window": 8})
-    assert slides.windows() == (2**31 - 1, 8)
+    assert slides.windows() == (None, 8)
     for changes in (
         {"use_sliding_window": True, "sliding_window": None},
         {"use_sliding_window": True, "layer_types": ["full_attention"]},
