@@ -38,8 +38,9 @@ def render(
 ) -> Rendered:
     """The conversation in tokens; with `generation` it ends where a reply would begin.
 
-    What ends the turn after a message whose last span is trained is trained too: the
-    end-of-turn token, and `tokenizer.reply_closing` before it.
+    What a model must write around a trained reply is trained too: `tokenizer.reply_opening`
+    where the first span is trained; `reply_closing` and the end-of-turn token where the last
+    one is.
     `render(m[:k], generation=True).tokens` is a prefix of `render(m[:k + 1]).tokens` where
     `m[k]` is a reply, and of all that follows where `tokenizer.prefix_stable`.
     """
@@ -93,6 +94,10 @@ def _extents(message: Message) -> list[tuple[int, int, Span]]:
         extents.append((at, at + len(span.text), span))
         at += len(span.text)
     return extents
+
+
+def _begins_trained(message: Message) -> bool:
+    return bool(message.spans) and message.spans[0].trained
 
 
 def _ends_trained(message: Message) -> bool:
@@ -153,6 +158,9 @@ def _render_template(
             return min(max(begin + shifted - cut, begin), end)
 
         spans += [(moved(a), moved(b), span) for a, b, span in _extents(message)]
+        before = begin - len(tokenizer.reply_opening)
+        if _begins_trained(message) and text[before:begin] == tokenizer.reply_opening:
+            spans.append((before, begin, Span(tokenizer.reply_opening, trained=True)))
     trained, action = _mark(spans, offsets)
     starts = {begin: n for n, (begin, _) in enumerate(offsets)}
     for number, (message, (_, end, _)) in enumerate(zip(messages, places, strict=True)):
