@@ -53,7 +53,8 @@ def paired_difference(
 
     treatment, control: [users], NaN where a user has no value (dropped in pairs). Source:
     Efron & Tibshirani, An Introduction to the Bootstrap, ch. 12; symmetric variant of Hall
-    (1988). Raises ValueError when the arrays differ in length.
+    (1988). Where so few users differ that more than 1 % of the resamples miss them all and
+    have no spread, Student's t stands in. Raises ValueError when the arrays differ in length.
     """
     treatment, control = np.asarray(treatment, float), np.asarray(control, float)
     if treatment.shape != control.shape:
@@ -71,7 +72,14 @@ def paired_difference(
     weights = resample_weights(n, resamples, bootstrap_generator("paired", seed, n))
     means = weights @ difference / n
     variances = (weights @ difference**2 / n - means**2) * n / (n - 1)
-    errors = np.sqrt(np.maximum(variances, 1e-24) / n)
+    flat = variances <= 1e-9 * n * error**2
+    if flat.mean() > 0.01:
+        from scipy.stats import t
+
+        half_width = t.ppf((1 + level) / 2, n - 1) * error
+        p = 2 * t.sf(abs(mean) / error, n - 1)
+        return Difference(mean, mean - half_width, mean + half_width, float(p), n)
+    errors = np.sqrt(np.where(flat, 1e-24, variances) / n)
     statistic = np.abs(means - mean) / errors
     half_width = np.quantile(statistic, level) * error
     p = (1 + np.count_nonzero(statistic >= abs(mean) / error)) / (resamples + 1)

@@ -37,6 +37,19 @@ def test_identical_arms_cannot_be_told_apart():
     assert verdict(d, d.p) == "cannot tell"
 
 
+@pytest.mark.parametrize("differing", [1, 2, 3, 4, 8])
+def test_few_differing_users_give_a_finite_interval_that_agrees_with_p(differing):
+    """Most resamples miss one user of sixty: they have no spread to divide by."""
+    treatment = np.zeros(60)
+    treatment[:differing] = 0.05
+    found = paired_difference(treatment, np.zeros(60))
+    assert found.mean == pytest.approx(0.05 * differing / 60)
+    assert found.high - found.low < 0.05
+    assert (found.p < 0.05) == (found.low > 0)
+    if differing < 4:  # a sign test could not reject either
+        assert found.low < 0 < found.high and found.p > 0.05
+
+
 def test_users_without_a_value_are_dropped_in_pairs():
     d = paired_difference(np.array([1, np.nan, 3, 5.0]), np.array([0, 1, np.nan, 1.0]))
     assert d.n == 2 and d.mean == 2.5
