@@ -2,7 +2,7 @@
 
     alignuser import-logs --format=movielens --input=ML-1M --output=runs/ml-1m/data
     alignuser build-shards WHERE --stage=pretrain
-    alignuser train WHERE --stage=pretrain              (about 25 minutes)
+    alignuser train WHERE --stage=pretrain              (about 30 minutes)
     alignuser build-shards WHERE --stage=align
     alignuser train WHERE --stage=align                 (about 5 minutes)
     alignuser evaluate WHERE
@@ -47,7 +47,7 @@ experiment = Experiment(
     ),
     vocabulary=3072,
     pretrain=TrainConfig(
-        steps=2000,
+        steps=4000,
         trainable="full",
         batch_size=8,
         seq_len=SEQUENCE,
@@ -59,7 +59,7 @@ experiment = Experiment(
         b2=0.98,
         remat="full",
         save_every=100,
-        eval_every=400,
+        eval_every=800,
         eval_batches=16,
     ),
     pretrain_shards=BuildConfig(
