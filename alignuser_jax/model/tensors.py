@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,28 +43,31 @@ class Tensor:
     def nbytes(self) -> int:
         return math.prod(self.shape) * _BITS[self.dtype] // 8
 
+    def pieces(self, index: tuple[slice, ...] = ()) -> Iterator[tuple[slice, np.ndarray]]:
+        """A slice (of step 1) piece by piece: where along the result's first axis, and the
+        values, to be copied at once. Only a piece of the file is mapped at a time, so what the
+        slice passes over does not fill the process."""
+        (begin, end, _), *inner = self._extents(index)
+        inner = tuple(slice(*extent) for extent in inner)
+        row_bytes = self.nbytes // max(self.shape[0], 1)
+        rows = max(1, PIECE // max(row_bytes, 1))
+        for first in range(begin, end if row_bytes else begin, rows):
+            last = min(first + rows, end)
+            place, shape = self.offset + first * row_bytes, (last - first, *self.shape[1:])
+            mapped = np.memmap(self.path, FLOATS[self.dtype], "r", place, shape)
+            yield slice(first - begin, last - begin), mapped[:, *inner]
+
     def read(self, index: tuple[slice, ...] = ()) -> np.ndarray:
-        """A copy of a slice (of step 1). The file is mapped piece by piece for this call only,
-        so what the slice passes over does not fill the process."""
-        extents = [s.indices(size) for s, size in zip(index, self.shape, strict=False)]
-        extents += [(0, size, 1) for size in self.shape[len(index) :]]
-        result = np.empty([len(range(*extent)) for extent in extents], FLOATS[self.dtype])
-        if not result.size:
-            return result
-        if not self.shape:
-            mapped = np.memmap(self.path, result.dtype, "r", self.offset, (1,))
-            return np.array(mapped[0])
-        row_bytes = self.nbytes // self.shape[0]
-        rows, inner = max(1, PIECE // row_bytes), tuple(slice(*e) for e in extents[1:])
-        (begin, end, _), at = extents[0], 0
-        while begin < end:
-            count = min(rows, end - begin)
-            shape = (count, *self.shape[1:])
-            place = self.offset + begin * row_bytes
-            mapped = np.memmap(self.path, result.dtype, "r", place, shape)
-            result[at : at + count] = mapped[:, *inner]
-            begin, at = begin + count, at + count
+        """A copy of a slice (of step 1)."""
+        shape = [len(range(*extent)) for extent in self._extents(index)]
+        result = np.empty(shape, FLOATS[self.dtype])
+        for where, values in self.pieces(index):
+            result[where] = values
         return result
+
+    def _extents(self, index: tuple[slice, ...]) -> list[tuple[int, int, int]]:
+        extents = [s.indices(size) for s, size in zip(index, self.shape, strict=False)]
+        return extents + [(0, size, 1) for size in self.shape[len(index) :]]
 
 
 def find_tensors(directory: Path, problems: list[str] | None = None) -> dict[str, Tensor]:

@@ -65,6 +65,7 @@ TABLE: tuple[tuple[str, str, bool], ...] = (
 )
 """(path in the base state, name in the file with `{i}` the layer, transposed there)."""
 
+TILE = 128
 _IGNORED = re.compile(r"(model\.)?(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq")
 
 
@@ -262,8 +263,22 @@ def _place(
         rows = block if stacked else block[None]
         for row, part in zip(rows, parts[index[0]] if stacked else parts, strict=True):
             inner = index[1:] if stacked else index
-            values = part.read(inner[::-1] if transposed else inner)
-            np.copyto(row, values.T if transposed else values, casting="unsafe")
+            for at, values in part.pieces(inner[::-1] if transposed else inner):
+                into = row[:, at] if transposed else row[at]
+                _copy(into, values.T if transposed else values)
         arrays += [jax.device_put(block, device) for device in holders]
         jax.block_until_ready(arrays)  # so that one block at a time is in host memory
     return jax.make_array_from_single_device_arrays(want.shape, where, arrays)
+
+
+def _copy(into: np.ndarray, values: np.ndarray) -> None:
+    """`into[...] = values` in tiles that stay in cache: transposed, four times faster."""
+    if into.dtype == values.dtype and into.dtype.itemsize == 2:  # NumPy is slow with bfloat16
+        into, values = into.view(np.uint16), values.view(np.uint16)
+    if into.ndim < 2 or values.flags.c_contiguous:
+        np.copyto(into, values, casting="unsafe")
+        return
+    for i in range(0, into.shape[0], TILE):
+        for j in range(0, into.shape[1], TILE):
+            tile = into[i : i + TILE, j : j + TILE]
+            np.copyto(tile, values[i : i + TILE, j : j + TILE], casting="unsafe")

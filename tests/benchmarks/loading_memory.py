@@ -96,14 +96,14 @@ def measure(directory: Path) -> None:
     from alignuser_jax.parallel import make_mesh
 
     jnp.zeros(1).block_until_ready()
-    read, whole = [], Tensor.read
+    read, whole = [], Tensor.pieces
 
     def counted(self, index=()):
-        part = whole(self, index)
-        read.append(part.nbytes)
-        return part
+        for where, values in whole(self, index):
+            read.append(values.nbytes)
+            yield where, values
 
-    Tensor.read = counted
+    Tensor.pieces = counted
     mesh = make_mesh(fsdp=FLAGS.devices)
     before, peak, started = resident(), Peak(), time.perf_counter()
     peak.start()

@@ -154,7 +154,6 @@ def test_slices_are_read_piece_by_piece(tmp_path, monkeypatch):
     stored = {
         "matrix": random.normal(size=(37, 11)).astype(np.float32),
         "vector": random.normal(size=53).astype(np.float16),
-        "scalar": np.array(3, np.float32),
         "empty": np.zeros((0, 4), np.float32),
     }
     save_file(stored, tmp_path / "model.safetensors")
