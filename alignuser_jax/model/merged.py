@@ -14,11 +14,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import save_file
 
 from alignuser_jax.model.hf_config import CONFIG, read_config
 from alignuser_jax.model.peft import read_adapter
-from alignuser_jax.model.tensors import FLOATS, INDEX, Tensor, find_tensors
+from alignuser_jax.model.tensors import FLOATS, INDEX, Tensor, find_tensors, write_tensors
 
 _COPIED = ("*.json", "*.jinja", "*.model", "*.txt", "LICENSE*")
 _KERNEL = re.compile(
@@ -81,9 +80,7 @@ def export_merged(
                 if kind is not None:
                     values = exact.astype(kind)
             merged[name] = values if kind is None else values.astype(kind)
-        partial = output / (path.name + ".partial")
-        save_file(merged, partial, {"format": "pt"})
-        partial.replace(output / path.name)
+        write_tensors(output / path.name, merged)
         say(f"{path.name}: {len(merged)} tensors")
     total = sum((output / path.name).stat().st_size for path in files)
     for pattern in _COPIED:
@@ -92,7 +89,7 @@ def export_merged(
     if dtype is not None:
         _restate(output, dtype, tensors, kind)
     (output / _CLAIM).unlink()
-    say(f"{output}: {total / 1e9:.2f} GB of weights in {len(files)} files")
+    say(f"{output}: {total / 1e6:,.1f} MB of weights in {len(files)} file(s)")
 
 
 _CLAIM = ".export.json"

@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import save_file
 
 from alignuser_jax.model.config import PROJECTIONS, DecoderConfig, LoraConfig
 from alignuser_jax.model.hf_config import read_json
-from alignuser_jax.model.tensors import FLOATS, listed, read_headers
+from alignuser_jax.model.tensors import FLOATS, listed, read_headers, write_tensors
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 _NAME = re.compile(
@@ -68,9 +67,7 @@ def save_adapter(
         for layer, values in enumerate(np.asarray(stacked)):
             name = _spelled(layer, projection, which.upper())
             tensors[name] = np.ascontiguousarray(values.T)
-    partial = directory / (WEIGHTS + ".partial")  # never torn at its own name
-    save_file(tensors, partial, {"format": "pt"})
-    partial.replace(directory / WEIGHTS)
+    write_tensors(directory / WEIGHTS, tensors)
     content = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import ml_dtypes
 import numpy as np
+from safetensors.numpy import save_file
 
 from alignuser_jax.model.hf_config import read_json, strict_json
 
@@ -120,6 +121,17 @@ def read_headers(
     if problems and collected is None:
         raise ValueError(listed("these safetensors files are broken", problems))
     return found
+
+
+def write_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
+    """Writes one file, never torn at its own name and readable by whom the umask says
+    (safetensors alone makes it the owner's only)."""
+    partial = path.with_name(path.name + ".partial")
+    partial.touch()
+    mode = partial.stat().st_mode
+    save_file(dict(tensors), partial, {"format": "pt"})
+    partial.chmod(mode)
+    partial.replace(path)
 
 
 def listed(what: str, problems: list[str], most: int = 40) -> str:

@@ -18,7 +18,6 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, Sharding, SingleDeviceSharding
-from safetensors.numpy import save_file
 
 from alignuser_jax.model.config import PROJECTIONS, DecoderConfig, LoraConfig
 from alignuser_jax.model.decoder import (
@@ -32,7 +31,15 @@ from alignuser_jax.model.decoder import (
 )
 from alignuser_jax.model.hf_config import CONFIG, GENERATION, read_config, to_hf
 from alignuser_jax.model.peft import join_adapters, read_adapter
-from alignuser_jax.model.tensors import FLOATS, INDEX, WHOLE, Tensor, find_tensors, listed
+from alignuser_jax.model.tensors import (
+    FLOATS,
+    INDEX,
+    WHOLE,
+    Tensor,
+    find_tensors,
+    listed,
+    write_tensors,
+)
 from alignuser_jax.parallel import shardings
 
 _NORMS = {
@@ -157,9 +164,7 @@ def save_pretrained(
     weight_map = {}
     for n, shard in enumerate(shards, start=1):
         file = f"model-{n:05d}-of-{len(shards):05d}.safetensors" if len(shards) > 1 else WHOLE
-        partial = directory / (file + ".partial")  # never torn at its own name
-        save_file(shard, partial, {"format": "pt"})
-        partial.replace(directory / file)
+        write_tensors(directory / file, shard)
         weight_map |= dict.fromkeys(shard, file)
     if len(shards) > 1:
         total = sum(tensor.nbytes for shard in shards for tensor in shard.values())

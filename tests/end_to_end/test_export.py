@@ -54,7 +54,7 @@ def test_an_adapter_and_a_merged_model(run, tmp_path):
 
     merged = tmp_path / "merged"
     done = export(f"--adapter={tmp_path / 'peft'}", f"--output={merged}", "--merged")
-    assert done.returncode == 0 and "GB of weights in 1 files" in done.stdout, done.stderr
+    assert done.returncode == 0 and "MB of weights in 1 file" in done.stdout, done.stderr
     got = load_pretrained(merged, dtype=np.float32).logits(tokens)
     np.testing.assert_allclose(got, expected, atol=1e-5)
     assert (merged / "sentencepiece.model").read_bytes() == b"a tokenizer"

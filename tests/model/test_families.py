@@ -69,6 +69,24 @@ def test_the_engines_forward_pass_is_the_same_model(tmp_path, tokens, name):
             assert np.abs(got - want).max() <= 2e-5 * np.abs(want).max()
 
 
+@pytest.mark.parametrize("name", ["qwen2-some-slide", "llama3"])
+def test_packed_rows_equal_separate_rows_and_feel_no_neighbour(tmp_path, tokens, name):
+    make_checkpoint(name, tmp_path)
+    model = load_pretrained(tmp_path, dtype=jnp.float32)
+    a, b, c = tokens[0, :13], tokens[1, :22], tokens[2, :5]
+    packed = np.concatenate([a, b, c])[None]
+    segments = np.repeat([1, 2, 3], [13, 22, 5])[None]
+    together = np.asarray(model.logits(packed, segments))[0]
+    scale = np.abs(together).max()
+    for part, begin in ((a, 0), (b, 13), (c, 35)):
+        alone = np.asarray(model.logits(part[None]))[0]
+        assert np.abs(together[begin : begin + len(part)] - alone).max() <= 2e-5 * scale
+    packed[0, 13:35] = 3
+    after = np.asarray(model.logits(packed, segments))[0]
+    changed = np.abs(after - together).max(axis=1) > 0
+    assert not changed[:13].any() and not changed[35:].any() and changed[13:35].all()
+
+
 def test_embeddings_are_the_last_tokens_hidden_state(tmp_path, tokens):
     """As Qwen3-Embedding is published: a causal LM's config over a bare backbone's tensors."""
     torch = pytest.importorskip("torch")
