@@ -89,10 +89,10 @@ def rate_request(
 
 
 def probabilities(completion: Completion, line: int, choice: int) -> tuple[float, ...]:
-    """The distribution over an answer line; all on `choice` where the back end cannot tell."""
-    if line < len(completion.choice_probabilities):
-        return completion.choice_probabilities[line]
-    return (0.0,) * choice + (1.0,)
+    """The distribution over an answer line; all on `choice` where the back end cannot tell
+    (`()`, as for actions whose tokens branch more than once)."""
+    known = completion.choice_probabilities[line : line + 1]
+    return known[0] if known and known[0] else (0.0,) * choice + (1.0,)
 
 
 def expected_value(distribution: tuple[float, ...]) -> float:

@@ -14,6 +14,7 @@ from alignuser_jax.agents import (
     write_events,
 )
 from alignuser_jax.agents.conversation import MESSAGE_TOKENS
+from alignuser_jax.agents.session import probabilities
 from alignuser_jax.language import prompts
 from alignuser_jax.language.parsing import REPROMPT
 from alignuser_jax.memory import RecallIndex
@@ -532,3 +533,10 @@ def test_recall_stands_before_a_screening_and_a_rating():
     assert asked[0].endswith("ITEM_2: others hidden, similar items 5\nRate ITEM_2.")
     without, _ = visit(user=user)
     assert not any(", popularity " in m.content for r in without for m in r.messages)
+
+
+def test_a_distribution_that_the_back_end_cannot_tell_lies_on_the_choice():
+    told = Completion("x", choices=(1, 2), choice_probabilities=((0.25, 0.75), ()))
+    assert probabilities(told, 0, 1) == (0.25, 0.75)
+    assert probabilities(told, 1, 2) == (0.0, 0.0, 1.0)  # tokens branch more than once
+    assert probabilities(Completion("x", choices=(1,)), 0, 1) == (0.0, 1.0)
