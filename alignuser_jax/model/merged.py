@@ -15,9 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
-from alignuser_jax.model.hf_config import CONFIG, read_config
+from alignuser_jax.model.hf_config import CONFIG
 from alignuser_jax.model.peft import read_adapter
 from alignuser_jax.model.tensors import FLOATS, INDEX, Tensor, find_tensors, write_tensors
+from alignuser_jax.model.weights import checked_tensors
 
 _COPIED = ("*.json", "*.jinja", "*.model", "*.txt", "LICENSE*")
 _KERNEL = re.compile(
@@ -44,16 +45,9 @@ def export_merged(
     names = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
     if dtype is not None and dtype not in names:
         raise ValueError(f"dtype {dtype!r} is not one of {', '.join(names)}")
-    decoder = read_config(base)
-    tensors = find_tensors(base)
+    decoder, _ = checked_tensors(base)
+    tensors = find_tensors(base)  # by the names that the files give them
     lora, arrays = read_adapter(adapter, decoder)
-    wrong = [f"{n} is {t.dtype}" for n, t in tensors.items() if t.dtype not in FLOATS]
-    if wrong:
-        raise ValueError(f"{base} holds tensors that are not floats: {'; '.join(wrong)}")
-    kernels = {match.group(1, 2) for match in map(_KERNEL.fullmatch, tensors) if match}
-    wanted = {(str(i), p) for p in lora.targets for i in range(decoder.num_layers)}
-    if missing := sorted(wanted - kernels):
-        raise ValueError(f"{base} lacks the kernels of {missing[:5]} that the adapter changes")
     origin = {
         "base": str(base.resolve()),
         "adapter": str(Path(adapter).resolve()),
@@ -98,11 +92,11 @@ _CLAIM = ".export.json"
 def _claim(output: Path, origin: dict) -> None:
     """Marks the folder as the result of this export until it is whole."""
     text = json.dumps(origin, sort_keys=True)
-    if output.exists() and any(output.iterdir()):
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
         mark = output / _CLAIM
         if not mark.is_file() or mark.read_text() != text:
             raise FileExistsError(
-                f"{output} is not empty: give another folder, or remove what it holds"
+                f"{output} is not empty: give another folder, or remove what is there"
             )
     output.mkdir(parents=True, exist_ok=True)
     (output / _CLAIM).write_text(text)

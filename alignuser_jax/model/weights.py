@@ -100,12 +100,7 @@ def load_decoder(
     if lora is not None and adapters:
         raise ValueError("give fresh adapters (lora) or trained ones (adapters), not both")
     directory = Path(directory)
-    config = read_config(directory)
-    tensors = find_tensors(directory, problems := [])
-    if config.num_layers > len(tensors):
-        said = f"num_hidden_layers={config.num_layers}, but {len(tensors)} tensors in all"
-        raise ValueError(_refusal(directory, [said, *problems]))
-    config, tensors = _with_full_names(config, tensors)
+    config, tensors = checked_tensors(directory)
     bank, learned = None, {}
     if adapters:
         read = {name: read_adapter(path, config) for name, path in adapters.items()}
@@ -114,9 +109,6 @@ def load_decoder(
     options = {"adapters": bank, "dtype": dtype, "param_dtype": param_dtype}
     abstract = abstract_decoder(config, lora, **options)
     graphdef, low_rank, base = split(abstract)
-    problems += _misfits(tensors, config, base)
-    if problems:
-        raise ValueError(_refusal(directory, problems))
     local = SingleDeviceSharding(jax.local_devices()[0])
     layout = shardings(base, mesh) if mesh else jax.tree.map(lambda _: local, base)
     for ours, template, transposed in TABLE:
@@ -135,6 +127,21 @@ def load_decoder(
         for ours, values in learned.items()
     }
     return merge(graphdef, with_arrays(low_rank, placed), base)
+
+
+def checked_tensors(directory: Path) -> tuple[DecoderConfig, dict[str, Tensor]]:
+    """What a model directory holds, once it is known to be a decoder: its config, and its
+    tensors by the names of `TABLE`. Raises as `load_decoder` does; reads headers only."""
+    config = read_config(directory)
+    tensors = find_tensors(directory, problems := [])
+    if config.num_layers > len(tensors):
+        said = f"num_hidden_layers={config.num_layers}, but {len(tensors)} tensors in all"
+        raise ValueError(_refusal(directory, [said, *problems]))
+    config, tensors = _with_full_names(config, tensors)
+    problems += _misfits(tensors, config, split(abstract_decoder(config))[2])
+    if problems:
+        raise ValueError(_refusal(directory, problems))
+    return config, tensors
 
 
 def save_pretrained(

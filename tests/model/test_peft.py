@@ -176,8 +176,15 @@ def test_a_merged_model_of_another_type_that_was_interrupted(tmp_path, base, the
     for path in (tmp_path / "straight").iterdir():
         assert (again / path.name).read_bytes() == path.read_bytes()
     assert len(list(again.iterdir())) == len(list((tmp_path / "straight").iterdir()))
-    with pytest.raises(FileExistsError, match="give another folder"):
-        export_merged(base, directory, again, dtype="bfloat16")
+    (tmp_path / "file").touch()
+    for taken in (again, tmp_path / "file"):
+        with pytest.raises(FileExistsError, match="give another folder"):
+            export_merged(base, directory, taken, dtype="bfloat16")
+    tensors["odd"] = np.array(3, np.float32)
+    save_file(tensors, again / "model.safetensors")
+    with pytest.raises(ValueError, match="unexpected odd"):
+        export_merged(again, directory, tmp_path / "never")
+    assert not (tmp_path / "never").exists()
 
 
 def test_all_that_is_wrong_with_an_adapter_is_named(tmp_path, config):
