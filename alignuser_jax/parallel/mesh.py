@@ -6,9 +6,12 @@ same names, so no other module mentions a mesh axis. Without a mesh everything i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 import jax
+import numpy as np
 from flax import nnx
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -20,6 +23,8 @@ RULES: dict[str, str | tuple[str, ...]] = {
     "vocab": "tensor",
 }
 """Logical axis name -> mesh axis or axes; `None` as a name means replicated."""
+AXES = ("data", "fsdp", "tensor")
+Tree = TypeVar("Tree")
 
 
 def make_mesh(
@@ -27,15 +32,32 @@ def make_mesh(
 ) -> Mesh:
     """A mesh with axes (data, fsdp, tensor); enter it with `jax.set_mesh(mesh)`."""
     devices = jax.devices() if devices is None else devices
-    if data * fsdp * tensor != len(devices):
+    sizes = mesh_sizes({"data": data, "fsdp": fsdp, "tensor": tensor}, len(devices))
+    return jax.make_mesh(tuple(sizes.values()), AXES, (AxisType.Auto,) * 3, devices=devices)
+
+
+def batch_shards(mesh: Mesh | jax.sharding.AbstractMesh) -> int:
+    """How many parts the rows of a batch are cut into."""
+    return math.prod(mesh.shape[axis] for axis in RULES["batch"])
+
+
+def mesh_sizes(asked: Mapping[str, int], devices: int) -> dict[str, int]:
+    """The sizes of all axes; without an fsdp size that axis takes the devices left.
+
+    Raises `ValueError` with the numbers where the axes do not make up the devices.
+    """
+    unknown = sorted(set(asked) - set(AXES))
+    if unknown or any(size < 1 for size in asked.values()):
+        raise ValueError(f"mesh {dict(asked)}: expected sizes of 1 or more of {AXES}")
+    sizes = {"data": 1, "tensor": 1, **asked}
+    sizes.setdefault("fsdp", max(1, devices // (sizes["data"] * sizes["tensor"])))
+    if math.prod(sizes.values()) != devices:
+        given = " x ".join(f"{axis}={sizes[axis]}" for axis in AXES)
         raise ValueError(
-            f"a mesh of data={data} x fsdp={fsdp} x tensor={tensor} needs "
-            f"{data * fsdp * tensor} devices, but there are {len(devices)}; "
-            "choose sizes whose product is the number of devices"
+            f"a mesh of {given} needs {math.prod(sizes.values())} devices, but there are"
+            f" {devices}: choose sizes whose product is {devices}"
         )
-    return jax.make_mesh(
-        (data, fsdp, tensor), ("data", "fsdp", "tensor"), (AxisType.Auto,) * 3, devices=devices
-    )
+    return {axis: sizes[axis] for axis in AXES}
 
 
 def spec(*axes: str | None) -> PartitionSpec:
@@ -77,3 +99,24 @@ def shardings(state: nnx.State, mesh: Mesh) -> nnx.State:
     if problems:
         raise ValueError("the mesh does not divide these parameters: " + "; ".join(problems))
     return result
+
+
+def place(state: nnx.State, mesh: Mesh) -> nnx.State:
+    """`state` laid out over `mesh` by its logical axes, without a copy where it is so already.
+
+    Every process passes the same values. Raises `ValueError` as `shardings` does.
+    """
+
+    def one(array, where):
+        if isinstance(array, jax.Array) and array.sharding.is_equivalent_to(where, array.ndim):
+            return array
+        if not where.is_fully_addressable and array.is_fully_addressable:
+            array = np.asarray(array)
+        return jax.device_put(array, where)
+
+    return jax.tree.map(one, state, shardings(state, mesh))
+
+
+def replicate(tree: Tree, mesh: Mesh) -> Tree:
+    """Every leaf whole on every device, so that each process can read it."""
+    return jax.jit(lambda x: x, out_shardings=NamedSharding(mesh, PartitionSpec()))(tree)

@@ -17,6 +17,9 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
+from jax.sharding import NamedSharding, PartitionSpec
+from orbax.checkpoint.checkpoint_managers import preservation_policy as policies
 
 Tree = TypeVar("Tree")
 
@@ -32,30 +35,78 @@ def flat(tree: Any) -> dict[str, Any]:
 
 
 def weights_hash(tree: Any, per_leaf: int = 1024) -> str:
-    """A hash of names, shapes and up to `per_leaf` evenly spaced values of each leaf."""
+    """A hash of names, shapes and about `per_leaf` evenly spaced values of each leaf; the same
+    however the leaves lie on devices and processes."""
+
+    def sample(leaf: jax.Array) -> jax.Array:
+        # By coordinates: flattening a sharded array would gather all of it.
+        places = np.arange(0, leaf.size, max(1, leaf.size // per_leaf))
+        if not leaf.ndim:
+            return leaf[None]
+        values = leaf[np.unravel_index(places, leaf.shape)]
+        where = leaf.sharding
+        if isinstance(where, NamedSharding):
+            values = jax.device_put(values, NamedSharding(where.mesh, PartitionSpec()))
+        return values
+
     digest = hashlib.blake2b(digest_size=16)
     for name, leaf in flat(tree).items():
-        sample = leaf.reshape(-1)[:: max(1, leaf.size // per_leaf)]
         digest.update(f"{name}{leaf.shape}{leaf.dtype}".encode())
-        digest.update(np.asarray(sample).tobytes())
+        digest.update(np.asarray(sample(leaf)).tobytes())
     return digest.hexdigest()
 
 
 class Checkpoints:
-    """The checkpoints of one run, `directory/<step>/`; the last `keep` stay."""
+    """The checkpoints of one run, `directory/<step>/`, a local folder or any path that
+    `etils.epath` opens (gs://...); the last `keep` and the best `keep_best` stay.
+
+    `metadata` is what a run must share with a checkpoint to go on from it; `about` is kept
+    beside it for people. On several processes all of them save and restore together.
+    """
 
     def __init__(
-        self, directory: str | os.PathLike[str], metadata: Mapping[str, Any], keep: int = 2
+        self,
+        directory: str | os.PathLike[str],
+        metadata: Mapping[str, Any],
+        keep: int = 2,
+        *,
+        keep_best: int = 0,
+        about: Mapping[str, Any] | None = None,
     ):
         self._metadata = json.loads(json.dumps(metadata))
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
-        self._orbax = ocp.CheckpointManager(Path(directory).absolute(), options=options)
+        self._about = json.loads(json.dumps(about or {}))
+        kept = [policies.LatestN(keep)]
+        if keep_best:
+            kept.append(
+                policies.BestN(
+                    get_metric_fn=_loss,
+                    n=keep_best,
+                    reverse=True,
+                    keep_checkpoints_without_metrics=False,
+                )
+            )
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=policies.AnyPreservationPolicy(kept),
+            best_fn=_loss,
+            best_mode="min",
+            cleanup_tmp_directories=True,
+        )
+        self._orbax = ocp.CheckpointManager(rooted(directory), options=options)
 
     def latest(self) -> int | None:
         """The last whole checkpoint's step, `None` where there is none."""
         return self._orbax.latest_step()
 
-    def save(self, step: int, state: Any, data_state: Any) -> None:
+    def best(self) -> int | None:
+        """The step of the lowest loss among those that were saved with one."""
+        losses = {
+            step: metrics["loss"]
+            for step in self._orbax.all_steps()
+            if (metrics := self._orbax.metrics(step)) is not None
+        }
+        return min(losses, key=losses.get) if losses else None
+
+    def save(self, step: int, state: Any, data_state: Any, loss: float | None = None) -> None:
         """Copies to the host and returns; the writing goes on beside the training."""
         self._orbax.save(
             step,
@@ -63,15 +114,18 @@ class Checkpoints:
                 state=ocp.args.StandardSave(flat(state)),
                 data=ocp.args.JsonSave(data_state),
                 metadata=ocp.args.JsonSave(self._metadata),
+                about=ocp.args.JsonSave(self._about),
             ),
+            metrics=None if loss is None else {"loss": loss},
         )
 
-    def restore(self, like: Tree) -> tuple[Tree, Any]:
-        """`(state, data_state)` of the latest checkpoint, laid out as `like`.
+    def restore(self, like: Tree, step: int | None = None) -> tuple[Tree, Any]:
+        """`(state, data_state)` of the latest checkpoint, or of `step`, laid out as `like` (of
+        arrays or `ShapeDtypeStruct`s): the devices may be others than those that saved it.
 
         Raises `ValueError` that spells out every difference in metadata.
         """
-        step = self.latest()
+        step = self.latest() if step is None else step
         args = ocp.args.Composite(metadata=ocp.args.JsonRestore())
         _check_same(self._orbax.restore(step, args=args)["metadata"], self._metadata, step)
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, flat(like))
@@ -90,6 +144,16 @@ class Checkpoints:
 
     def close(self) -> None:
         self._orbax.close()
+
+
+def rooted(path: str | os.PathLike[str]) -> epath.Path:
+    """An absolute local path, or a path of another file system as it is."""
+    path = epath.Path(path)
+    return path if "://" in str(path) else epath.Path(Path(path).absolute())
+
+
+def _loss(metrics: Mapping[str, float]) -> float:
+    return metrics["loss"]
 
 
 def _check_same(saved: Any, now: Any, step: int) -> None:

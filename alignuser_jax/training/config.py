@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
+
+ATTENTION = {"cpu": "xla", "gpu": "cudnn", "tpu": "splash"}
+"""The attention back end of each platform."""
+PACKS = ("xla", "splash")
+"""Those that keep the segments of a packed row apart."""
 
 
 @dataclass(frozen=True)
@@ -18,7 +23,16 @@ class TrainConfig:
     "task_examples" weighs a token by 1 / (summed weights of its example) first.
     `trainable`: "lora" updates the adapter only, "full" every parameter of a decoder without
     one. `learning_rate` None: 1e-4 for "lora", 1e-5 for "full".
+    `packing`: several examples in a row; None packs where the attention back end keeps them
+    apart. Without it a batch has one of `length_buckets` row lengths: `seq_len`, half of it, a
+    quarter, ...; each is compiled once.
+    `attention`: "auto" is `ATTENTION`'s for the platform.
     `loss_chunk`: positions whose logits exist at the same time.
+    `spike_nats`: a loss so far above the median of the last 64 steps stops the run (0: never);
+    it counts per unit of the summed lambdas.
+    `keep_best`: so many checkpoints of the lowest held-out loss stay beside the last ones.
+    `result`: which step's weights are the run's result; "best" is that of the lowest held-out
+    loss (needs `keep_best`).
     """
 
     steps: int
@@ -26,11 +40,14 @@ class TrainConfig:
     batch_size: int = 16
     accumulation: int = 1
     seq_len: int = 512
-    packing: bool = True
+    packing: bool | None = None
+    length_buckets: int = 4
     mix: Mapping[str, int] = field(default_factory=dict)
     task_weights: Mapping[str, float] = field(default_factory=dict)
     action_weight: float = 1.0
     normalize: Literal["task_tokens", "task_examples"] = "task_tokens"
+    optimizer: Literal["adamw", "adafactor"] = "adamw"
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
     learning_rate: float | None = None
     warmup_ratio: float = 0.03
     final_lr_ratio: float = 0.0
@@ -39,13 +56,16 @@ class TrainConfig:
     weight_decay: float = 0.0
     clip_norm: float = 1.0
     remat: str = "none"
+    attention: Literal["auto", "xla", "cudnn", "splash"] = "auto"
     loss_chunk: int = 512
     seed: int = 0
-    # What follows decides nothing about the weights that come out.
+    spike_nats: float = 5.0
     eval_every: int = 0
     eval_batches: int | None = None
     save_every: int = 500
     keep_checkpoints: int = 2
+    keep_best: int = 0
+    result: Literal["last", "best"] = "last"
     log_every: int = 10
     data_threads: int = 4
 
@@ -55,16 +75,19 @@ class TrainConfig:
                 raise ValueError(f"{name} is {getattr(self, name)!r}: expected {expected}")
 
         for name in (
-            *("steps", "batch_size", "accumulation", "seq_len", "loss_chunk"),
+            *("steps", "batch_size", "accumulation", "seq_len", "loss_chunk", "length_buckets"),
             *("save_every", "keep_checkpoints", "log_every", "data_threads"),
         ):
             check(getattr(self, name) >= 1, name, "1 or more")
-        check(self.trainable in ("lora", "full"), "trainable", "'lora' or 'full'")
-        check(
-            self.normalize in ("task_tokens", "task_examples"),
-            "normalize",
-            "'task_tokens' or 'task_examples'",
-        )
+        for name, known in (
+            ("trainable", ("lora", "full")),
+            ("normalize", ("task_tokens", "task_examples")),
+            ("optimizer", ("adamw", "adafactor")),
+            ("schedule", ("cosine", "linear", "constant")),
+            ("attention", ("auto", *ATTENTION.values())),
+            ("result", ("last", "best")),
+        ):
+            check(getattr(self, name) in known, name, " or ".join(map(repr, known)))
         check(
             self.batch_size % self.accumulation == 0,
             "accumulation",
@@ -75,6 +98,27 @@ class TrainConfig:
         check(self.action_weight >= 0, "action_weight", "0 or more")
         check(0 <= self.warmup_ratio <= 1, "warmup_ratio", "a share of the steps, 0 to 1")
         check(self.eval_every >= 0, "eval_every", "0 (only at both ends) or more")
+        check(self.spike_nats >= 0, "spike_nats", "0 (never stop) or more")
+        check(self.keep_best >= (self.result == "best"), "keep_best", "1 or more for 'best'")
+        if self.packing and self.attention not in ("auto", *PACKS):
+            raise ValueError(
+                f"packing=True, but attention={self.attention!r} would look across the examples"
+                f" of a row: give packing=False (length buckets), or one of {PACKS}"
+            )
+
+    def on(self, platform: str) -> TrainConfig:
+        """These settings with `attention` and `packing` decided for "cpu", "gpu" or "tpu"."""
+        attention = ATTENTION[platform] if self.attention == "auto" else self.attention
+        packing = attention in PACKS if self.packing is None else self.packing
+        return replace(self, attention=attention, packing=packing)
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """The lengths of rows, ascending: one where examples are packed."""
+        if self.packing:
+            return (self.seq_len,)
+        halved = {-(-self.seq_len // 2**n) for n in range(self.length_buckets)}
+        return tuple(sorted(halved))
 
     @property
     def peak_learning_rate(self) -> float:

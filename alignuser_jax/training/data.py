@@ -1,8 +1,10 @@
 """Grain batches of the shards: a function of (shards, tokenizer, config) and the step alone.
 
-Each task is shuffled by (seed, epoch), rendered to tokens and packed into rows of one task;
-a batch holds fixed quotas of rows. The iterator's state is small and JSON-serialisable, and
-setting it gives the same batches again, bit for bit.
+A batch holds fixed quotas of rows per task, and every row of the batch is a stream of its own:
+row r of a task's q rows takes every q-th example of the task's endless order, which (seed,
+epoch) shuffles, and packs them or pads them one by one. So a process reads the rows of its own
+devices only, and a batch is the same however many processes, devices or micro-batches share
+it. The state is one small JSON value per row, and setting it gives the same rows again.
 """
 
 from __future__ import annotations
@@ -21,27 +23,29 @@ from jaxtyping import Float, Int
 from alignuser_jax.language.render import render
 from alignuser_jax.records import Example, Message, stable_key
 from alignuser_jax.training.config import TrainConfig
-from alignuser_jax.training.records_io import ShardError, decode, task_files
+from alignuser_jax.training.records_io import ShardError, TaskRecords, decode
 
-PACKING_BINS = 64
-"""Rows that are filled at the same time (first fit)."""
+PACKING_BINS = 16
+"""Rows of a stream that are filled at the same time (first fit)."""
+SORTED = 64
+"""Examples of a stream that are sorted by length together, where rows are not packed."""
 _GUARD = 512
 
 
 class Batch(NamedTuple):
-    """One global step; a row holds one task, packed or one example per row.
+    """One step: A micro-batches of B rows; a row holds one task, packed or one example alone.
 
-    `targets[b, t]` is the token after `tokens[b, t]` of the same example; `segment_ids` 0 is
-    padding; `positions` restart at 0 with each segment; `weights` 0 is not trained on;
+    `targets[a, b, t]` is the token after `tokens[a, b, t]` of the same example; `segment_ids`
+    0 is padding; `positions` restart at 0 with each segment; `weights` 0 is not trained on;
     `task` is the index of the row's task in the sorted task names.
     """
 
-    tokens: Int[np.ndarray, "B T"]
-    targets: Int[np.ndarray, "B T"]
-    positions: Int[np.ndarray, "B T"]
-    segment_ids: Int[np.ndarray, "B T"]
-    weights: Float[np.ndarray, "B T"]
-    task: Int[np.ndarray, "B T"]
+    tokens: Int[np.ndarray, "A B T"]
+    targets: Int[np.ndarray, "A B T"]
+    positions: Int[np.ndarray, "A B T"]
+    segment_ids: Int[np.ndarray, "A B T"]
+    weights: Float[np.ndarray, "A B T"]
+    task: Int[np.ndarray, "A B T"]
 
 
 @dataclass
@@ -102,7 +106,7 @@ class _Sequences(grain.transforms.Map):
 
     def __init__(self, tokenizer: Any, task: str, config: TrainConfig, counts: Counts):
         self._tokenizer, self._task, self._config = tokenizer, task, config
-        self._counts, self._lock = counts, threading.Lock()
+        self._counts = counts
         self._prefix_stable = getattr(tokenizer, "prefix_stable", True)
 
     def map(self, record: bytes) -> list[dict[str, np.ndarray]]:
@@ -110,27 +114,35 @@ class _Sequences(grain.transforms.Map):
         examples = [example] if self._prefix_stable else split_replies(example)
         own = Counts(read=len(examples))
         rows = [sequence(self._tokenizer, e, self._config, own) for e in examples]
-        with self._lock:
-            self._counts.read += own.read
-            self._counts.refused += own.refused
-            self._counts.left_truncated += own.left_truncated
-            if self._counts.refused == self._counts.read >= _GUARD:
+        counts = self._counts
+        with _COUNTING:  # the streams of a task count together
+            counts.read += own.read
+            counts.refused += own.refused
+            counts.left_truncated += own.left_truncated
+            if counts.refused == counts.read >= _GUARD:
                 raise ShardError(
-                    f"none of the first {self._counts.read} examples of task {self._task!r}"
+                    f"none of the first {counts.read} examples of task {self._task!r}"
                     f" fits seq_len={self._config.seq_len} with its trained text: raise"
                     " seq_len or build shorter examples"
                 )
         return [row for row in rows if row is not None]
 
 
-class _Epochs:
-    """A data source without end: each epoch is a permutation named by (seed, name, epoch).
+_COUNTING = threading.Lock()
 
+
+class _Stream:
+    """A data source without end: every `stride`-th record from `start` on in a task's order.
+
+    Each epoch of that order is a permutation named by (seed, name, epoch).
     (Grain's own shuffle walks cycles of 2^16 indices: milliseconds a record of a small task.)
     """
 
-    def __init__(self, source: Sequence[bytes], seed: int, name: str):
+    def __init__(
+        self, source: Sequence[bytes], seed: int, name: str, start: int = 0, stride: int = 1
+    ):
         self._source, self._name = source, (seed, name)
+        self._start, self._stride = start, stride
         self._order = functools.lru_cache(maxsize=4)(self._permutation)
 
     def _permutation(self, epoch: int) -> np.ndarray:
@@ -141,7 +153,7 @@ class _Epochs:
         return sys.maxsize
 
     def __getitem__(self, index: int) -> bytes:
-        epoch, place = divmod(index, len(self._source))
+        epoch, place = divmod(self._start + index * self._stride, len(self._source))
         return self._source[int(self._order(epoch)[place])]
 
 
@@ -150,83 +162,145 @@ class _Flatten(grain.experimental.FlatMapTransform):
         return element
 
 
-def _pad_row(row: dict[str, np.ndarray], length: int) -> dict[str, np.ndarray]:
-    """One sequence as a row of its own, in the packer's field names."""
+class _ByLength(grain.experimental.FlatMapTransform):
+    """Windows in an order of length that all streams share, so that rows of one batch are of
+    similar length; the order itself is drawn once, lest lengths rise over and over."""
+
+    def __init__(self, seed: int):
+        key = stable_key("lengths", seed)
+        self._order = np.random.Generator(np.random.Philox(key=key)).permutation(SORTED)
+
+    def flat_map(self, element: list[dict[str, np.ndarray]]) -> Sequence[dict[str, np.ndarray]]:
+        ranked = sorted(element, key=lambda row: len(row["tokens"]))
+        return [ranked[place] for place in self._order]
+
+
+def _alone(row: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """One sequence as a row of its own, in the packer's field names, not yet padded."""
     n = len(row["tokens"])
-    pad = (0, length - n)
     return {
-        **{name: np.pad(values, pad) for name, values in row.items()},
-        "tokens_positions": np.pad(np.arange(n, dtype=np.int32), pad),
-        "tokens_segment_ids": np.pad(np.ones(n, np.int32), pad),
+        **row,
+        "tokens_positions": np.arange(n, dtype=np.int32),
+        "tokens_segment_ids": np.ones(n, np.int32),
     }
 
 
-def _task_rows(
-    directory: str,
-    task: str,
-    tokenizer: Any,
-    config: TrainConfig,
-    counts: Counts,
-    repeat: bool,
-) -> grain.IterDataset:
-    source = grain.sources.ArrayRecordDataSource(task_files(directory, task))
-    records = grain.MapDataset.source(_Epochs(source, config.seed, task) if repeat else source)
-    sequences = grain.experimental.FlatMapIterDataset(
-        records.map(_Sequences(tokenizer, task, config, counts)).to_iter_dataset(
-            grain.ReadOptions(num_threads=config.data_threads, prefetch_buffer_size=64)
-        ),
-        _Flatten(),
+def _rows(records: grain.MapDataset, sequences: _Sequences, threads: int) -> grain.IterDataset:
+    """The sequences of records, one after the other."""
+    read = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=16 * threads)
+    return grain.experimental.FlatMapIterDataset(
+        records.map(sequences).to_iter_dataset(read), _Flatten()
     )
-    if not config.packing:
-        return sequences.map(lambda row: _pad_row(row, config.seq_len))
+
+
+def _packed(
+    sequences: grain.IterDataset, config: TrainConfig, bins: int, shuffle: bool
+) -> grain.IterDataset:
     return grain.experimental.FirstFitPackIterDataset(
         sequences,
         length_struct=dict.fromkeys(("tokens", "targets", "weights"), config.seq_len),
-        num_packing_bins=PACKING_BINS,
+        num_packing_bins=bins,
         seed=config.seed,
-        shuffle_bins=repeat,
+        shuffle_bins=shuffle,
     )
 
 
-def _to_batch(parts: Sequence[tuple[int, dict[str, np.ndarray]]]) -> Batch:
-    def field(name: str, dtype: type) -> np.ndarray:
-        return np.concatenate([part[name] for _, part in parts]).astype(dtype)
-
-    return Batch(
-        tokens=field("tokens", np.int32),
-        targets=field("targets", np.int32),
-        positions=field("tokens_positions", np.int32),
-        segment_ids=field("tokens_segment_ids", np.int32),
-        weights=field("weights", np.float32),
-        task=np.concatenate([np.full(p["tokens"].shape, i, np.int32) for i, p in parts]),
-    )
+FIELDS = {
+    "tokens": ("tokens", np.int32),
+    "targets": ("targets", np.int32),
+    "positions": ("tokens_positions", np.int32),
+    "segment_ids": ("tokens_segment_ids", np.int32),
+    "weights": ("weights", np.float32),
+}
 
 
-def training_batches(
-    directory: str,
-    tokenizer: Any,
-    quotas: Mapping[str, int],
+def _to_batch(
+    rows: Sequence[dict[str, np.ndarray]],
+    tasks: Sequence[int],
     config: TrainConfig,
-    counts: dict[str, Counts] | None = None,
-) -> grain.IterDataset:
-    """An endless dataset of `Batch`; `quotas` is rows per batch of each task.
+    taken: Sequence[int] | None = None,
+) -> Batch:
+    """Rows, padded to the shortest of the config's lengths that holds them all; of them those
+    at the places `taken`. `tasks` holds the task index of each row."""
+    longest = max(len(row["tokens"]) for row in rows)
+    length = next(size for size in config.lengths if size >= longest)
+    taken = range(len(rows)) if taken is None else taken
+    shape = (config.accumulation, -1, length)
 
-    `iter(…)` gives an iterator with `get_state` / `set_state`. Rows of a batch stand by task,
-    by name. `counts` is filled with what was read of each task; a task none of whose first 512
-    examples fits `seq_len` raises `ShardError`.
+    def field(name: str, dtype: type) -> np.ndarray:
+        values = np.zeros((len(taken), length), dtype)
+        for n, place in enumerate(taken):
+            values[n, : len(rows[place][name])] = rows[place][name]
+        return values.reshape(shape)
+
+    fields = {name: field(*source) for name, source in FIELDS.items()}
+    task = np.repeat(np.asarray([tasks[n] for n in taken], np.int32), length)
+    return Batch(**fields, task=task.reshape(shape))
+
+
+class Batches:
+    """An endless iterator of `Batch`, made ahead by a thread, with a state per row.
+
+    `quotas` is rows per batch of each task. The rows of a batch are numbered 0 to
+    `batch_size - 1`, micro-batch after micro-batch, the tasks in the order of their names;
+    `rows` (default all) are those that it yields. `counts` is filled with what was read of each
+    task; a task none of whose first 512 examples fits `seq_len` raises `ShardError`.
     """
-    counts = counts if counts is not None else {}
-    tasks = sorted(quotas)
-    rows = [
-        _task_rows(
-            directory, task, tokenizer, config, counts.setdefault(task, Counts()), repeat=True
-        ).batch(quotas[task])
-        for task in tasks
-    ]
-    batches = grain.experimental.ZipIterDataset(rows).map(
-        lambda parts: _to_batch(list(enumerate(parts)))
-    )
-    return grain.experimental.ThreadPrefetchIterDataset(batches, prefetch_buffer_size=2)
+
+    def __init__(
+        self,
+        directory: str,
+        tokenizer: Any,
+        quotas: Mapping[str, int],
+        config: TrainConfig,
+        *,
+        rows: Sequence[int] | None = None,
+        counts: dict[str, Counts] | None = None,
+    ):
+        if config.packing is None:
+            raise ValueError("packing is None: decide it first, config.on(platform)")
+        counts = {} if counts is None else counts
+        tasks = [(i, t, n) for i, t in enumerate(sorted(quotas)) for n in range(quotas[t])]
+        rows = list(range(len(tasks))) if rows is None else list(rows)
+        # The length of a batch is that of its longest row, so then every process reads all.
+        self._streams = rows if config.packing else list(range(len(tasks)))
+        threads = max(1, config.data_threads // len(self._streams))
+        sources = {t: TaskRecords(directory, t) for t in quotas}
+
+        def stream(row: int) -> grain.IterDataset:
+            _, task, place = tasks[row]
+            source = _Stream(sources[task], config.seed, task, place, quotas[task])
+            counted = counts.setdefault(task, Counts())
+            read = _Sequences(tokenizer, task, config, counted)
+            found = _rows(grain.MapDataset.source(source), read, threads)
+            if config.packing:
+                return _packed(found, config, PACKING_BINS, shuffle=True)
+            windows = found.batch(SORTED, batch_fn=list)
+            ordered = grain.experimental.FlatMapIterDataset(windows, _ByLength(config.seed))
+            return ordered.map(_alone)
+
+        indices = [tasks[row][0] for row in self._streams]
+        taken = [self._streams.index(row) for row in rows]
+        together = grain.experimental.ZipIterDataset([stream(row) for row in self._streams])
+        batches = together.map(lambda parts: _to_batch(parts, indices, config, taken))
+        self._iterator = iter(
+            grain.experimental.ThreadPrefetchIterDataset(batches, prefetch_buffer_size=2)
+        )
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        return next(self._iterator)
+
+    def get_state(self) -> dict[str, Any]:
+        """Row number (as text) -> the state of its stream."""
+        states = self._iterator.get_state()["parents"]
+        return {str(row): state for row, state in zip(self._streams, states, strict=True)}
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """`state` may hold more rows than this process reads."""
+        self._iterator.set_state({"parents": [state[str(row)] for row in self._streams]})
 
 
 def validation_batches(
@@ -234,9 +308,12 @@ def validation_batches(
 ) -> Iterator[Batch]:
     """Every held-out example of one task once, in shard order; the last batch is filled up
     with empty rows. `tasks` are the trained tasks, by name: they decide `Batch.task`."""
-    rows = _task_rows(directory, task, tokenizer, config, Counts(), repeat=False)
     index = list(tasks).index(task)
-    for part in rows.batch(config.batch_size):
-        missing = config.batch_size - len(part["tokens"])
-        filled = {k: np.pad(v, ((0, missing), (0, 0))) for k, v in part.items()}
-        yield _to_batch([(index, filled)])
+    read = _Sequences(tokenizer, task, config, Counts())
+    source = grain.MapDataset.source(TaskRecords(directory, task))
+    found = _rows(source, read, config.data_threads)
+    rows = _packed(found, config, 64, shuffle=False) if config.packing else found.map(_alone)
+    empty = {name: np.zeros(0, dtype) for name, dtype in FIELDS.values()}
+    for part in rows.batch(config.batch_size, batch_fn=list):
+        part = [*part, *[empty] * (config.batch_size - len(part))]
+        yield _to_batch(part, [index] * config.batch_size, config)

@@ -8,42 +8,47 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from tqdm import tqdm
+from flax import nnx
+from jax.sharding import Mesh
 
-from alignuser_jax.model import Decoder, named_arrays, save_adapter, save_pretrained
+from alignuser_jax.model import Decoder, named_arrays, save_adapter, save_pretrained, split
+from alignuser_jax.parallel import Hosts, batch_shards, make_mesh, place, replicate
 from alignuser_jax.training.checkpoint import Checkpoints, weights_hash
 from alignuser_jax.training.config import TrainConfig
-from alignuser_jax.training.data import Counts, training_batches, validation_batches
-from alignuser_jax.training.metrics import RunLog
+from alignuser_jax.training.data import Batch, Batches, Counts, validation_batches
+from alignuser_jax.training.metrics import RunLog, write_whole
 from alignuser_jax.training.records_io import ShardError, manifest_hash, read_manifest
 from alignuser_jax.training.step import (
-    StepOutput,
+    abstract_state,
     init_state,
     make_eval_step,
     make_train_step,
     trainable_parts,
 )
+from alignuser_jax.training.watch import Watch
 
 EXIT_CODES = {signal.SIGTERM: 85, signal.SIGINT: 130}
 """85: stopped from outside and saved; launchers may start the same command again."""
 
-# Settings that decide nothing about the weights: they may change between a run and its resume.
 FREE = (
-    *("eval_every", "eval_batches", "save_every", "keep_checkpoints", "log_every"),
-    *("data_threads",),
+    *("eval_every", "eval_batches", "save_every", "keep_checkpoints", "keep_best", "result"),
+    *("log_every", "data_threads", "spike_nats"),
+    *("accumulation", "remat", "attention", "loss_chunk"),  # of the last digits they do
 )
+"""Settings that decide nothing about the weights: a resumed run may have others."""
 
 
 @dataclass(frozen=True)
@@ -68,34 +73,49 @@ def train(
     tokenizer: Any,
     out_dir: str | os.PathLike[str],
     *,
+    mesh: Mesh | None = None,
+    checkpoints_dir: str | None = None,
     validation_dir: str | os.PathLike[str] | None = None,
     base: str = "",
+    about: Mapping[str, Any] | None = None,
+    profile: tuple[int, int] | None = None,
     on_step: Callable[[int], None] | None = None,
 ) -> TrainResult:
     """Trains `decoder` on the shards for `config.steps` steps; `decoder` itself stays as it is.
 
-    Writes `out_dir/{checkpoints, metrics.jsonl, tensorboard}` and at the end `out_dir/adapter`
-    ("lora") or `out_dir/model` ("full": a Hugging Face directory with its tokenizer).
-    `base` is the name under which the adapter remembers its base model.
+    Writes `out_dir/{checkpoints, metrics.jsonl, tensorboard, train.json}` and at the end
+    `out_dir/adapter` ("lora") or `out_dir/model` ("full": a Hugging Face directory with its
+    tokenizer).
+    `mesh`: the devices, of all processes; without it the first one. On several processes each
+    calls this with the same arguments, the folders being shared; the first one writes.
+    `checkpoints_dir`: another place for the checkpoints, local or gs://...; the record is
+    copied there too. `base` is the name under which the adapter remembers its base model.
     `validation_dir`: shards whose losses are measured before the first step, every
-    `eval_every` steps and at the end. `on_step(step)` is called after each step.
+    `eval_every` steps and at the end. `about` is stored beside the checkpoints.
+    `profile`: first and last step of a profile in `out_dir/profile`. `on_step(step)` is called
+    after each step.
 
-    Raises `ValueError` for shards, settings or checkpoints that do not fit, and `SystemExit`
-    with `EXIT_CODES` after a signal, once everything is saved.
+    Raises `ValueError` for shards, settings, meshes or checkpoints that do not fit,
+    `FloatingPointError` for a loss that is not finite or a spike (its batch is written aside),
+    and `SystemExit` with `EXIT_CODES` after a signal, once everything is saved.
     """
-    out_dir, shards_dir = Path(out_dir), str(shards_dir)
-    if tokenizer.vocab_size > decoder.config.vocab_size:
-        raise ValueError(
-            f"the tokenizer has {tokenizer.vocab_size} tokens, the decoder only"
-            f" {decoder.config.vocab_size}: they do not belong together"
-        )
-    manifest = read_manifest(shards_dir)
-    quotas = config.quotas({t: entry["count"] for t, entry in manifest["tasks"].items()})
-    tasks = list(quotas)
-    parts = trainable_parts(decoder, config.trainable)
-    checkpoints = Checkpoints(
-        out_dir / "checkpoints",
-        {
+    mesh = make_mesh(devices=jax.devices()[:1]) if mesh is None else mesh
+    with jax.set_mesh(mesh):
+        out_dir, shards_dir = Path(out_dir), str(shards_dir)
+        config, hosts = config.on(jax.default_backend()), Hosts(mesh)
+        check_rows(config, mesh)
+        if tokenizer.vocab_size > decoder.config.vocab_size:
+            raise ValueError(
+                f"the tokenizer has {tokenizer.vocab_size} tokens, the decoder only"
+                f" {decoder.config.vocab_size}: they do not belong together"
+            )
+        manifest = read_manifest(shards_dir)
+        quotas = config.quotas({t: entry["count"] for t, entry in manifest["tasks"].items()})
+        tasks = list(quotas)
+        graphdef, weights = nnx.split(decoder)
+        decoder = nnx.merge(graphdef, place(weights, mesh))
+        parts = trainable_parts(decoder, config.trainable)
+        metadata = {
             "config": {k: v for k, v in dataclasses.asdict(config).items() if k not in FREE},
             "decoder": dataclasses.asdict(decoder.config),
             "lora": dataclasses.asdict(decoder.lora),
@@ -103,149 +123,170 @@ def train(
             "start_weights": weights_hash((parts.params, parts.frozen)),
             "shards": manifest_hash(manifest),
             "tokenizer": tokenizer.fingerprint,
-        },
-        keep=config.keep_checkpoints,
-    )
-    counts: dict[str, Counts] = {}
-    state = init_state(parts, config)
-    batches = iter(training_batches(shards_dir, tokenizer, quotas, config, counts))
-    start = checkpoints.latest()
-    if start is not None:
-        state, data_state = checkpoints.restore(state)
-        batches.set_state(data_state)
-    log = RunLog(out_dir, -1 if start is None else start)
-    run = _Run(config, tasks, log)
-    train_step = make_train_step(parts, tasks, config)
-    eval_step = make_eval_step(parts, tasks, config)
-
-    def evaluate(step: int) -> None:
-        if validation_dir is None:
-            return
-        held = {
-            task: _held_out(
-                config, str(validation_dir), tokenizer, tasks, task,
-                lambda batch: eval_step(state.params, parts.frozen, batch),
-            )
-            for task in tasks
-            if task in read_manifest(validation_dir)["tasks"]
-        }  # fmt: skip
-        run.record({"step": step, "held_out": held}, board=True)
-
-    with contextlib.closing(log), contextlib.closing(checkpoints), _signals() as received:
+            "vocabulary": tokenizer.vocab_size,
+        }
+        about = {
+            **(about or {}),
+            "train": dataclasses.asdict(config),
+            "mesh": dict(mesh.shape),
+            "processes": jax.process_count(),
+            "devices": mesh.devices.flat[0].device_kind,
+            "base": base,
+            "shards_manifest": manifest,
+            "versions": {name: version(name) for name in ("jax", "flax", "optax", "grain")},
+        }
+        checkpoints = Checkpoints(
+            checkpoints_dir or out_dir / "checkpoints",
+            metadata,
+            keep=config.keep_checkpoints,
+            keep_best=config.keep_best,
+            about=about,
+        )
+        counts: dict[str, Counts] = {}
+        rows = hosts.rows(config.accumulation, config.batch_size)
+        start, like = checkpoints.latest(), abstract_state(parts, config)
+        batches = Batches(shards_dir, tokenizer, quotas, config, rows=rows, counts=counts)
         if start is None:
-            evaluate(0)
-        for step in run.progress(start or 0):
-            begun = time.perf_counter()
-            batch = next(batches)
-            waited = time.perf_counter() - begun
-            state, output = train_step(state, parts.frozen, batch)
-            run.dispatched(step, output, batch.tokens.size, waited, train_step._cache_size())
-            if on_step is not None:
-                on_step(step)
-            last, leave = step == config.steps, bool(received)
-            evaluating = last or (config.eval_every and step % config.eval_every == 0)
-            if evaluating or leave or step % config.save_every == 0:
-                run.flush()
-            if evaluating:
-                evaluate(step)
-            if last or leave or step % config.save_every == 0:
-                checkpoints.save(step, state, batches.get_state())
-            if leave and not last:
-                checkpoints.wait()
-                _say(f"step {step}: saved after {signal.Signals(received[0]).name}, leaving")
-                raise SystemExit(EXIT_CODES[received[0]])
-        checkpoints.wait()
-    trained = parts.join(state.params, parts.frozen)
-    held = [line["held_out"] for line in run.lines if "held_out" in line]
-    return TrainResult(
-        steps=config.steps,
-        decoder=trained,
-        result_dir=_save_result(config, trained, state.params, tokenizer, base, out_dir),
-        metrics=run.lines,
-        held_out=held[-1] if held else {},
-        first_held_out=held[0] if held else {},
-        counts=counts,
-    )
+            state = init_state(parts, config)
+        else:
+            state, data_state = checkpoints.restore(like)
+            batches.set_state(data_state)
+        log = RunLog(
+            out_dir, -1 if start is None else start, write=hosts.first, mirror=checkpoints_dir
+        )
+        if hosts.first:
+            write_whole(out_dir / "train.json", json.dumps(about, indent=1, default=str) + "\n")
+        watch = Watch(
+            config, tasks, log, out_dir, first=hosts.first, show=_in_words(tokenizer, tasks)
+        )
+        train_step = make_train_step(parts, tasks, config)
+        eval_step = make_eval_step(parts, tasks, config)
+
+        def evaluate(step: int) -> float | None:
+            """The held-out loss, as it is trained on."""
+            if validation_dir is None:
+                return None
+
+            def measure(batch: Batch) -> tuple[Any, Any]:
+                mine = jax.tree.map(lambda x: _pick(x, rows), batch)
+                return eval_step(
+                    state.params, parts.frozen, hosts.global_batch(mine, config.batch_size)
+                )
+
+            held = {
+                task: _held_out(config, str(validation_dir), tokenizer, tasks, task, measure)
+                for task in tasks
+                if task in read_manifest(validation_dir)["tasks"]
+            }
+            watch.record({"step": step, "held_out": held}, board=True)
+            weights = config.task_weights
+            return sum(weights.get(task, 1.0) * found["loss"] for task, found in held.items())
+
+        def leaving(received: list[int], asked: list[jax.Array]) -> int:
+            """The signal on which to leave, the same in every process at the same step."""
+            if not hosts.several:
+                return received[0] if received else 0
+            asked.append(hosts.largest(received[0] if received else 0))
+            return int(asked.pop(0)) if len(asked) > 1 else 0
+
+        with (
+            contextlib.closing(log),
+            contextlib.closing(checkpoints),
+            _signals() as received,
+            contextlib.ExitStack() as profiling,
+        ):
+            asked: list[jax.Array] = []
+            if start is None:
+                evaluate(0)
+            for step in watch.progress(start or 0):
+                if profile and step == profile[0]:
+                    watch.flush()
+                    profiling.enter_context(jax.profiler.trace(str(out_dir / "profile")))
+                begun = time.perf_counter()
+                batch = next(batches)
+                waited = time.perf_counter() - begun
+                placed = hosts.global_batch(batch, config.batch_size)
+                state, output = train_step(state, parts.frozen, placed)
+                padded = config.batch_size * batch.tokens.shape[-1]
+                watch.dispatched(step, output, batch, padded, waited, train_step._cache_size())
+                if on_step is not None:
+                    on_step(step)
+                if profile and step == profile[1]:
+                    watch.flush()
+                    profiling.close()
+                last, leave = step == config.steps, leaving(received, asked)
+                evaluating = last or (config.eval_every and step % config.eval_every == 0)
+                saving = last or leave or step % config.save_every == 0
+                saving = saving or (evaluating and config.keep_best)
+                if evaluating or saving:
+                    watch.flush()
+                loss = evaluate(step) if evaluating else None
+                if saving:
+                    checkpoints.save(step, state, hosts.gather(batches.get_state()), loss)
+                    log.copy()
+                if leave and not last:
+                    checkpoints.wait()
+                    name = signal.Signals(leave).name
+                    watch.say(f"step {step}: saved after {name}, leaving")
+                    raise SystemExit(EXIT_CODES[leave])
+            checkpoints.wait()
+            if config.result == "best" and checkpoints.best() not in (None, config.steps):
+                watch.say(f"the result is step {checkpoints.best()}'s, the best held out")
+                state, _ = checkpoints.restore(like, checkpoints.best())
+        trained = parts.join(state.params, parts.frozen)
+        whole = trained
+        if hosts.several:
+            params = replicate(state.params, mesh)
+            frozen = parts.frozen
+            whole = parts.join(params, frozen)
+        result = out_dir / ("adapter" if config.trainable == "lora" else "model")
+        if hosts.first:
+            _save_result(config, whole, tokenizer, base, result)
+        hosts.meet("result")
+        held = [line["held_out"] for line in watch.lines if "held_out" in line]
+        return TrainResult(
+            steps=config.steps,
+            decoder=trained,
+            result_dir=result,
+            metrics=watch.lines,
+            held_out=held[-1] if held else {},
+            first_held_out=held[0] if held else {},
+            counts=counts,
+        )
 
 
-class _Run:
-    """What a run tells, one step behind: the next step is under way when a record is read."""
+def check_rows(config: TrainConfig, mesh: Mesh) -> None:
+    """Raises `ValueError` where the rows of a micro-batch do not divide among the devices."""
+    rows, shards = config.batch_size // config.accumulation, batch_shards(mesh)
+    if rows % shards:
+        raise ValueError(
+            f"a micro-batch of {rows} rows (batch_size={config.batch_size} / accumulation="
+            f"{config.accumulation}) does not divide among data={mesh.shape['data']} x"
+            f" fsdp={mesh.shape['fsdp']} = {shards} parts: make batch_size / accumulation a"
+            f" multiple of {shards}, or give more devices to tensor"
+        )
 
-    def __init__(self, config: TrainConfig, tasks: list[str], log: RunLog):
-        self._config, self._tasks, self._log = config, tasks, log
-        self._pending: tuple[int, StepOutput, dict[str, Any]] | None = None
-        self._bar: Any = None
-        self._since = time.perf_counter()
-        self.lines = list(log.lines)
 
-    def progress(self, start: int) -> Iterator[int]:
-        """Steps after `start`, counted from 1; a bar on a terminal, lines elsewhere."""
-        total, quiet = self._config.steps, not sys.stderr.isatty()
-        self._bar = tqdm(total=total, initial=start, disable=quiet, unit="step")
-        self._since = time.perf_counter()
-        with self._bar:
-            yield from range(start + 1, self._config.steps + 1)
-            self.flush()
+def _pick(whole: np.ndarray, rows: list[int]) -> np.ndarray:
+    """Of `[A, B, T]` the rows with these numbers, `[A, b, T]`."""
+    flat = whole.reshape(-1, whole.shape[-1])[rows]
+    return flat.reshape(len(whole), -1, whole.shape[-1])
 
-    def dispatched(
-        self, step: int, output: StepOutput, padded: int, waited: float, compilations: int
-    ) -> None:
-        self.flush()
-        host = {"padded_tokens": padded, "compilations": compilations, "waited": waited}
-        self._pending = (step, output, host)
 
-    def flush(self) -> None:
-        if self._pending is None:
-            return
-        step, output, host = self._pending
-        self._pending = None
-        output = jax.device_get(output)
-        seconds = time.perf_counter() - self._since
-        self._since = time.perf_counter()
-        losses = {
-            task: float(nll / weight)
-            for task, nll, weight in zip(self._tasks, output.nll, output.weight, strict=True)
-            # The loss is not computed where lambda is 0.
-            if weight > 0 and self._config.task_weights.get(task, 1.0) > 0
-        }
-        tokens = int(output.tokens)
-        record = {
-            "step": step,
-            "loss": float(output.loss),
-            "task_loss": losses,
-            "task_weight": dict(zip(self._tasks, map(float, output.weight), strict=True)),
-            "grad_norm": float(output.grad_norm),
-            "learning_rate": float(output.learning_rate),
-            "tokens": tokens,
-            "padded_tokens": host["padded_tokens"],
-            "compilations": host["compilations"],
-            "timing": {
-                "step_seconds": seconds,
-                "data_wait_seconds": host["waited"],
-                "tokens_per_second": tokens / seconds,
-                "padded_tokens_per_second": host["padded_tokens"] / seconds,
-            },
-        }
-        shown = step % self._config.log_every == 0 or step in (1, self._config.steps)
-        self.record(record, board=shown)
-        if not np.isfinite(record["loss"]):
-            raise FloatingPointError(
-                f"the loss of step {step} is {record['loss']}: lower the learning rate; the"
-                " last checkpoint is from before it"
-            )
-        self._bar.update()
-        text = " ".join(f"{task} {loss:.4f}" for task, loss in losses.items())
-        self._bar.set_postfix_str(text, refresh=False)
-        if shown and self._bar.disable:
-            speed = record["timing"]["tokens_per_second"]
-            _say(f"step {step}/{self._config.steps}: {text}, {speed:.0f} tokens/s")
+def _in_words(tokenizer: Any, tasks: list[str]) -> Callable[[Batch], str]:
+    """A batch as text: row by row its task and its tokens decoded."""
 
-    def record(self, record: Mapping[str, Any], board: bool) -> None:
-        self._log.write(record, board)
-        self.lines.append(dict(record))
-        if "held_out" in record:
-            losses = {task: round(v["loss"], 4) for task, v in record["held_out"].items()}
-            _say(f"step {record['step']}: held-out losses {losses}")
+    def show(batch: Batch) -> str:
+        lines = []
+        fields = (x.reshape(-1, x.shape[-1]) for x in (batch.tokens, batch.segment_ids))
+        for row, (tokens, segments) in enumerate(zip(*fields, strict=True)):
+            task = tasks[batch.task.reshape(-1, batch.task.shape[-1])[row, 0]]
+            for segment in range(1, segments.max() + 1):
+                text = tokenizer.decode(tokens[segments == segment].tolist())
+                lines.append(f"--- row {row}, task {task}, example {segment}\n{text}\n")
+        return "\n".join(lines)
+
+    return show
 
 
 def _held_out(
@@ -273,14 +314,13 @@ def _held_out(
 
 
 def _save_result(
-    config: TrainConfig, decoder: Decoder, params: Any, tokenizer: Any, base: str, out_dir: Path
-) -> Path:
+    config: TrainConfig, decoder: Decoder, tokenizer: Any, base: str, result: Path
+) -> None:
     if config.trainable == "lora":
-        save_adapter(out_dir / "adapter", named_arrays(params), decoder.lora, base)
-        return out_dir / "adapter"
-    save_pretrained(decoder, out_dir / "model")
-    tokenizer.save(out_dir / "model")
-    return out_dir / "model"
+        save_adapter(result, named_arrays(split(decoder)[1]), decoder.lora, base)
+    else:
+        save_pretrained(decoder, result)
+        tokenizer.save(result)
 
 
 @contextlib.contextmanager
@@ -303,7 +343,3 @@ def _signals() -> Iterator[list[int]]:
     finally:
         for number, handler in earlier.items():
             signal.signal(number, handler)
-
-
-def _say(line: str) -> None:
-    tqdm.write(line, file=sys.stderr)

@@ -1,4 +1,4 @@
-"""AdamW with linear warm-up, cosine decay and clipping by global norm (METHOD.md section 9)."""
+"""optax's AdamW or Adafactor with warm-up, a schedule and clipping (METHOD.md section 9)."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ from alignuser_jax.training.config import TrainConfig
 
 
 def learning_rate(config: TrainConfig) -> optax.Schedule:
-    """Step -> rate: linear from 0 to the peak, then a cosine to `final_lr_ratio` of it."""
+    """Step -> rate: linear from 0 to the peak, then the schedule down to `final_lr_ratio` of
+    it at the last step ("constant" stays at the peak)."""
     warmup = min(math.ceil(config.warmup_ratio * config.steps), config.steps - 1)
-    peak = config.peak_learning_rate
-    return optax.warmup_cosine_decay_schedule(
-        init_value=0.0 if warmup else peak,
-        peak_value=peak,
-        warmup_steps=warmup,
-        decay_steps=config.steps,
-        end_value=peak * config.final_lr_ratio,
-    )
+    peak, last = config.peak_learning_rate, config.peak_learning_rate * config.final_lr_ratio
+    left = config.steps - warmup
+    after = {
+        "cosine": optax.cosine_decay_schedule(peak, left, config.final_lr_ratio),
+        "linear": optax.linear_schedule(peak, last, left),
+        "constant": optax.constant_schedule(peak),
+    }[config.schedule]
+    rise = optax.linear_schedule(0.0, peak, max(warmup, 1))
+    return optax.join_schedules([rise, after], [warmup]) if warmup else after
 
 
 def decayed(params: Any) -> Any:
@@ -35,13 +37,16 @@ def decayed(params: Any) -> Any:
 
 
 def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
-    return optax.chain(
-        optax.clip_by_global_norm(config.clip_norm),
-        optax.adamw(
-            learning_rate(config),
-            b1=config.b1,
-            b2=config.b2,
-            weight_decay=config.weight_decay,
-            mask=decayed,
-        ),
-    )
+    rate = learning_rate(config)
+    if config.optimizer == "adafactor":
+        chosen = optax.adafactor(
+            rate,
+            multiply_by_parameter_scale=False,  # LoRA's B starts at 0 and would stay there
+            weight_decay_rate=config.weight_decay or None,
+            weight_decay_mask=decayed,
+        )
+    else:
+        chosen = optax.adamw(
+            rate, b1=config.b1, b2=config.b2, weight_decay=config.weight_decay, mask=decayed
+        )
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), chosen)

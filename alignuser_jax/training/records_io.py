@@ -7,10 +7,13 @@ hold text spans, not token ids, so that any backbone can train on them.
 
 from __future__ import annotations
 
+import bisect
 import hashlib
+import itertools
 import json
 import os
-from collections.abc import Iterable, Iterator
+import threading
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +29,6 @@ RECORD_VERSION = 1
 MANIFEST = "manifest.json"
 REQUIRED = ("dataset_hash", "policy_id")
 _TRAINED, _ACTION = 1, 2
-_READ_BATCH = 1024
 
 
 class ShardError(ValueError):
@@ -168,19 +170,69 @@ def task_files(directory: str | os.PathLike[str], task: str) -> list[str]:
     return [str(Path(directory) / name) for name in tasks[task]["files"]]
 
 
+class TaskRecords(Sequence[bytes]):
+    """The records of one task by number, over its files; reading is safe from many threads.
+
+    Raises `ShardError`, naming the file, for one that is truncated, damaged, or holds another
+    number of records than the manifest says.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str], task: str):
+        self._paths = task_files(directory, task)
+        self._task = task
+        readers = [self._reader(path) for path in self._paths]
+        self._ends = list(itertools.accumulate(count for _, count in readers))
+        self._readers = [reader for reader, _ in readers]
+        self._lock = threading.Lock()
+        expected = read_manifest(directory)["tasks"][task]["count"]
+        if len(self) != expected:
+            raise ShardError(
+                f"the files of task {task!r} in {directory} hold {len(self)} records, their"
+                f" manifest says {expected}: copy the directory whole or build the shards again"
+            )
+
+    def _reader(self, path: str) -> tuple[Any, int]:
+        try:
+            reader = array_record_module.ArrayRecordReader(path)
+            count = reader.num_records()
+        except Exception as error:  # what a damaged file raises is not documented
+            raise self._damaged(path, str(error)) from error
+        if not count:  # none is written so
+            raise self._damaged(path, "it has no index of records")
+        return reader, count
+
+    def _damaged(self, path: str, what: str) -> ShardError:
+        return ShardError(
+            f"{path} (task {self._task!r}) cannot be read: {what.strip()[:300]}; it is"
+            " truncated or damaged: copy it again or build the shards again"
+        )
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def __getitem__(self, number: int) -> bytes:
+        if not 0 <= number < len(self):
+            raise IndexError(f"record {number} of {len(self)}")
+        file = bisect.bisect_right(self._ends, number)
+        begin = self._ends[file - 1] if file else 0
+        try:
+            with self._lock:
+                (record,) = self._readers[file].read([number - begin])
+        except Exception as error:
+            raise self._damaged(
+                self._paths[file], f"record {number - begin}: {error}"
+            ) from error
+        return record
+
+
 def read_examples(
     directory: str | os.PathLike[str], task: str | None = None
 ) -> Iterator[Example]:
     """The examples of one task, or of all tasks by name, in the order they were written."""
     tasks = [task] if task is not None else sorted(read_manifest(directory)["tasks"])
     for name in tasks:
-        for path in task_files(directory, name):
-            reader = array_record_module.ArrayRecordReader(path)
-            count = reader.num_records()
-            for start in range(0, count, _READ_BATCH):
-                for record in reader.read(start, min(start + _READ_BATCH, count)):
-                    yield decode(record)
-            reader.close()
+        for record in TaskRecords(directory, name):
+            yield decode(record)
 
 
 class _TaskWriter:

@@ -6,7 +6,7 @@ with respect to one of the two trees only; the other is an argument that is neve
 
 from __future__ import annotations
 
-import math
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -14,9 +14,11 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from alignuser_jax.model import Decoder, merge, split
+from alignuser_jax.parallel import batch_shards
 from alignuser_jax.training.config import TrainConfig
 from alignuser_jax.training.data import Batch
 from alignuser_jax.training.loss import cross_entropy, fold_weights, task_sums
@@ -32,7 +34,10 @@ class TrainState(NamedTuple):
 
 
 class StepOutput(NamedTuple):
-    """Per-task (Σ w·nll, Σ w) pairs, divided by whoever reports them; `K` tasks by name."""
+    """Per-task (Σ w·nll, Σ w) pairs, divided by whoever reports them; `K` tasks by name.
+
+    `tokens` are those that are no padding; `attended` is how many tokens one of them sees on
+    average, itself included."""
 
     loss: Float[Array, ""]
     nll: Float[Array, " K"]
@@ -40,6 +45,7 @@ class StepOutput(NamedTuple):
     grad_norm: Float[Array, ""]
     learning_rate: Float[Array, ""]
     tokens: Int[Array, ""]
+    attended: Float[Array, ""]
 
 
 class Parts(NamedTuple):
@@ -75,13 +81,45 @@ def trainable_parts(decoder: Decoder, trainable: str) -> Parts:
     return parts
 
 
+def abstract_state(parts: Parts, config: TrainConfig) -> TrainState:
+    """The shapes, types and places of a state; moments lie as their weights do."""
+    abstract = jax.eval_shape(functools.partial(_start, config), parts.params)
+    layout = jax.tree.map(lambda leaf: getattr(leaf, "sharding", None), parts.params)
+    first = jax.tree.leaves(parts.params)[0]
+    rest = getattr(first, "sharding", None)
+    if isinstance(rest, NamedSharding):
+        rest = NamedSharding(rest.mesh, PartitionSpec())
+
+    def placed(leaf, sharding):
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    def of_moment(moment, weight, sharding):  # Adafactor's are smaller than their weight
+        return placed(moment, sharding if moment.shape == weight.shape else rest)
+
+    return TrainState(
+        placed(abstract.step, rest),
+        jax.tree.map(placed, abstract.params, layout, is_leaf=lambda x: x is None),
+        optax.tree.map_params(
+            make_optimizer(config),
+            of_moment,
+            abstract.opt_state,
+            abstract.params,
+            layout,
+            transform_non_params=lambda leaf: placed(leaf, rest),
+        ),
+    )
+
+
 def init_state(parts: Parts, config: TrainConfig) -> TrainState:
     """The state at step 0, on its own copy of the weights (a step donates its state)."""
-    params = jax.tree.map(jnp.copy, parts.params)
-    opt_state = make_optimizer(config).init(params)
-    state = TrainState(jnp.zeros((), jnp.int32), params, opt_state)
-    # Committed from the start, as restored and stepped states are: one compilation.
-    return jax.device_put(state, jax.tree.leaves(params)[0].sharding)
+    # Placed from the start, as restored and stepped states are: one compilation.
+    places = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(parts, config))
+    return jax.jit(functools.partial(_start, config), out_shardings=places)(parts.params)
+
+
+def _start(config: TrainConfig, params: nnx.State) -> TrainState:
+    params = jax.tree.map(jnp.copy, params)
+    return TrainState(jnp.zeros((), jnp.int32), params, make_optimizer(config).init(params))
 
 
 def make_train_step(
@@ -89,9 +127,10 @@ def make_train_step(
 ) -> Callable[[TrainState, nnx.State, Batch], tuple[TrainState, StepOutput]]:
     """`(state, frozen, batch) -> (state, output)`, jitted, the state donated.
 
-    The loss is decision 6's, over the whole batch; `config.accumulation` micro-batches change
-    memory only.
+    The loss is decision 6's, over the whole batch; how it is cut into micro-batches changes
+    memory only (and which dropout masks are drawn).
     """
+    config = config.on(jax.default_backend())
     lambdas = _lambdas(tasks, config.task_weights)
     optimizer, schedule = make_optimizer(config), learning_rate(config)
 
@@ -104,6 +143,7 @@ def make_train_step(
     def step(state: TrainState, frozen: nnx.State, batch: Batch):
         folded, weight = fold_weights(batch.weights, batch.task, lambdas)
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+        real = batch.segment_ids != 0
 
         def add(carry, xs):
             index, micro = xs
@@ -112,35 +152,36 @@ def make_train_step(
             )
             return (carry[0] + loss, jax.tree.map(jnp.add, carry[1], grads)), nll
 
-        parts_of_batch = jax.tree.map(
-            lambda x: x.reshape(config.accumulation, -1, x.shape[-1]),
-            batch._replace(weights=folded),
-        )
         zero = (jnp.float32(0), jax.tree.map(jnp.zeros_like, state.params))
-        xs = (jnp.arange(config.accumulation), parts_of_batch)
+        xs = (jnp.arange(len(folded)), batch._replace(weights=folded))
         (loss, grads), nll = jax.lax.scan(add, zero, xs)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         output = StepOutput(
             loss=loss,
-            nll=task_sums(batch.weights * nll.reshape(folded.shape), batch.task, len(tasks)),
+            nll=task_sums(batch.weights * nll, batch.task, len(tasks)),
             weight=weight,
             grad_norm=optax.tree.norm(grads),
             learning_rate=jnp.asarray(schedule(state.step), jnp.float32),
-            tokens=jnp.sum(batch.segment_ids != 0),
+            tokens=jnp.sum(real),
+            attended=jnp.sum(jnp.where(real, batch.positions + 1.0, 0)) / jnp.sum(real),
         )
         params = optax.apply_updates(state.params, updates)
         return TrainState(state.step + 1, params, opt_state), output
 
-    return jax.jit(step, donate_argnums=0)
+    # What comes out lies where it went in: one compilation.
+    places = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(parts, config))
+    return jax.jit(step, donate_argnums=0, out_shardings=(places, None))
 
 
 def make_eval_step(
     parts: Parts, tasks: Sequence[str], config: TrainConfig
 ) -> Callable[[nnx.State, nnx.State, Batch], tuple[Array, Array]]:
     """`(params, frozen, batch) -> (Σ w·nll [K], Σ w [K])`, jitted, without dropout."""
+    config = config.on(jax.default_backend())
 
     def step(params: nnx.State, frozen: nnx.State, batch: Batch):
-        _, nll = _loss(parts.join(params, frozen), batch, config, None)
+        decoder = parts.join(params, frozen)
+        nll = jax.lax.map(lambda micro: _loss(decoder, micro, config, None)[1], batch)
         sums = task_sums(batch.weights * nll, batch.task, len(tasks))
         return sums, task_sums(batch.weights, batch.task, len(tasks))
 
@@ -148,13 +189,20 @@ def make_eval_step(
 
 
 def _loss(decoder: Decoder, batch: Batch, config: TrainConfig, key: Array | None):
+    """`(Σ w·nll, nll [B T])` of one micro-batch `[B T]`."""
+    segments, lengths = batch.segment_ids, None
+    if not config.packing:  # one example a row: all back ends know where it ends
+        segments, lengths = None, jnp.sum(batch.segment_ids != 0, axis=1)
     hidden, _ = decoder(
         batch.tokens,
         batch.positions,
-        batch.segment_ids,
+        segments,
+        lengths=lengths,
+        implementation=config.attention,
         remat=config.remat,
         dropout_key=key if decoder.lora.dropout else None,
     )
+    mesh = jax.sharding.get_abstract_mesh()
     return cross_entropy(
         hidden,
         decoder.head(),
@@ -162,14 +210,8 @@ def _loss(decoder: Decoder, batch: Batch, config: TrainConfig, key: Array | None
         batch.weights,
         trained_head=config.trainable == "full",
         chunk=config.loss_chunk,
-        groups=_batch_shards(),
+        groups=1 if mesh.empty else batch_shards(mesh),
     )
-
-
-def _batch_shards() -> int:
-    """Devices that the batch axis is spread over under the current mesh."""
-    mesh = jax.sharding.get_abstract_mesh()
-    return 1 if mesh.empty else math.prod(mesh.shape[axis] for axis in ("data", "fsdp"))
 
 
 def _lambdas(tasks: Sequence[str], weights: Mapping[str, float]) -> Any:

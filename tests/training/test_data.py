@@ -11,11 +11,11 @@ from alignuser_jax.language.render import render
 from alignuser_jax.records import Example, Message, Span
 from alignuser_jax.training.config import TrainConfig
 from alignuser_jax.training.data import (
+    Batches,
     Counts,
-    _Epochs,
+    _Stream,
     sequence,
     split_replies,
-    training_batches,
     validation_batches,
 )
 from alignuser_jax.training.records_io import ShardError, write_shards
@@ -24,7 +24,8 @@ QUOTAS = {"reflection": 1, "world_model": 3}
 
 
 def config(**changes):
-    return TrainConfig(**{"steps": 1, "batch_size": 4, "seq_len": 96, "seed": 3, **changes})
+    given = {"steps": 1, "batch_size": 4, "seq_len": 96, "seed": 3, **changes}
+    return TrainConfig(**given).on("cpu")
 
 
 def take(iterator, n):
@@ -39,6 +40,9 @@ def assert_same(a, b):
 
 def segments(batch):
     """(task, tokens, targets, weights) of every example in a batch, positions checked."""
+    batch = batch._replace(
+        **{name: x.reshape(-1, x.shape[-1]) for name, x in batch._asdict().items()}
+    )
     for row in range(len(batch.tokens)):
         for segment in sorted(set(batch.segment_ids[row]) - {0}):
             at = batch.segment_ids[row] == segment
@@ -53,14 +57,56 @@ def segments(batch):
 
 @pytest.mark.parametrize("packing", [True, False])
 def test_shapes_quotas_and_types(shards, tokenizer, packing):
-    batches = iter(training_batches(str(shards), tokenizer, QUOTAS, config(packing=packing)))
-    for batch in take(batches, 3):
-        assert all(field.shape == (4, 96) for field in batch)
+    settings = config(packing=packing, accumulation=2)
+    lengths = set()
+    for batch in take(Batches(str(shards), tokenizer, QUOTAS, settings), 30):
+        lengths.add(batch.tokens.shape[-1])
+        assert all(field.shape == (2, 2, batch.tokens.shape[-1]) for field in batch)
         assert batch.tokens.dtype == np.int32 and batch.weights.dtype == np.float32
-        assert [int(row[0]) for row in batch.task] == [0, 1, 1, 1]
-        assert (batch.task == batch.task[:, :1]).all()
+        assert batch.task[:, :, 0].tolist() == [[0, 1], [1, 1]]
+        assert (batch.task == batch.task[:, :, :1]).all()
         assert (batch.weights[batch.segment_ids == 0] == 0).all()
-        assert (batch.segment_ids.max(axis=1) > 1).any() == packing
+        assert (batch.segment_ids.max(axis=-1) > 1).any() == packing
+    assert lengths <= set(settings.lengths)
+    assert settings.lengths == ((96,) if packing else (12, 24, 48, 96))
+    assert (len(lengths) == 1) == packing
+
+
+def test_a_batch_without_packing_has_the_shortest_length_that_holds_it(shards, tokenizer):
+    for batch in take(Batches(str(shards), tokenizer, QUOTAS, config(packing=False)), 10):
+        assert batch.tokens.shape[-1] < 2 * (batch.segment_ids != 0).sum(axis=-1).max()
+
+
+def test_packing_must_be_decided(shards, tokenizer):
+    undecided = TrainConfig(steps=1, batch_size=4)
+    with pytest.raises(ValueError, match=r"config\.on\(platform\)"):
+        Batches(str(shards), tokenizer, QUOTAS, undecided)
+    assert undecided.on("cpu").packing and undecided.on("tpu").packing
+    assert undecided.on("gpu").packing is False and undecided.on("gpu").attention == "cudnn"
+    with pytest.raises(ValueError, match="look across the examples"):
+        config(packing=True, attention="cudnn")
+
+
+@pytest.mark.parametrize("packing", [True, False])
+def test_a_process_reads_its_rows_of_the_same_batch(shards, tokenizer, packing):
+    settings = config(packing=packing, accumulation=2)
+    whole = take(Batches(str(shards), tokenizer, QUOTAS, settings), 6)
+    for rows, places in (([0, 2], [0]), ([1, 3], [1]), ([0, 1, 2, 3], [0, 1])):
+        part = Batches(str(shards), tokenizer, QUOTAS, settings, rows=rows)
+        assert_same(take(part, 6), [[x[:, places] for x in batch] for batch in whole])
+    # other processes go on where these stopped: the states of all rows together
+    halves = [
+        Batches(str(shards), tokenizer, QUOTAS, settings, rows=r) for r in ([0, 2], [1, 3])
+    ]
+    for half in halves:
+        take(half, 3)
+    together = json.loads(json.dumps(halves[0].get_state() | halves[1].get_state()))
+    alone = Batches(str(shards), tokenizer, QUOTAS, settings)
+    alone.set_state(together)
+    assert_same(take(alone, 3), whole[3:])
+    other = Batches(str(shards), tokenizer, QUOTAS, settings, rows=[0, 1])
+    other.set_state(together)
+    assert next(other).tokens.shape[:2] == (2, 1)
 
 
 def test_packed_rows_hold_the_examples_of_an_epoch_and_no_others(shards, tokenizer):
@@ -70,31 +116,27 @@ def test_packed_rows_hold_the_examples_of_an_epoch_and_no_others(shards, tokeniz
         index = sorted(QUOTAS).index(example.task)
         expected[(index, *(tuple(row[k]) for k in ("tokens", "targets", "weights")))] += 1
     seen = Counter()
-    for batch in take(iter(training_batches(str(shards), tokenizer, QUOTAS, config())), 40):
+    for batch in take(Batches(str(shards), tokenizer, QUOTAS, config()), 40):
         seen.update(segments(batch))
     assert set(seen) == set(expected)
 
 
-def test_resume_is_bit_identical_and_the_state_is_json(shards, tokenizer):
-    dataset = training_batches(str(shards), tokenizer, QUOTAS, config())
-    whole = take(iter(dataset), 9)
-    first = iter(dataset)
-    take(first, 4)
-    state = json.loads(json.dumps(first.get_state()))
-    again = iter(training_batches(str(shards), tokenizer, QUOTAS, config()))
-    again.set_state(state)
-    assert_same(take(again, 5), whole[4:])
-    for number in (1, 2, 3):
-        first, again = iter(dataset), iter(dataset)
+@pytest.mark.parametrize("packing", [True, False])
+def test_resume_is_bit_identical_and_the_state_is_json(shards, tokenizer, packing):
+    def batches():
+        return Batches(str(shards), tokenizer, QUOTAS, config(packing=packing))
+
+    whole = take(batches(), 9)
+    for number in (1, 2, 3, 4):
+        first, again = batches(), batches()
         take(first, number)
-        again.set_state(first.get_state())
-        assert_same(take(again, 2), whole[number : number + 2])
+        again.set_state(json.loads(json.dumps(first.get_state())))
+        assert_same(take(again, 5), whole[number : number + 5])
 
 
 def test_seed_decides_the_order(shards, tokenizer):
     one, same, other = (
-        take(iter(training_batches(str(shards), tokenizer, QUOTAS, config(seed=s))), 1)
-        for s in (1, 1, 2)
+        take(Batches(str(shards), tokenizer, QUOTAS, config(seed=s)), 1) for s in (1, 1, 2)
     )
     assert_same(one, same)
     assert (one[0].tokens != other[0].tokens).any()
@@ -131,9 +173,9 @@ def test_too_long_is_cut_on_the_left_only_where_the_reply_survives(tokenizer):
 
 def test_nothing_that_fits_is_an_error_not_a_hang(tmp_path, tokenizer):
     write_shards([conversation("visit", 1)], tmp_path, manifest=SOURCE)
-    batches = training_batches(str(tmp_path), tokenizer, {"visit": 4}, config(seq_len=4))
+    batches = Batches(str(tmp_path), tokenizer, {"visit": 4}, config(seq_len=4))
     with pytest.raises(ShardError, match="none of the first .*'visit'.*seq_len=4"):
-        next(iter(batches))
+        next(batches)
 
 
 def test_one_example_per_reply_where_the_template_rewrites_replies(shards, tokenizer):
@@ -161,7 +203,7 @@ def test_validation_has_every_example_once_in_whole_batches(validation, tokenize
         for _ in range(2)
     ]
     assert_same(*batches)
-    assert all(batch.tokens.shape == (4, 96) for batch in batches[0])
+    assert all(batch.tokens.shape == (1, 4, 96) for batch in batches[0])
     found = Counter(s for batch in batches[0] for s in segments(batch))
     assert found.total() == 5 and {task for task, *_ in found} == {1}
 
@@ -200,11 +242,13 @@ def test_messages_without_trained_weight_are_refused(tokenizer):
     assert counts.refused == 1
 
 
-def test_each_epoch_is_another_permutation():
+def test_each_epoch_is_another_permutation_that_streams_share_out():
     source = [bytes([n]) for n in range(20)]
-    records = _Epochs(source, 0, "visit")
+    records = _Stream(source, 0, "visit")
     epochs = [[records[20 * epoch + n] for n in range(20)] for epoch in range(3)]
     assert all(sorted(epoch) == source for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 3
-    assert epochs[2] == [_Epochs(source, 0, "visit")[40 + n] for n in range(20)]
-    assert epochs[0] != [_Epochs(source, 1, "visit")[n] for n in range(20)]
+    assert epochs[2] == [_Stream(source, 0, "visit")[40 + n] for n in range(20)]
+    assert epochs[0] != [_Stream(source, 1, "visit")[n] for n in range(20)]
+    thirds = [_Stream(source, 0, "visit", start, 3) for start in range(3)]
+    assert [thirds[n % 3][n // 3] for n in range(60)] == [r for epoch in epochs for r in epoch]

@@ -55,7 +55,7 @@ def test_both_losses_fall_and_a_stopped_run_ends_the_same(
         assert after["weight"] == before["weight"] > 0
     steps = [line for line in straight.metrics if "loss" in line]
     assert [line["step"] for line in steps] == list(range(1, 31))
-    assert {line["compilations"] for line in steps} == {1}
+    assert {line["timing"]["compilations"] for line in steps} == {1}
     assert all(0 < line["tokens"] <= line["padded_tokens"] == 256 for line in steps)
     assert straight.counts["reflection"].read > 0
     assert list((tmp_path / "a" / "tensorboard").iterdir())

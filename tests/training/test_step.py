@@ -6,7 +6,7 @@ import pytest
 
 from alignuser_jax.model import split
 from alignuser_jax.training.config import TrainConfig
-from alignuser_jax.training.data import training_batches
+from alignuser_jax.training.data import Batches
 from alignuser_jax.training.optimizer import decayed, learning_rate
 from alignuser_jax.training.step import (
     init_state,
@@ -20,16 +20,22 @@ TASKS = ["reflection", "world_model"]
 
 def config(**changes):
     given = {"batch_size": 8, "seq_len": 64, "learning_rate": 1e-2, "loss_chunk": 64}
-    return TrainConfig(**{"steps": 10, **given, **changes})
+    return TrainConfig(**{"steps": 10, **given, **changes}).on("cpu")
 
 
 @pytest.fixture(scope="module")
 def batch(shards, tokenizer):
     quotas = dict.fromkeys(TASKS, 4)
-    return next(iter(training_batches(str(shards), tokenizer, quotas, config())))
+    return next(Batches(str(shards), tokenizer, quotas, config()))
+
+
+def cut(batch, accumulation):
+    """The batch of one micro-batch as several."""
+    return jax.tree.map(lambda x: x.reshape(accumulation, -1, x.shape[-1]), batch)
 
 
 def one_step(decoder, batch, config, steps=1):
+    batch = cut(batch, config.accumulation)
     parts = trainable_parts(decoder, config.trainable)
     step, state = make_train_step(parts, TASKS, config), init_state(parts, config)
     for _ in range(steps):
@@ -39,6 +45,7 @@ def one_step(decoder, batch, config, steps=1):
 
 
 def task_means(decoder, batch):
+    batch = jax.tree.map(lambda x: x[0], batch)
     hidden, _ = decoder(batch.tokens, batch.positions, batch.segment_ids)
     nll = -np.take_along_axis(
         np.asarray(jax.nn.log_softmax(decoder.logits(hidden))), batch.targets[..., None], -1
