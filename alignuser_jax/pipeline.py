@@ -163,9 +163,11 @@ def _model_directory(experiment: Experiment, run: Path) -> Path:
     return directory
 
 
-def start_decoder(experiment: Experiment, tokenizer: TextTokenizer, run: Path, stage: str):
+def start_decoder(
+    experiment: Experiment, tokenizer: TextTokenizer, run: Path, stage: str, mesh=None
+):
     """The decoder that a stage starts from: random before "pretrain", else the backbone (or
-    the first stage's result) with fresh adapters."""
+    the first stage's result) with fresh adapters, laid out over `mesh` where one is given."""
     import jax.numpy as jnp
 
     from alignuser_jax.model import init_decoder, load_decoder
@@ -174,7 +176,8 @@ def start_decoder(experiment: Experiment, tokenizer: TextTokenizer, run: Path, s
     if stage == "pretrain":
         config = replace(experiment.decoder, vocab_size=tokenizer.vocab_size)
         return init_decoder(config, seed=experiment.seed, dtype=dtype)
-    return load_decoder(_model_directory(experiment, run), experiment.lora, dtype=dtype)
+    directory = _model_directory(experiment, run)
+    return load_decoder(directory, experiment.lora, dtype=dtype, mesh=mesh)
 
 
 def train_stage(
@@ -185,23 +188,36 @@ def train_stage(
     *,
     shards: Path | None = None,
     out: Path | None = None,
+    mesh=None,
+    checkpoints: str | None = None,
+    profile: tuple[int, int] | None = None,
     **changes: Any,
 ):
-    """Train one stage (or finish it); returns the `TrainResult`."""
-    from alignuser_jax.training.loop import train
+    """Train one stage (or finish it); returns the `TrainResult`.
+
+    `mesh`: the devices (`parallel.make_mesh`); without one the first device trains.
+    `checkpoints`, `profile`: see `training.loop.train`. `changes` are to the stage's
+    `TrainConfig`."""
+    from alignuser_jax.training.loop import check_rows, train
 
     config = replace(experiment.stage(stage)[0], **changes)
+    if mesh is not None:
+        check_rows(config, mesh)  # before anything is loaded
     shards = shards or run / "shards" / stage
     tokenizer = tokenizer_of(experiment, dataset, run)
     validation = shards / "validation"
     return train(
         config,
-        start_decoder(experiment, tokenizer, run, stage),
+        start_decoder(experiment, tokenizer, run, stage, mesh),
         shards,
         tokenizer,
         out or run / stage,
+        mesh=mesh,
+        checkpoints_dir=checkpoints,
         validation_dir=validation if validation.is_dir() else None,
         base=experiment.backbone,
+        about={"experiment": resolved(experiment), "stage": stage, "dataset": dataset.hash},
+        profile=profile,
     )
 
 

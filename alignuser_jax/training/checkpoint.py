@@ -87,7 +87,7 @@ class Checkpoints:
             )
         options = ocp.CheckpointManagerOptions(
             preservation_policy=policies.AnyPreservationPolicy(kept),
-            best_fn=_loss,
+            best_fn=_loss if keep_best else None,
             best_mode="min",
             cleanup_tmp_directories=True,
         )

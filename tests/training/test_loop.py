@@ -2,9 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -151,49 +148,3 @@ def test_tokenizer_must_fit_the_decoder(tmp_path, make_decoder, shards, tokenize
 
     with pytest.raises(ValueError, match="do not belong together"):
         train(config(), make_decoder(rank=1), shards, Larger(), tmp_path)
-
-
-RUN = """
-import sys, pathlib
-sys.path[:0] = [{tests!r}]
-from alignuser_jax.language.tokenizer import TextTokenizer
-from alignuser_jax.model import DecoderConfig, LoraConfig, init_decoder
-from alignuser_jax.training.config import TrainConfig
-from alignuser_jax.training.loop import train
-tokenizer = TextTokenizer.load({tokenizer!r})
-decoder = init_decoder(
-    DecoderConfig(tokenizer.vocab_size, 16, 32, 2, 2, 1, 8), LoraConfig(rank=2))
-train(TrainConfig(steps=40, batch_size=4, seq_len=64, learning_rate=1e-2, save_every=3),
-      decoder, {shards!r}, tokenizer, sys.argv[1])
-"""
-
-
-@pytest.mark.slow
-def test_sigkill_at_any_moment_changes_nothing(tmp_path, shards, tokenizer):
-    tokenizer.save(tmp_path / "tokenizer")
-    script = tmp_path / "run.py"
-    script.write_text(
-        RUN.format(
-            tests=str(Path(__file__).parent),
-            tokenizer=str(tmp_path / "tokenizer"),
-            shards=str(shards),
-        )
-    )
-
-    def run(out, kill_after_lines=None):
-        process = subprocess.Popen([sys.executable, str(script), str(tmp_path / out)])
-        while kill_after_lines is not None and process.poll() is None:
-            metrics = tmp_path / out / METRICS
-            if metrics.is_file() and metrics.read_text().count("\n") >= kill_after_lines:
-                process.kill()
-                break
-        return process.wait()
-
-    assert run("a") == 0
-    for lines in (1, 7, 14, 22):
-        assert run("b", lines) == -signal.SIGKILL
-    assert run("b") == 0
-    assert untimed(tmp_path / "a") == untimed(tmp_path / "b")
-    a, b = (tmp_path / out / "adapter" / "adapter_model.safetensors" for out in "ab")
-    assert a.read_bytes() == b.read_bytes()
-    assert read_adapter(tmp_path / "a" / "adapter")[0].rank
