@@ -51,7 +51,7 @@ env -0 > "$NOTES/$task.env"
 if [[ -e $NOTES/until-stopped ]]; then
   trap 'echo TERM >> "$NOTES/$task.signals"; exit 85' TERM
   touch "$NOTES/$task.started"
-  while true; do sleep 0.05; done
+  for ((i = 0; i < 1000; i++)); do sleep 0.05; done
 fi
 code=$(head -n 1 "$NOTES/codes"); sed -i 1d "$NOTES/codes"
 exit "$code"
@@ -106,7 +106,11 @@ esac
 
 
 class Stage:
-    """A folder of stand-ins on PATH that note in `notes` how they were called."""
+    """A folder of stand-ins on PATH that note in `notes` how they were called.
+
+    `alignuser train` ends with the next of `codes` (tasks of Slurm then run in turn), or, where
+    `notes/until-stopped` is, waits for a TERM (all at once).
+    """
 
     def __init__(self, folder):
         self.folder, self.notes = folder, folder / "notes"
