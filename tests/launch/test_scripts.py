@@ -140,6 +140,7 @@ class Stage:
         return subprocess.Popen(
             ["bash", script, *words], env=given, cwd=self.folder,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            start_new_session=True,
         )  # fmt: skip
 
     def lines(self, name):
@@ -182,7 +183,11 @@ def tpu_vm(stage, *words, states, **changes):
 
 
 def finish(process):
-    output, _ = process.communicate(timeout=60)
+    try:
+        output, _ = process.communicate(timeout=60)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
     return process.returncode, output
 
 
