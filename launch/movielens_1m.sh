@@ -7,6 +7,7 @@
 # ML-1M: folder of ratings.dat, users.dat, movies.dat; PLOTS: file of descriptions.
 # RUNS (default runs/ml-1m): where it goes. A step that is run again goes on where it was, so two
 # lanes can share the steps between two cores: what each needs stands beside it.
+# shellcheck disable=SC2086  # lists of flags are split into words on purpose
 set -euo pipefail
 
 ml_1m=$1 plots=$2

@@ -1,0 +1,125 @@
+"""Model FLOPs per token, and the peak of the chips they are held against: what MFU means here.
+
+Counted is what the model needs, by rule, whatever a program does to get it: work done again by
+rematerialisation, the norms and the adapters themselves (under 1 % at rank 16) are not, and the
+head is counted for every token though the loss skips positions without weight. No jax here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from alignuser_jax.model.config import DecoderConfig
+
+Trainable = Literal["lora", "full"]
+
+
+def matmul_parameters(config: DecoderConfig) -> int:
+    """Weights that every token is multiplied by: the layers' projections and the head. The
+    embedding is looked up, and counts only where it is the head too."""
+    c = config
+    attention = 2 * (c.num_heads + c.num_kv_heads) * c.head_dim * c.hidden_size  # q, o; k, v
+    layer = attention + 3 * c.hidden_size * c.intermediate_size
+    return c.num_layers * layer + (0 if c.headless else c.vocab_size * c.hidden_size)
+
+
+def matmul_flops(config: DecoderConfig, trainable: Trainable) -> int:
+    """FLOPs per token of the weights, forward and backward.
+
+    A weight costs 2 (multiply, add) in each product that it is part of: forward and gradient of
+    the input, and in full training the gradient of the weight. So 4N for LoRA, 6N in full
+    training (Kaplan et al. 2020, section 2.1), with N of `matmul_parameters`.
+    """
+    if trainable not in ("lora", "full"):
+        raise ValueError(f"trainable is {trainable!r}: expected 'lora' or 'full'")
+    return (4 if trainable == "lora" else 6) * matmul_parameters(config)
+
+
+def attention_flops(config: DecoderConfig, length: float) -> float:
+    """FLOPs per token of causal attention's scores and sums, forward and backward.
+
+    A pair of query and key costs, per layer, 2·heads·head_dim in each of six products: forward
+    q·k and p·v, backward the gradients of q, k, p and v, which are activations, so LoRA saves
+    none. A causal query sees (length + 1) / 2 keys on average, taken as length / 2:
+    6·layers·length·heads·head_dim. A sliding window w < length leaves w - w²/(2·length) keys.
+
+    `length`: tokens of a segment. In packed rows that is the mean over tokens, not over
+    segments: sum(n²) / sum(n) for segments of n tokens; the row length is an upper bound.
+    """
+    keys = 0.0
+    for window in config.windows():
+        whole = window is None or window >= length
+        keys += length / 2 if whole else window - window**2 / (2 * length)
+    return 12 * keys * config.num_heads * config.head_dim
+
+
+def train_flops(config: DecoderConfig, trainable: Trainable, length: float) -> float:
+    """Model FLOPs of one trained token; `length` as in `attention_flops`."""
+    return matmul_flops(config, trainable) + attention_flops(config, length)
+
+
+@dataclass(frozen=True)
+class Chip:
+    """One `jax.Device`: dense bf16 FLOP/s and bytes of HBM, from the vendor's data sheet.
+
+    `kinds`: what `jax.Device.device_kind` calls it.
+    """
+
+    name: str
+    peak_flops: float
+    hbm_bytes: int
+    kinds: tuple[str, ...]
+
+
+_GB, _GIB, _TERA = 10**9, 2**30, 1e12
+
+# NVIDIA's data sheets give bf16 with 2:4 sparsity from Hopper on, which is twice the dense rate
+# used here, and memory in GB. A driver reports a little more than 10^9 bytes for each; what is
+# beyond is left as room for the driver itself.
+# Google's pages give chips. A `jax.Device` is a chip, but on TPU7x, whose two chiplets are two
+# devices (docs.cloud.google.com/tpu/docs/tpu7x), half of one.
+CHIPS = (
+    # NVIDIA A100 Tensor Core GPU data sheet (2021): 312 TFLOPS
+    Chip(
+        "a100-40",
+        312 * _TERA,
+        40 * _GB,
+        ("NVIDIA A100-SXM4-40GB", "NVIDIA A100-PCIE-40GB"),
+    ),
+    Chip(
+        "a100-80",
+        312 * _TERA,
+        80 * _GB,
+        ("NVIDIA A100-SXM4-80GB", "NVIDIA A100 80GB PCIe"),
+    ),
+    # NVIDIA H100 Tensor Core GPU data sheet: SXM 1,979, PCIe 1,513, NVL 1,671 TFLOPS, sparse
+    Chip("h100", 989.5 * _TERA, 80 * _GB, ("NVIDIA H100 80GB HBM3",)),
+    Chip("h100-pcie", 756.5 * _TERA, 80 * _GB, ("NVIDIA H100 PCIe",)),
+    Chip("h100-nvl", 835.5 * _TERA, 94 * _GB, ("NVIDIA H100 NVL",)),
+    # NVIDIA H200 Tensor Core GPU data sheet: SXM 1,979 TFLOPS, sparse
+    Chip("h200", 989.5 * _TERA, 141 * _GB, ("NVIDIA H200",)),
+    # NVIDIA DGX B200 and HGX B200 data sheets: 36 PFLOPS sparse and 1,440 GB for 8
+    Chip("b200", 2250 * _TERA, 180 * _GB, ("NVIDIA B200",)),
+    # docs.cloud.google.com/tpu/docs: v4, v5e, v5p, v6e, tpu7x
+    Chip("v4", 275 * _TERA, 32 * _GIB, ("TPU v4",)),
+    Chip("v5e", 197 * _TERA, 16 * _GIB, ("TPU v5 lite", "TPU v5e")),
+    Chip("v5p", 459 * _TERA, 95 * _GIB, ("TPU v5", "TPU v5p")),
+    Chip("v6e", 918 * _TERA, 32 * _GIB, ("TPU v6 lite", "TPU v6e")),
+    Chip("v7x", 2307 / 2 * _TERA, 192 * _GIB // 2, ("TPU7x",)),
+)
+
+
+def find_chip(name: str) -> Chip:
+    """The chip of a name ("h100") or of a `jax.Device.device_kind` ("NVIDIA H200").
+
+    Raises `ValueError`, with all known ones, for any other: a guessed peak is a wrong MFU.
+    """
+    for chip in CHIPS:
+        if name.lower() in (chip.name, *(kind.lower() for kind in chip.kinds)):
+            return chip
+    known = ", ".join(f"{chip.name} ({' or '.join(chip.kinds)})" for chip in CHIPS)
+    raise ValueError(
+        f"no peak is known for a chip called {name!r}; known are {known}: give one of these, "
+        "or add yours to CHIPS in alignuser_jax/training/flops.py"
+    )

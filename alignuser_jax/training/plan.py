@@ -1,0 +1,268 @@
+"""The dry run: what a training run needs and can reach, before a weight is read.
+
+Everything is shapes: the step is compiled for the mesh from `ShapeDtypeStruct`s and the
+compiler says what memory it takes. It runs without the chips too, on simulated CPU devices
+(`devices_for`), where the compiler's part is a guide and not the chip's own number: XLA's CPU
+backend keeps float32 copies of bfloat16 weights and activations, which makes it larger, and
+orders the work in its own way.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.extend.backend import clear_backends
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from alignuser_jax.model import Decoder, count_parameters, split
+from alignuser_jax.parallel import shardings
+from alignuser_jax.training.config import TrainConfig
+from alignuser_jax.training.data import Batch
+from alignuser_jax.training.flops import (
+    Chip,
+    attention_flops,
+    find_chip,
+    matmul_flops,
+)
+from alignuser_jax.training.optimizer import make_optimizer
+from alignuser_jax.training.step import Parts, TrainState, make_train_step, trainable_parts
+
+MFU = 0.4
+"""Share of the peak that the expected speed assumes; good LoRA runs reach it (JAX.md, d)."""
+
+USABLE = 0.92
+"""Share of the HBM that a run may fill. JAX takes 0.75 of a GPU unless
+XLA_PYTHON_CLIENT_MEM_FRACTION says otherwise; the GPU launch scripts say this."""
+
+WORKING = "working memory"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`memory_bytes`: kind -> bytes on each device. All but `WORKING` follow from the shapes;
+    that one is the compiler's for `platform`: gradients, activations, gathered weights."""
+
+    base_parameters: int
+    adapter_parameters: int
+    trainable: str
+    mesh: Mapping[str, int]
+    chip: Chip
+    platform: str
+    rows: int
+    length: int
+    accumulation: int
+    memory_bytes: Mapping[str, int]
+    matmul_flops_per_token: float
+    attention_flops_per_token: float
+
+    @property
+    def devices(self) -> int:
+        return math.prod(self.mesh.values())
+
+    @property
+    def total_bytes(self) -> int:
+        """Per device."""
+        return sum(self.memory_bytes.values())
+
+    @property
+    def usable_bytes(self) -> int:
+        return int(USABLE * self.chip.hbm_bytes)
+
+    @property
+    def fits(self) -> bool | None:
+        """None: the shapes do and the CPU compiler's working memory on top does not, so that
+        only a dry run on the chip itself can tell."""
+        if self.total_bytes <= self.usable_bytes:
+            return True
+        resident = self.total_bytes - self.memory_bytes[WORKING]
+        return None if self.platform == "cpu" and resident <= self.usable_bytes else False
+
+    @property
+    def flops_per_token(self) -> float:
+        return self.matmul_flops_per_token + self.attention_flops_per_token
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Padding included, over all devices."""
+        return self.rows * self.length
+
+    @property
+    def flops_per_step(self) -> float:
+        return self.flops_per_token * self.tokens_per_step
+
+    @property
+    def tokens_per_second(self) -> float:
+        """On all devices together at `MFU`; padded ones, of which packing fills a share."""
+        return self.devices * self.chip.peak_flops * MFU / self.flops_per_token
+
+    def table(self) -> str:
+        """The plan as text, sizes in GiB."""
+        micro = f" in {self.accumulation} micro-batches" if self.accumulation > 1 else ""
+        matmul = self.matmul_flops_per_token / 1e9
+        attention = self.attention_flops_per_token / 1e9
+        total = self.base_parameters + self.adapter_parameters
+        verdict = {
+            True: "yes",
+            False: "no: more devices, more accumulation, or remat=full",
+            None: "unknown: the shapes do, the working memory was estimated on a CPU",
+        }[self.fits]
+        seconds = self.tokens_per_step / self.tokens_per_second
+        rows = [
+            (
+                "parameters",
+                f"{total:,}: base {self.base_parameters:,}, adapter "
+                f"{self.adapter_parameters:,}; trained: {self.trainable}",
+            ),
+            (
+                "devices",
+                f"{self.devices} {self.chip.name}, "
+                + " x ".join(f"{axis}={size}" for axis, size in self.mesh.items()),
+            ),
+            ("step", f"{self.rows} rows of {self.length} tokens{micro}"),
+            ("on each device", "GiB"),
+            *(
+                (f"  {kind}", f"{size / 2**30:8.3f}")
+                for kind, size in self.memory_bytes.items()
+            ),
+            ("  total", f"{self.total_bytes / 2**30:8.3f}"),
+            (
+                f"  of {self.chip.name}",
+                f"{self.usable_bytes / 2**30:8.3f} ({USABLE:.0%} of its memory)",
+            ),
+            ("fits", verdict),
+            ("compiled for", self.platform),
+            (
+                "model FLOPs",
+                f"{matmul + attention:.1f} G per token: weights {matmul:.1f}, attention "
+                f"{attention:.1f}; {self.flops_per_step / 1e12:,.0f} T per step",
+            ),
+            (
+                f"at {MFU:.0%} MFU",
+                f"{self.tokens_per_second / self.devices:,.0f} tokens/s per device, "
+                f"{self.tokens_per_second:,.0f} in all, {seconds:.2f} s per step",
+            ),
+        ]
+        width = max(len(name) for name, _ in rows)
+        return "\n".join(f"{name:<{width}}  {text}" for name, text in rows)
+
+
+def plan(
+    decoder: Decoder, tasks: Sequence[str], config: TrainConfig, mesh: Mesh, chip: str
+) -> Plan:
+    """Compiles one step of `config` for the mesh and adds up; nothing is allocated.
+
+    Args:
+      decoder: from `abstract_decoder`.
+      tasks: names of the shards' tasks.
+      mesh: from `parallel.make_mesh`, of real or simulated devices.
+      chip: what the run is meant for, a name of `flops.CHIPS` or a `device_kind`.
+
+    Raises `ValueError` for an unknown chip, for parameters that the mesh does not divide
+    (`parallel.shardings`), for rows that it does not divide, and as `trainable_parts` does.
+
+    XLA's own count of FLOPs is left out: it takes the body of a loop once, and the layers, the
+    micro-batches and the loss are loops.
+    """
+    found = find_chip(chip)
+    rows, spread = config.batch_size // config.accumulation, _batch_shards(mesh)
+    if rows % spread:
+        raise ValueError(
+            f"{rows} rows (batch_size={config.batch_size} / accumulation="
+            f"{config.accumulation}) cannot be spread over data x fsdp = {spread} devices: "
+            f"choose a batch_size that is a multiple of {spread * config.accumulation}"
+        )
+    parts = trainable_parts(decoder, config.trainable)
+    frozen = _placed(parts.frozen, mesh)
+    state = abstract_state(parts, config, mesh)
+    batch = abstract_batch(config, mesh)
+    with jax.set_mesh(mesh):
+        step = make_train_step(parts, tasks, config).lower(state, frozen, batch).compile()
+    memory = step.memory_analysis()
+    _, lora, base = split(decoder)
+    return Plan(
+        base_parameters=count_parameters(base),
+        adapter_parameters=count_parameters(lora),
+        trainable=config.trainable,
+        mesh=dict(mesh.shape),
+        chip=found,
+        platform=mesh.devices.flat[0].platform,
+        rows=config.batch_size,
+        length=config.seq_len,
+        accumulation=config.accumulation,
+        memory_bytes={
+            "frozen weights": _bytes_per_device(frozen),
+            "trained weights": _bytes_per_device(state.params),
+            "optimizer state": _bytes_per_device(state.opt_state),
+            "batch": _bytes_per_device(batch),
+            WORKING: memory.temp_size_in_bytes
+            + memory.output_size_in_bytes
+            - memory.alias_size_in_bytes,
+        },
+        matmul_flops_per_token=matmul_flops(decoder.config, config.trainable),
+        attention_flops_per_token=attention_flops(decoder.config, config.seq_len),
+    )
+
+
+def abstract_state(parts: Parts, config: TrainConfig, mesh: Mesh) -> TrainState:
+    """`init_state` of shapes: moments lie as their weights do, counters on every device."""
+    params = _placed(parts.params, mesh)
+    whole = NamedSharding(mesh, PartitionSpec())
+
+    def place(leaf):
+        if isinstance(leaf, nnx.State):
+            return _placed(leaf, mesh)
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole)
+
+    opt_state = jax.tree.map(
+        place,
+        jax.eval_shape(make_optimizer(config).init, params),
+        is_leaf=lambda x: isinstance(x, nnx.State),
+    )
+    return TrainState(place(jax.ShapeDtypeStruct((), jnp.int32)), params, opt_state)
+
+
+def abstract_batch(config: TrainConfig, mesh: Mesh) -> Batch:
+    """One global batch of shapes, `[accumulation, rows, T]`, rows over (data, fsdp)."""
+    shape = (config.accumulation, config.batch_size // config.accumulation, config.seq_len)
+    spread = NamedSharding(mesh, PartitionSpec(None, ("data", "fsdp"), None))
+    dtypes = {name: jnp.float32 if name == "weights" else jnp.int32 for name in Batch._fields}
+    return Batch(
+        **{n: jax.ShapeDtypeStruct(shape, d, sharding=spread) for n, d in dtypes.items()}
+    )
+
+
+def devices_for(count: int) -> list[jax.Device]:
+    """`count` devices: this machine's own where it has as many, else simulated CPU ones.
+
+    For the latter JAX's backends are started anew, so call it before any array is made.
+    """
+    if len(jax.devices()) < count:
+        clear_backends()
+        jax.config.update("jax_platforms", "cpu")
+        jax.config.update("jax_num_cpu_devices", count)
+    return jax.devices()[:count]
+
+
+def _batch_shards(mesh: Mesh) -> int:
+    return mesh.shape["data"] * mesh.shape["fsdp"]
+
+
+def _placed(state: nnx.State, mesh: Mesh) -> nnx.State:
+    return jax.tree.map(
+        lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
+        state,
+        shardings(state, mesh),
+    )
+
+
+def _bytes_per_device(tree: Any) -> int:
+    return sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(tree)
+    )
