@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -180,6 +181,34 @@ def start_decoder(
     return load_decoder(directory, experiment.lora, dtype=dtype, mesh=mesh)
 
 
+def plan_stage(experiment: Experiment, stage: str, mesh: Mapping[str, int], chip: str | None):
+    """What training a stage would need and reach on a mesh of chips (`training.plan.Plan`).
+
+    Only the shape of the model is read, and devices that are not here are simulated; call it
+    before jax has made any array. `chip` None: the one that is here."""
+    import jax
+    import jax.numpy as jnp
+
+    from alignuser_jax.model import abstract_decoder, config_directory, read_config
+    from alignuser_jax.parallel import make_mesh, mesh_sizes
+    from alignuser_jax.training.plan import devices_for, plan
+
+    config = experiment.stage(stage)[0]
+    here = len(jax.devices()) if "fsdp" not in mesh else 1
+    count = max(here, math.prod(mesh.values()))
+    devices = devices_for(count)
+    over = make_mesh(**mesh_sizes(mesh, count), devices=devices)
+    if experiment.backbone:
+        shape = read_config(config_directory(experiment.backbone) / "config.json")
+    else:
+        shape = replace(experiment.decoder, vocab_size=experiment.vocabulary)
+    dtype = jnp.dtype(experiment.dtype)
+    lora = experiment.lora if config.trainable == "lora" else None
+    decoder = abstract_decoder(shape, lora, dtype=dtype, param_dtype=dtype)
+    tasks = sorted(config.mix or experiment.stage(stage)[1].tasks)
+    return plan(decoder, tasks, config, over, chip or devices[0].device_kind)
+
+
 def train_stage(
     experiment: Experiment,
     dataset: Dataset,
@@ -198,7 +227,8 @@ def train_stage(
     `mesh`: the devices (`parallel.make_mesh`); without one the first device trains.
     `checkpoints`, `profile`: see `training.loop.train`. `changes` are to the stage's
     `TrainConfig`."""
-    from alignuser_jax.training.loop import check_rows, train
+    from alignuser_jax.training.loop import train
+    from alignuser_jax.training.step import check_rows
 
     config = replace(experiment.stage(stage)[0], **changes)
     if mesh is not None:

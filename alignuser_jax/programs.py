@@ -22,11 +22,13 @@ EXPECTED = (ValueError, OSError, RuntimeError, KeyError, FloatingPointError)
 """What the library raises for bad input and refused runs; anything else keeps its trace."""
 
 
-def experiment_flags() -> None:
-    """Defines --config, --dataset, --run and --set in the program that calls this."""
+def experiment_flags(required: bool = True) -> None:
+    """Defines --config, --dataset, --run and --set in the program that calls this.
+
+    `required=False`: it checks itself whether it has a --dataset and a --run."""
     flags.DEFINE_string("config", None, "The experiment.", required=True)
-    flags.DEFINE_string("dataset", None, "Folder of an imported dataset.", required=True)
-    flags.DEFINE_string("run", None, "Run folder.", required=True)
+    flags.DEFINE_string("dataset", None, "Folder of an imported dataset.", required=required)
+    flags.DEFINE_string("run", None, "Run folder.", required=required)
     flags.DEFINE_multi_string("set", [], "Override a setting: section.field=value.")
 
 

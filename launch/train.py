@@ -4,7 +4,7 @@
         --stage=pretrain
     alignuser train ... --stage=align --shards=runs/ml-1m/shards/shuffled \
         --out=runs/ml-1m/shuffled --set=align.seed=1
-    alignuser train --config=configs/qwen3_8b.py ... --mesh=fsdp=4,tensor=2 --dry_run
+    alignuser train --config=configs/qwen3_8b.py --mesh=fsdp=8 --dry_run --chip=h100
 
 All devices train; launch/README.md has the scripts for several hosts. The same command again
 resumes, on other devices too. SIGTERM saves and exits with code 85, on which launchers start
@@ -16,11 +16,12 @@ from pathlib import Path
 from absl import app, flags
 
 from alignuser_jax import pipeline
+from alignuser_jax.experiment import load_experiment
 from alignuser_jax.programs import experiment_flags, numbers, open_experiment
 from alignuser_jax.programs import run as run_program
 
 FLAGS = flags.FLAGS
-experiment_flags()
+experiment_flags(required=False)
 flags.DEFINE_enum("stage", "align", ["pretrain", "align"], "What is trained.")
 flags.DEFINE_string("shards", None, "Other shards than the stage's in the run.")
 flags.DEFINE_string("out", None, "Folder of the result; default: the stage's in the run.")
@@ -39,6 +40,8 @@ flags.DEFINE_enum(
 flags.DEFINE_string("coordinator", None, "host:port of process 0, to join hosts by hand.")
 flags.DEFINE_integer("processes", None, "How many, with --coordinator.")
 flags.DEFINE_integer("process", None, "Which this is, from 0, with --coordinator.")
+flags.DEFINE_bool("dry_run", False, "Say what it needs and reaches on --mesh, and exit.")
+flags.DEFINE_string("chip", None, "Of the dry run, e.g. h100, v5p; default: what is here.")
 flags.DEFINE_string("profile", None, "First:last step of a profile in OUT/profile.")
 
 
@@ -52,6 +55,13 @@ def main() -> None:
         given = [*changes, *(["shards"] if FLAGS.shards else [])]
         raise app.UsageError(f"{', '.join(given)} differ from the run's own: give --out")
     profile, mesh_flag = _profile(), numbers("mesh", int)
+    if FLAGS.dry_run:
+        experiment = load_experiment(FLAGS.config, FLAGS.set)
+        print(pipeline.plan_stage(experiment, FLAGS.stage, mesh_flag, FLAGS.chip).table())
+        return
+    missing = [f"--{name}" for name in ("dataset", "run") if not FLAGS[name].value]
+    if missing:
+        raise app.UsageError(f"{' and '.join(missing)} must be given (but for --dry_run)")
 
     import jax
 

@@ -25,7 +25,7 @@ _HOMES = {
     "peft": ("base_of", "read_adapter", "save_adapter"),
     "merged": ("export_merged",),
     "pretrained": ("LanguageModel", "load_pretrained"),
-    "hub": ("local_directory",),
+    "hub": ("config_directory", "local_directory"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = sorted(_HOME)

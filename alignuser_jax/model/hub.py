@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from absl import logging
@@ -28,14 +29,9 @@ def local_directory(source: str | Path, revision: str | None = None) -> Path:
     what is neither, `PermissionError` for private and gated models, and `ConnectionError`
     where the download fails; it can be asked again and goes on with the files that are missing.
     """
-    path, name = Path(source), str(source)
-    if path.is_dir():
-        return path
-    if path.exists() or not re.fullmatch(ID, name, re.ASCII) or re.search(r"\.\.|--", name):
-        raise FileNotFoundError(
-            f"no directory {name}: give a model's directory, or its id on the Hugging Face "
-            "hub, which is owner/name"
-        )
+    if Path(source).is_dir():
+        return Path(source)
+    name = _checked(source)
     from filelock import FileLock
     from huggingface_hub import constants
 
@@ -47,6 +43,15 @@ def local_directory(source: str | Path, revision: str | None = None) -> Path:
             found = _cached(name, revision) or _download(name, revision)
     logging.info("%s lies in %s", name, found)
     return found
+
+
+def config_directory(source: str | Path, revision: str | None = None) -> Path:
+    """A directory that holds the model's config.json, perhaps nothing else: no weights are
+    downloaded. Raises as `local_directory` does."""
+    if Path(source).is_dir():
+        return Path(source)
+    name = _checked(source)
+    return _cached(name, revision) or _download(name, revision, _config_only)
 
 
 def _cached(name: str, revision: str | None) -> Path | None:
@@ -62,13 +67,25 @@ def _cached(name: str, revision: str | None) -> Path | None:
         return None
 
 
-def _download(name: str, revision: str | None) -> Path:
+def _checked(source: str | Path) -> str:
+    """A hub id."""
+    name = str(source)
+    wrong = not re.fullmatch(ID, name, re.ASCII) or re.search(r"\.\.|--", name)
+    if wrong or Path(source).exists():
+        raise FileNotFoundError(
+            f"no directory {name}: give a model's directory, or its id on the Hugging Face "
+            "hub, which is owner/name"
+        )
+    return name
+
+
+def _download(name: str, revision: str | None, fetch: Callable | None = None) -> Path:
     from huggingface_hub import constants
 
     where = f"{name} (revision {revision or 'main'}) from {constants.ENDPOINT}"
     logging.info("downloading %s", where)
     try:
-        found = _snapshot(name, revision)
+        found = (fetch or _snapshot)(name, revision)
     except Exception as error:  # those of its HTTP client share no base with its own
         status = _status(error)
         reason = " ".join(str(error).split()) or type(error).__name__
@@ -88,7 +105,7 @@ def _download(name: str, revision: str | None) -> Path:
             f"{message}{reason}. Ask again once the hub answers (whole files are kept), or "
             "give a local directory; with HF_HUB_OFFLINE=1 only what is in the cache is used"
         ) from error
-    if missing := _missing(found):
+    if fetch is None and (missing := _missing(found)):
         raise FileNotFoundError(
             f"{name} in {found} lacks {', '.join(missing)}: expected a model with config.json "
             "and safetensors, whole; without network the cache must hold all of it"
@@ -108,6 +125,12 @@ def _snapshot(name: str, revision: str | None, local_files_only: bool = False) -
             local_files_only=local_files_only,
         )
     )
+
+
+def _config_only(name: str, revision: str | None) -> Path:
+    from huggingface_hub import hf_hub_download
+
+    return Path(hf_hub_download(name, "config.json", revision=revision)).parent
 
 
 def _missing(directory: Path) -> list[str]:

@@ -23,11 +23,18 @@ import jax
 from flax import nnx
 from jax.sharding import Mesh
 
-from alignuser_jax.model import Decoder, named_arrays, save_adapter, save_pretrained
-from alignuser_jax.parallel import Hosts, batch_shards, make_mesh, place, replicate
+from alignuser_jax.model import (
+    Decoder,
+    DecoderConfig,
+    named_arrays,
+    save_adapter,
+    save_pretrained,
+)
+from alignuser_jax.parallel import Hosts, make_mesh, place, replicate
 from alignuser_jax.training.checkpoint import Checkpoints, weights_hash
 from alignuser_jax.training.config import TrainConfig
 from alignuser_jax.training.data import Batch, Batches, Counts
+from alignuser_jax.training.flops import find_chip, train_flops
 from alignuser_jax.training.held_out import HeldOut
 from alignuser_jax.training.metrics import RunLog, write_whole
 from alignuser_jax.training.records_io import manifest_hash, read_manifest
@@ -35,6 +42,7 @@ from alignuser_jax.training.step import (
     Parts,
     TrainState,
     abstract_state,
+    check_rows,
     init_state,
     make_train_step,
     trainable_parts,
@@ -135,7 +143,16 @@ def train(
         if hosts.first:
             write_whole(out_dir / "train.json", json.dumps(about, indent=1) + "\n")
         show = functools.partial(_in_words, tokenizer, tasks)
-        watch = Watch(config, tasks, log, out_dir, first=hosts.first, show=show)
+        watch = Watch(
+            config,
+            tasks,
+            log,
+            out_dir,
+            first=hosts.first,
+            flops_per_token=functools.partial(_flops, decoder.config, config.trainable),
+            peak_flops=_peak_flops(mesh),
+            show=show,
+        )
         held_out = HeldOut(validation_dir, tokenizer, tasks, config, parts, hosts, rows)
         train_step = make_train_step(parts, tasks, config)
 
@@ -225,16 +242,17 @@ def _about(config: TrainConfig, mesh: Mesh, manifest: Mapping) -> dict[str, Any]
     }
 
 
-def check_rows(config: TrainConfig, mesh: Mesh) -> None:
-    """Raises `ValueError` where the rows of a micro-batch do not divide among the devices."""
-    rows, shards = config.batch_size // config.accumulation, batch_shards(mesh)
-    if rows % shards:
-        raise ValueError(
-            f"a micro-batch of {rows} rows (batch_size={config.batch_size} / accumulation="
-            f"{config.accumulation}) does not divide among data={mesh.shape['data']} x"
-            f" fsdp={mesh.shape['fsdp']} = {shards} parts: make batch_size / accumulation a"
-            f" multiple of {shards}, or give more devices to tensor"
-        )
+def _flops(decoder: DecoderConfig, trainable: str, attended: float) -> float:
+    """Of one token; in a segment of n tokens `attended` is (n + 1) / 2 on average."""
+    return train_flops(decoder, trainable, 2 * attended - 1)
+
+
+def _peak_flops(mesh: Mesh) -> float | None:
+    """Per second of all devices; None where no data sheet is known (CPUs)."""
+    try:
+        return mesh.size * find_chip(mesh.devices.flat[0].device_kind).peak_flops
+    except ValueError:
+        return None
 
 
 def _in_words(tokenizer: Any, tasks: list[str], batch: Batch) -> str:

@@ -18,10 +18,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.extend.backend import clear_backends
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding
 
 from alignuser_jax.model import Decoder, count_parameters, split
-from alignuser_jax.parallel import shardings
+from alignuser_jax.parallel import shardings, spec
 from alignuser_jax.training.config import TrainConfig
 from alignuser_jax.training.data import Batch
 from alignuser_jax.training.flops import (
@@ -30,8 +30,12 @@ from alignuser_jax.training.flops import (
     find_chip,
     matmul_flops,
 )
-from alignuser_jax.training.optimizer import make_optimizer
-from alignuser_jax.training.step import Parts, TrainState, make_train_step, trainable_parts
+from alignuser_jax.training.step import (
+    abstract_state,
+    check_rows,
+    make_train_step,
+    trainable_parts,
+)
 
 MFU = 0.4
 """Share of the peak that the expected speed assumes; good LoRA runs reach it (JAX.md, d)."""
@@ -170,20 +174,13 @@ def plan(
     micro-batches and the loss are loops.
     """
     found = find_chip(chip)
-    rows, spread = config.batch_size // config.accumulation, _batch_shards(mesh)
-    if rows % spread:
-        raise ValueError(
-            f"{rows} rows (batch_size={config.batch_size} / accumulation="
-            f"{config.accumulation}) cannot be spread over data x fsdp = {spread} devices: "
-            f"choose a batch_size that is a multiple of {spread * config.accumulation}"
-        )
-    parts = trainable_parts(decoder, config.trainable)
-    frozen = _placed(parts.frozen, mesh)
-    state = abstract_state(parts, config, mesh)
-    batch = abstract_batch(config, mesh)
+    check_rows(config, mesh)
+    graphdef, weights = nnx.split(decoder)
+    parts = trainable_parts(nnx.merge(graphdef, _placed(weights, mesh)), config.trainable)
+    state, batch = abstract_state(parts, config), abstract_batch(config, mesh)
     with jax.set_mesh(mesh):
-        step = make_train_step(parts, tasks, config).lower(state, frozen, batch).compile()
-    memory = step.memory_analysis()
+        step = make_train_step(parts, tasks, config).lower(state, parts.frozen, batch)
+        memory = step.compile().memory_analysis()
     _, lora, base = split(decoder)
     return Plan(
         base_parameters=count_parameters(base),
@@ -196,7 +193,7 @@ def plan(
         length=config.seq_len,
         accumulation=config.accumulation,
         memory_bytes={
-            "frozen weights": _bytes_per_device(frozen),
+            "frozen weights": _bytes_per_device(parts.frozen),
             "trained weights": _bytes_per_device(state.params),
             "optimizer state": _bytes_per_device(state.opt_state),
             "batch": _bytes_per_device(batch),
@@ -209,28 +206,10 @@ def plan(
     )
 
 
-def abstract_state(parts: Parts, config: TrainConfig, mesh: Mesh) -> TrainState:
-    """`init_state` of shapes: moments lie as their weights do, counters on every device."""
-    params = _placed(parts.params, mesh)
-    whole = NamedSharding(mesh, PartitionSpec())
-
-    def place(leaf):
-        if isinstance(leaf, nnx.State):
-            return _placed(leaf, mesh)
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole)
-
-    opt_state = jax.tree.map(
-        place,
-        jax.eval_shape(make_optimizer(config).init, params),
-        is_leaf=lambda x: isinstance(x, nnx.State),
-    )
-    return TrainState(place(jax.ShapeDtypeStruct((), jnp.int32)), params, opt_state)
-
-
 def abstract_batch(config: TrainConfig, mesh: Mesh) -> Batch:
     """One global batch of shapes, `[accumulation, rows, T]`, rows over (data, fsdp)."""
     shape = (config.accumulation, config.batch_size // config.accumulation, config.seq_len)
-    spread = NamedSharding(mesh, PartitionSpec(None, ("data", "fsdp"), None))
+    spread = NamedSharding(mesh, spec(None, "batch", None))
     dtypes = {name: jnp.float32 if name == "weights" else jnp.int32 for name in Batch._fields}
     return Batch(
         **{n: jax.ShapeDtypeStruct(shape, d, sharding=spread) for n, d in dtypes.items()}
@@ -247,10 +226,6 @@ def devices_for(count: int) -> list[jax.Device]:
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", count)
     return jax.devices()[:count]
-
-
-def _batch_shards(mesh: Mesh) -> int:
-    return mesh.shape["data"] * mesh.shape["fsdp"]
 
 
 def _placed(state: nnx.State, mesh: Mesh) -> nnx.State:

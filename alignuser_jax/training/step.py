@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from alignuser_jax.model import Decoder, merge, split
@@ -79,6 +79,18 @@ def trainable_parts(decoder: Decoder, trainable: str) -> Parts:
             " param_dtype=float32 (its compute type may stay bfloat16)"
         )
     return parts
+
+
+def check_rows(config: TrainConfig, mesh: Mesh) -> None:
+    """Raises `ValueError` where the rows of a micro-batch do not divide among the devices."""
+    rows, shards = config.batch_size // config.accumulation, batch_shards(mesh)
+    if rows % shards:
+        raise ValueError(
+            f"a micro-batch of {rows} rows (batch_size={config.batch_size} / accumulation="
+            f"{config.accumulation}) does not divide among data={mesh.shape['data']} x"
+            f" fsdp={mesh.shape['fsdp']} = {shards} parts: make batch_size / accumulation a"
+            f" multiple of {shards}, or give more devices to tensor"
+        )
 
 
 def abstract_state(parts: Parts, config: TrainConfig) -> TrainState:

@@ -114,7 +114,7 @@ def refused(words, mesh=mesh, shape=shape, **changes):
     else:
         raise AssertionError(words)
 
-refused("6 rows (batch_size=12 / accumulation=2) cannot be spread over data x fsdp = 4",
+refused("6 rows (batch_size=12 / accumulation=2) does not divide among data=2 x fsdp=2 = 4",
         batch_size=12, accumulation=2)
 refused("'heads' of 2 into 8", make_mesh(tensor=8, devices=devices))
 """
