@@ -63,7 +63,7 @@ class Watch:
         self._first, self._show = first, show
         self._flops_per_token, self._peak = flops_per_token, peak_flops
         self._pending: Dispatched | None = None
-        self._bar: Any = None
+        self._bar: Any = tqdm(disable=True)
         self._since = time.perf_counter()
         self._totals = collections.Counter()
         self.lines = list(log.lines)

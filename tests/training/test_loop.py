@@ -1,5 +1,6 @@
 """A run that learns, stops and goes on as if it had never stopped."""
 
+import json
 import os
 import signal
 
@@ -9,11 +10,16 @@ import pytest
 from tiny_task import SOURCE, examples
 
 from alignuser_jax.model import named_arrays, read_adapter, split
-from alignuser_jax.training.checkpoint import Checkpoints
+from alignuser_jax.parallel import Hosts, make_mesh
+from alignuser_jax.training.checkpoint import Checkpoints, rooted
 from alignuser_jax.training.config import TrainConfig
+from alignuser_jax.training.held_out import HeldOut
 from alignuser_jax.training.loop import train
 from alignuser_jax.training.metrics import METRICS, RunLog, read_metrics
 from alignuser_jax.training.records_io import write_shards
+from alignuser_jax.training.step import trainable_parts
+
+ONE = make_mesh(devices=jax.devices()[:1])
 
 
 def config(**changes):
@@ -106,6 +112,44 @@ def test_lora_resumes_and_exports_its_adapter(tmp_path, make_decoder, shards, to
         train(*arguments[:2], other, tokenizer, tmp_path / "a")
 
 
+def test_the_best_checkpoint_stays_and_can_be_the_result(
+    tmp_path, make_decoder, shards, validation, tokenizer
+):
+    # A rate so high that the loss goes up and down: the best step is not the last one.
+    settings = config(
+        steps=6, learning_rate=0.5, warmup_ratio=0.65, schedule="constant", eval_every=1,
+        save_every=100, keep_checkpoints=1, keep_best=1, result="best", packing=False,
+    )  # fmt: skip
+    found = train(
+        settings, make_decoder(rank=2), shards, tokenizer, tmp_path, validation_dir=validation
+    )
+    held = {
+        line["step"]: sum(task["loss"] for task in line["held_out"].values())
+        for line in found.metrics
+        if "held_out" in line and line["step"]
+    }
+    best = min(held, key=held.get)
+    assert best != 6
+    assert {int(p.name) for p in (tmp_path / "checkpoints").iterdir()} == {best, 6}
+    parts, tasks = trainable_parts(found.decoder, "lora"), sorted(found.held_out)
+    held_out = HeldOut(
+        validation, tokenizer, tasks, settings.on("cpu"), parts, Hosts(ONE), range(4)
+    )
+    with jax.set_mesh(ONE):
+        again = held_out.measure(split(found.decoder)[1])
+    assert held_out.total(again) == pytest.approx(held[best], rel=1e-5)
+    lengths = {line["padded_tokens"] // 4 for line in found.metrics if "padded_tokens" in line}
+    assert len(lengths) > 1  # length buckets, each compiled once
+    assert found.metrics[-2]["timing"]["compilations"] == len(lengths)
+    told = json.loads((tmp_path / "train.json").read_text())
+    assert told["train"]["result"] == "best" and told["versions"]["jax"] == jax.__version__
+
+
+def test_a_profile_of_some_steps(tmp_path, make_decoder, shards, tokenizer):
+    train(config(), make_decoder(rank=2), shards, tokenizer, tmp_path, profile=(2, 3))
+    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+
+
 def test_half_written_checkpoints_are_not_taken(tmp_path):
     checkpoints = Checkpoints(tmp_path, {"a": 1}, keep=2)
     state = {"x": np.arange(3.0, dtype=np.float32)}
@@ -126,6 +170,12 @@ def test_half_written_checkpoints_are_not_taken(tmp_path):
     with pytest.raises(ValueError, match="b.c: checkpoint 'absent', now 'new'"):
         other.restore(state)
     other.close()
+
+
+def test_checkpoints_may_lie_in_other_file_systems(tmp_path, monkeypatch):
+    assert str(rooted("gs://bucket/run")) == "gs://bucket/run"
+    monkeypatch.chdir(tmp_path)
+    assert str(rooted("run")) == str(tmp_path / "run")
 
 
 def test_record_drops_what_comes_after_the_checkpoint_and_torn_lines(tmp_path):

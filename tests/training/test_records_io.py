@@ -10,6 +10,7 @@ from alignuser_jax.training import records_io
 from alignuser_jax.training.records_io import (
     MANIFEST,
     ShardError,
+    TaskRecords,
     decode,
     encode,
     manifest_hash,
@@ -121,3 +122,35 @@ def test_manifest_must_say_where_the_data_came_from(tmp_path):
     with pytest.raises(ShardError, match="policy_id"):
         write_shards([example(1)], tmp_path, manifest={"dataset_hash": "x"})
     assert records_io.RECORD_VERSION == 1
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "flipped", "other"])
+def test_a_damaged_file_is_refused_by_name(tmp_path, damage):
+    write_shards([example(n) for n in range(400)], tmp_path, manifest=SOURCE, shard_size=300)
+    path = tmp_path / "world_model-00001-of-00002.arrayrecord"
+    whole = path.read_bytes()
+    half = len(whole) // 2  # what comes after the records is padding
+    flipped = bytes(255 - byte for byte in whole[2000:2500])
+    damaged = {
+        "cut": whole[:half],
+        "empty": b"",
+        "flipped": whole[:2000] + flipped + whole[2500:],
+        "other": (tmp_path / "world_model-00000-of-00002.arrayrecord").read_bytes(),
+    }
+    path.write_bytes(damaged[damage])
+    with pytest.raises(ShardError, match="build the shards again") as refused:
+        records = TaskRecords(tmp_path, "world_model")
+        for n in range(len(records)):
+            records[n]
+    expected = "600 records" if damage == "other" else path.name
+    assert expected in str(refused.value)
+
+
+def test_records_by_number(tmp_path):
+    write_shards([example(n) for n in range(7)], tmp_path, manifest=SOURCE, shard_size=3)
+    records = TaskRecords(tmp_path, "world_model")
+    assert [decode(record).example_id for record in records] == [
+        f"world_model/{n}" for n in range(7)
+    ]
+    with pytest.raises(IndexError, match="record 7 of 7"):
+        records[7]
