@@ -25,7 +25,8 @@ def start(place, shards, cases, devices, **more):
     environment = {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"
+        " --xla_backend_optimization_level=0",  # quick to compile
         **more,
     }
     out = place / f"on-{devices}{'-two' * bool(more)}"
