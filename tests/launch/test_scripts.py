@@ -63,7 +63,7 @@ while [[ $1 == --* ]]; do
   [[ $1 != --output=* ]] || output=${1#*=}
   shift
 done
-export SLURM_STEP_NODELIST=node1 SLURM_STEP_NUM_NODES=1
+export SLURM_STEP_NODELIST=127.0.0.1 SLURM_STEP_NUM_NODES=1
 worst=0 tasks=()
 for ((i = 0; i < SLURM_NTASKS; i++)); do
   SLURM_PROCID=$i SLURM_LOCALID=$i "$@" > "${output//%t/$i}" 2>&1 &
@@ -308,6 +308,54 @@ def test_tpu_vm_replaces_a_preempted_slice(stage):
 def test_tpu_vm_passes_on_a_failure(stage):
     assert finish(tpu_vm(stage, states=["ACTIVE"], codes=[2]))[0] == 2
     assert len(stage.commands("train-0")) == 1
+
+
+@pytest.mark.slow
+def test_slurm_trains_on_two_processes_is_stopped_and_goes_on(stage):
+    """The real program under the script, joined as JAX joins the tasks of Slurm."""
+    from alignuser_jax import pipeline
+    from alignuser_jax.datasets import synthetic
+    from alignuser_jax.experiment import load_experiment
+    from alignuser_jax.training.metrics import read_metrics
+
+    config = ROOT / "configs" / "tiny.py"
+    settings = ["pretrain.steps=150", "decoder.num_layers=1", "agents=6"]
+    settings += ["pretrain_shards.rollouts.episodes=6", "pretrain.eval_batches=1"]
+    experiment, run = load_experiment(config, settings), stage.folder / "run"
+    sizes = synthetic.SyntheticConfig(users=40, items=60, ratings_per_user=24)
+    dataset = synthetic.generate(sizes)
+    dataset.save(stage.folder / "data")
+    pipeline.build_stage(
+        experiment, dataset, pipeline.open_run(experiment, dataset, run), "pretrain"
+    )
+    (stage.notes / "until-stopped").touch()  # the tasks start at once, not in turn
+    words = [f"--set={setting}" for setting in settings]
+    given = {
+        "ALIGNUSER": str(Path(sys.executable).parent / "alignuser"),
+        "CONFIG": str(config), "DATASET": str(stage.folder / "data"), "RUN": str(run),
+        "STAGE": "pretrain", "MESH": "data=2", "JAX_PLATFORMS": "cpu",
+    }  # fmt: skip
+
+    def logs():
+        return "\n".join(path.read_text() for path in run.rglob("logs/**/*.log"))
+
+    job = slurm(stage, *words, **given)
+    deadline = time.monotonic() + 600
+    while len(read_metrics(run / "pretrain")) < 10 and job.poll() is None:
+        assert time.monotonic() < deadline, logs()
+        time.sleep(0.05)
+    job.send_signal(signal.SIGUSR1)  # as Slurm does before the time is up
+    output, _ = job.communicate(timeout=300)
+    assert job.returncode == 85, output + logs()
+    assert stage.lines("scontrol") == ["requeue 4711"]
+    assert 10 <= len(read_metrics(run / "pretrain")) < 150
+    job = slurm(stage, *words, **given)
+    output, _ = job.communicate(timeout=600)
+    assert job.returncode == 0, output + logs()
+    steps = [line["step"] for line in read_metrics(run / "pretrain") if "loss" in line]
+    assert steps == list(range(1, 151))
+    assert "2 x cpu: data 2, fsdp 1, tensor 1" in logs()
+    assert (run / "pretrain" / "model" / "config.json").is_file()
 
 
 # --- GKE ----------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import signal
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 from tiny_task import SOURCE, examples
 
 from alignuser_jax.model import named_arrays, read_adapter, split
@@ -106,6 +107,14 @@ def test_lora_resumes_and_exports_its_adapter(tmp_path, make_decoder, shards, to
         train(config(accumulation=2, learning_rate=0.5), *arguments[1:], tmp_path / "a")
     with pytest.raises(ValueError, match=r"lora.rank: checkpoint 2, now 3"):
         train(arguments[0], make_decoder(rank=3), *arguments[2:], tmp_path / "a")
+    graphdef, state = nnx.split(decoder)
+    another_base = nnx.merge(graphdef, jax.tree.map(lambda x: 1.01 * x, state))
+    with pytest.raises(ValueError, match=r"start_weights: checkpoint"):
+        train(arguments[0], another_base, *arguments[2:], tmp_path / "a")
+    another = type(tokenizer)(tokenizer.model)
+    another.fingerprint = "of another vocabulary, or another chat template"
+    with pytest.raises(ValueError, match=r"tokenizer: checkpoint .*, now 'of another"):
+        train(*arguments[:3], another, tmp_path / "a")
     other = tmp_path / "other"
     write_shards(examples(4), other, manifest=SOURCE)
     with pytest.raises(ValueError, match=r"shards: checkpoint"):
