@@ -26,7 +26,7 @@ class TrainConfig:
     `packing`: several examples in a row; None packs where the attention back end keeps them
     apart. Without it a batch has one of `length_buckets` row lengths: `seq_len`, half of it, a
     quarter, ...; each is compiled once.
-    `attention`: "auto" is `ATTENTION`'s for the platform.
+    `attention`: "auto" is `ATTENTION`'s for the platform, where that takes the model (`on`).
     `loss_chunk`: positions whose logits exist at the same time.
     `spike_nats`: a loss so far above the median of the last 64 steps stops the run (0: never);
     it counts per unit of the summed lambdas.
@@ -106,11 +106,29 @@ class TrainConfig:
                 f" of a row: give packing=False (length buckets), or one of {PACKS}"
             )
 
-    def on(self, platform: str) -> TrainConfig:
-        """These settings with `attention` and `packing` decided for "cpu", "gpu" or "tpu"."""
-        attention = ATTENTION[platform] if self.attention == "auto" else self.attention
-        packing = attention in PACKS if self.packing is None else self.packing
+    def on(self, platform: str, dtype: str = "bfloat16", head_dim: int = 128) -> TrainConfig:
+        """These settings with `attention` and `packing` decided for "cpu", "gpu" or "tpu".
+
+        "auto" is "xla" where the platform's own back end does not take the shape or type."""
+        attention, packing = self.attention, self.packing
+        if attention == "auto":
+            attention = ATTENTION[platform]
+            if (
+                (
+                    attention == "cudnn"
+                    and (dtype == "float32" or head_dim % 8 or head_dim > 256)
+                )
+                or (attention == "cudnn" and packing)
+                or (attention == "splash" and (self.seq_len % 128 or head_dim % 64))
+            ):
+                attention = "xla"
+        packing = attention in PACKS if packing is None else packing
         return replace(self, attention=attention, packing=packing)
+
+    @property
+    def decided(self) -> bool:
+        """Whether attention and packing are."""
+        return self.attention != "auto" and self.packing is not None
 
     @property
     def lengths(self) -> tuple[int, ...]:

@@ -107,7 +107,8 @@ def train(
     and `SystemExit` with `EXIT_CODES` after a signal, once everything is saved.
     """
     mesh = make_mesh(devices=jax.devices()[:1]) if mesh is None else mesh
-    config, hosts, out_dir = config.on(jax.default_backend()), Hosts(mesh), Path(out_dir)
+    hosts, out_dir = Hosts(mesh), Path(out_dir)
+    config = config.on(jax.default_backend(), str(decoder.dtype), decoder.config.head_dim)
     check_rows(config, mesh)
     if tokenizer.vocab_size > decoder.config.vocab_size:
         raise ValueError(

@@ -175,6 +175,8 @@ def plan(
     """
     found = find_chip(chip)
     check_rows(config, mesh)
+    platform = mesh.devices.flat[0].platform
+    config = config.on(platform, str(decoder.dtype), decoder.config.head_dim)
     graphdef, weights = nnx.split(decoder)
     parts = trainable_parts(nnx.merge(graphdef, _placed(weights, mesh)), config.trainable)
     state, batch = abstract_state(parts, config), abstract_batch(config, mesh)
@@ -188,7 +190,7 @@ def plan(
         trainable=config.trainable,
         mesh=dict(mesh.shape),
         chip=found,
-        platform=mesh.devices.flat[0].platform,
+        platform=platform,
         rows=config.batch_size,
         length=config.seq_len,
         accumulation=config.accumulation,

@@ -142,7 +142,7 @@ def make_train_step(
     The loss is decision 6's, over the whole batch; how it is cut into micro-batches changes
     memory only (and which dropout masks are drawn).
     """
-    config = config.on(jax.default_backend())
+    _check_decided(config)
     lambdas = _lambdas(tasks, config.task_weights)
     optimizer, schedule = make_optimizer(config), learning_rate(config)
 
@@ -189,7 +189,7 @@ def make_eval_step(
     parts: Parts, tasks: Sequence[str], config: TrainConfig
 ) -> Callable[[nnx.State, nnx.State, Batch], tuple[Array, Array]]:
     """`(params, frozen, batch) -> (Σ w·nll [K], Σ w [K])`, jitted, without dropout."""
-    config = config.on(jax.default_backend())
+    _check_decided(config)
 
     def step(params: nnx.State, frozen: nnx.State, batch: Batch):
         decoder = parts.join(params, frozen)
@@ -198,6 +198,14 @@ def make_eval_step(
         return sums, task_sums(batch.weights, batch.task, len(tasks))
 
     return jax.jit(step)
+
+
+def _check_decided(config: TrainConfig) -> None:
+    if not config.decided:
+        raise ValueError(
+            f"attention={config.attention!r} and packing={config.packing!r}: decide them first,"
+            " config.on(platform)"
+        )
 
 
 def _loss(decoder: Decoder, batch: Batch, config: TrainConfig, key: Array | None):

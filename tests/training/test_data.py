@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -83,6 +84,11 @@ def test_packing_must_be_decided(shards, tokenizer):
         Batches(str(shards), tokenizer, QUOTAS, undecided)
     assert undecided.on("cpu").packing and undecided.on("tpu").packing
     assert undecided.on("gpu").packing is False and undecided.on("gpu").attention == "cudnn"
+    # what a back end does not take is left to XLA
+    assert undecided.on("gpu", "float32") == undecided.on("cpu")
+    assert undecided.on("gpu", head_dim=12).attention == "xla"
+    assert undecided.on("tpu", head_dim=12).attention == "xla"
+    assert replace(undecided, packing=True).on("gpu").attention == "xla"
     with pytest.raises(ValueError, match="look across the examples"):
         config(packing=True, attention="cudnn")
 
