@@ -36,7 +36,7 @@ flags.DEFINE_integer("steps", 50, "Steps of the loss curves.")
 flags.DEFINE_integer("rows", 8, "Rows of a batch (curves: half as many).")
 flags.DEFINE_integer("length", 512, "Tokens of a row.")
 flags.DEFINE_integer("chunk", 512, "Our loss_chunk.")
-flags.DEFINE_string("remat", "full", "Our remat.")
+flags.DEFINE_string("remat", "dots", "Our remat.")
 
 SHAPE = {
     "hidden_size": 512,
