@@ -23,16 +23,16 @@ from alignuser_jax.model import attention
 from alignuser_jax.model.cache import KVCache, write
 from alignuser_jax.model.config import DecoderConfig, LoraConfig
 from alignuser_jax.model.contract import contract
-from alignuser_jax.model.lora import Adapter, Projection
+from alignuser_jax.model.lora import PROJECTED, Adapter, Projection
 from alignuser_jax.parallel import constrain, shardings
 from alignuser_jax.records import stable_key
 
 REMAT: Mapping[str, object] = {
     "none": jax.checkpoint_policies.everything_saveable,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "dots": jax.checkpoint_policies.save_only_these_names(PROJECTED),
     "full": jax.checkpoint_policies.nothing_saveable,
 }
-"""What the backward pass keeps of a layer: all, the weight products, only the layer's input."""
+"""What the backward pass keeps of a layer: all, its projections' results, only its input."""
 
 EVERYTHING = 2**31 - 1  # a window that no position leaves
 

@@ -11,9 +11,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 from alignuser_jax.model.config import LoraConfig
 from alignuser_jax.model.contract import contract
+
+PROJECTED = "projected"
+"""The name of every projection's result, for rematerialisation policies."""
 
 
 class Adapter(NamedTuple):
@@ -66,16 +70,19 @@ class Projection(nnx.Module):
         y = contract("btd,df->btf", x, self.kernel[...].astype(x.dtype))
         if self.bias is not None:
             y = y + self.bias[...].astype(x.dtype)
-        if self.lora is None:
-            return y
+        if self.lora is not None:
+            y = y + self._low_rank(x, adapter)
+        return checkpoint_name(y, PROJECTED)
+
+    def _low_rank(self, x: jax.Array, adapter: Adapter) -> jax.Array:
         if adapter.key is not None and self.lora.dropout:
             keep = jax.random.bernoulli(adapter.key, 1 - self.lora.dropout, x.shape)
             x = jnp.where(keep, x / (1 - self.lora.dropout), 0).astype(x.dtype)
         low = contract("btd,dr->btr", x, self.a[...].astype(x.dtype))
         if adapter.gate is not None:
             low = low * adapter.gate[..., None, :].astype(x.dtype)
-        delta = contract("btr,rf->btf", low, self.b[...].astype(x.dtype))
-        return y + delta * jnp.asarray(self.lora.scale, x.dtype)
+        # B is scaled, being small: neither the result nor its cotangent is gone through again.
+        return contract("btr,rf->btf", low, (self.b[...] * self.lora.scale).astype(x.dtype))
 
     def merged_kernel(self) -> jax.Array:
         """`W + scale * A B`, in W's type: the projection without its adapter."""

@@ -1,9 +1,10 @@
 """Cross entropy over the trained positions without ever a `[B, T, V]` array (decision 6).
 
 Positions are put in an order in which those with weight stand first, then taken in chunks by
-a scan; a chunk without weight computes nothing, so that a batch costs what it trains. The
-forward pass of a differentiated chunk computes d(hidden), and d(head) where the head is
-trained, at once: logits are neither kept nor made twice.
+a loop that ends where the weights do, so that a batch costs what it trains. The forward pass
+of a differentiated chunk computes d(hidden), and d(head) where the head is trained, at once:
+logits are neither kept nor made twice, and a chunk's d(hidden) replaces its hidden states.
+Letters: B rows, T tokens, D hidden, V vocabulary, G groups of P positions, C of a chunk.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import functools
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
+
+from alignuser_jax.parallel import constrain
 
 
 def fold_weights(
@@ -51,100 +54,151 @@ def cross_entropy(
     `trained_head=False` gives no gradient to `head` and raises `ValueError` where one is asked
     for. `chunk`: positions whose logits exist at the same time. `groups`: parts of the batch
     that are ordered apart; as many as the batch has shards, so that nothing crosses devices.
-    Logits, logsumexp and nll are float32.
+    Logits, logsumexp and nll are float32. Under a mesh the head is gathered once, its
+    vocabulary stays split.
     """
     batch, length, width = hidden.shape
     if batch % groups:
         raise ValueError(f"{batch} rows cannot be cut into {groups} groups of equal size")
-    weights = jax.lax.stop_gradient(weights)
     positions = batch * length // groups
     size = min(max(chunk // groups, 1), positions)
-    order = jnp.argsort(weights.reshape(groups, -1) == 0, axis=1, stable=True)
-    back = jnp.argsort(order, axis=1)
 
-    def chunked(values: Array, *tail: int) -> Array:
-        values = values.reshape(groups, positions, *tail)
-        index = order.reshape(groups, positions, *(1 for _ in tail))
-        values = jnp.take_along_axis(values, index, axis=1)
-        padding = [(0, 0), (0, -positions % size)] + [(0, 0)] * len(tail)
-        values = jnp.pad(values, padding)
-        return jnp.moveaxis(values.reshape(groups, -1, size, *tail), 1, 0)
+    def grouped(values: Array, *tail: int) -> Array:
+        return _split(values.reshape(groups, positions, *tail))
 
+    weights = jax.lax.stop_gradient(weights)
+    # The head as it lies in memory, [V, D]: its transpose would be a copy on some back ends.
+    table = constrain(head.T, "vocab", None)
     loss, nll = _fused(
-        trained_head, chunked(hidden, width), head, chunked(targets), chunked(weights)
+        (trained_head, size), grouped(hidden, width), table, grouped(targets), grouped(weights)
     )
-    nll = jnp.moveaxis(nll, 0, 1).reshape(groups, -1)[:, :positions]
-    nll = jnp.take_along_axis(nll, back, axis=1).reshape(batch, length)
-    return loss, jax.lax.stop_gradient(nll)
+    return loss, jax.lax.stop_gradient(nll.reshape(batch, length))
 
 
-def _nll(hidden, head, targets, weights):
-    """`(nll [G C], log p [G C V], target mask [G C V])` of one chunk."""
-    logits = jnp.einsum("gcd,dv->gcv", hidden, head, preferred_element_type=jnp.float32)
-    log_probabilities = jax.nn.log_softmax(logits)
+def _split(values: Array) -> Array:
+    """Groups `[G, …]` laid out as the batch is."""
+    return constrain(values, "batch", *(None,) * (values.ndim - 1))
+
+
+class _Order:
+    """Positions `[G, P]` in chunks of `size`, those with weight first and by place."""
+
+    def __init__(self, weights: Float[Array, "G P"], size: int):
+        self.size, self.positions = size, weights.shape[1]
+        order = jnp.argsort(weights == 0, axis=1, stable=True)
+        self._back = _split(jnp.argsort(order, axis=1))
+        self._order = _split(jnp.pad(order, ((0, 0), (0, -self.positions % size)), mode="edge"))
+        trained = jnp.sum(weights != 0, axis=1)
+        self._trained = trained[:, None]
+        self.chunks = -(-jnp.max(trained) // size)
+        """How many have weight, in the group that has most."""
+
+    def sort(self, values: Array) -> Array:
+        """`[G, P, …]` to whole chunks `[G, P', …]`; what is filled in means nothing."""
+        return _take(values, self._order)
+
+    def restore(self, values: Array) -> Array:
+        """Back from `sort`, with 0 where there is no weight."""
+        values = _take(values, self._back)
+        trained = (self._back < self._trained).reshape(*self._back.shape, *_ones(values))
+        return jnp.where(trained, values, 0)
+
+    def chunk(self, values: Array, number: Array) -> Array:
+        """Chunk `number`, `[G, size, …]`, of sorted values."""
+        return jax.lax.dynamic_slice_in_dim(values, number * self.size, self.size, axis=1)
+
+    def put(self, values: Array, number: Array, chunk: Array) -> Array:
+        """Sorted values with chunk `number` replaced."""
+        return jax.lax.dynamic_update_slice_in_dim(values, chunk, number * self.size, axis=1)
+
+    def is_trained(self, number: Array) -> Array:
+        """bool `[G, size]`: what of chunk `number` has weight."""
+        return number * self.size + jnp.arange(self.size) < self._trained
+
+
+def _take(values: Array, index: Int[Array, "G N"]) -> Array:
+    index = index.reshape(*index.shape, *_ones(values))
+    return _split(jnp.take_along_axis(values, index, axis=1))
+
+
+def _ones(values: Array) -> tuple[int, ...]:
+    return (1,) * (values.ndim - 2)
+
+
+def _inside(table, number):
+    """Both, tied: else XLA takes the transpose of the table, a copy, out of the loop."""
+    return jax.lax.optimization_barrier((table, number))
+
+
+def _nll(hidden, table, targets):
+    """`(nll [G C], log Σ exp [G C 1], logits [G C V], target mask [G C V])` of one chunk."""
+    logits = jnp.einsum("gcd,vd->gcv", hidden, table, preferred_element_type=jnp.float32)
+    logits = constrain(logits, "batch", None, "vocab")
+    total = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
     # Compare and sum instead of a gather: the vocabulary may be sharded.
-    hit = jnp.arange(head.shape[1], dtype=targets.dtype) == targets[..., None]
-    nll = -jnp.sum(jnp.where(hit, log_probabilities, 0.0), axis=-1)
-    return jnp.where(weights != 0, nll, 0.0), log_probabilities, hit
-
-
-def _scan(body, empty, carry, chunks):
-    """`body(carry, h, t, w)` over the chunks; `empty` where a chunk has no weight."""
-
-    def step(carry, xs):
-        return jax.lax.cond(jnp.any(xs[2] != 0), body, empty, carry, *xs)
-
-    return jax.lax.scan(step, carry, chunks)
+    hit = jnp.arange(table.shape[0], dtype=targets.dtype) == targets[..., None]
+    nll = total[..., 0] - jnp.sum(jnp.where(hit, logits, 0.0), axis=-1)
+    return nll, total, logits, hit
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _fused(trained_head, hidden, head, targets, weights):
-    """`(Σ w·nll, nll)` over chunks `[n, G, C, …]`, without gradients."""
+def _fused(options, hidden, head, targets, weights):
+    """`(Σ w·nll, nll [G P])` of groups `[G, P, …]`, without gradients."""
+    order = _Order(weights, options[1])
+    hidden, targets = order.sort(hidden), order.sort(targets)
 
-    def body(loss, h, t, w):
-        nll, _, _ = _nll(h, head, t, w)
-        return loss + jnp.sum(w * nll), nll
+    def body(number, nll):
+        table, number = _inside(head, number)
+        h, t = order.chunk(hidden, number), order.chunk(targets, number)
+        return order.put(nll, number, _nll(h, table, t)[0])
 
-    def empty(loss, h, t, w):
-        return loss, jnp.zeros(w.shape, jnp.float32)
+    nll = jax.lax.fori_loop(0, order.chunks, body, jnp.zeros(targets.shape, jnp.float32))
+    nll = order.restore(nll)
+    return jnp.sum(weights * nll), nll
 
-    return _scan(body, empty, jnp.float32(0), (hidden, targets, weights))
 
-
-def _fused_forward(trained_head, hidden, head, targets, weights):
+def _fused_forward(options, hidden, head, targets, weights):
+    trained_head, size = options
     if head.perturbed and not trained_head:
         raise ValueError(
             "the frozen-head loss was asked for the gradient of the head (an output or tied"
             " embedding is trainable): call cross_entropy with trained_head=True"
         )
     hidden, head, targets, weights = (x.value for x in (hidden, head, targets, weights))
+    order = _Order(weights, size)
+    sorted_targets, sorted_weights = order.sort(targets), order.sort(weights)
     f32 = {"preferred_element_type": jnp.float32}
 
-    def body(carry, h, t, w):
-        loss, d_head = carry
-        nll, log_probabilities, hit = _nll(h, head, t, w)
-        d_logits = ((jnp.exp(log_probabilities) - hit) * w[..., None]).astype(head.dtype)
-        d_hidden = jnp.einsum("gcv,dv->gcd", d_logits, head, **f32).astype(h.dtype)
+    def body(number, carry):
+        table, number = _inside(head, number)
+        states, nll, d_table = carry
+        h, t = order.chunk(states, number), order.chunk(sorted_targets, number)
+        w = jnp.where(order.is_trained(number), order.chunk(sorted_weights, number), 0.0)
+        value, total, logits, hit = _nll(h, table, t)
+        d_logits = ((jnp.exp(logits - total) - hit) * w[..., None]).astype(table.dtype)
+        d_hidden = jnp.einsum("gcv,vd->gcd", d_logits, table, **f32).astype(h.dtype)
         if trained_head:
-            d_head += jnp.einsum("gcd,gcv->dv", h, d_logits, **f32)
-        return (loss + jnp.sum(w * nll), d_head), (nll, d_hidden)
+            d_table += jnp.einsum("gcv,gcd->vd", d_logits, h, **f32)
+        return (
+            order.put(states, number, _split(d_hidden)),
+            order.put(nll, number, value),
+            d_table,
+        )
 
-    def empty(carry, h, t, w):
-        return carry, (jnp.zeros(w.shape, jnp.float32), jnp.zeros_like(h))
-
-    none = jnp.zeros(head.shape if trained_head else (), jnp.float32)
-    (loss, d_head), (nll, d_hidden) = _scan(
-        body, empty, (jnp.float32(0), none), (hidden, targets, weights)
-    )
-    return (loss, nll), (d_hidden, d_head.astype(head.dtype))
+    zeros = jnp.zeros(head.shape if trained_head else (), jnp.float32)
+    start = (order.sort(hidden), jnp.zeros(sorted_targets.shape, jnp.float32), zeros)
+    d_hidden, nll, d_table = jax.lax.fori_loop(0, order.chunks, body, start)
+    d_hidden, nll = order.restore(d_hidden), order.restore(nll)
+    loss = jnp.sum(weights * nll)
+    return (loss, nll), (d_hidden, d_table.astype(head.dtype))
 
 
-def _fused_backward(trained_head, gradients, cotangents):
+def _fused_backward(options, gradients, cotangents):
     d_loss, _ = cotangents  # nll is reported, never differentiated
     if isinstance(d_loss, jax.custom_derivatives.SymbolicZero):
         d_loss = jnp.float32(0)
-    d_hidden, d_head = ((d_loss * g).astype(g.dtype) for g in gradients)
-    return d_hidden, d_head if trained_head else None, None, None
+    d_hidden, d_table = ((d_loss * g).astype(g.dtype) for g in gradients)
+    return d_hidden, d_table if options[0] else None, None, None
 
 
 _fused.defvjp(_fused_forward, _fused_backward, symbolic_zeros=True)

@@ -1,5 +1,8 @@
 """The chunked losses against dense cross entropy, in value and gradient."""
 
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -131,3 +134,65 @@ def test_folded_weights_give_the_sum_over_tasks():
     np.testing.assert_allclose(totals, [w[0].sum(), w[2:].sum(), 0], rtol=1e-6)
     off, _ = fold_weights(weights, task, jnp.asarray([0.0, 0.5, 2.0]))
     assert not np.any(off[0]) and np.array_equal(off[2:], folded[2:])
+
+
+# Compiled and never run: a head of Qwen3-8B, 8192 tokens, on a mesh of (fsdp, tensor).
+COMPILED = """
+import math, os, re, sys
+fsdp, tensor = map(int, sys.argv[1:])
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={fsdp * tensor}"
+import jax, jax.numpy as jnp
+from jax.sharding import NamedSharding
+from alignuser_jax.parallel import make_mesh, spec
+from alignuser_jax.training.loss import cross_entropy
+
+def shape(size, dtype, *axes):
+    return jax.ShapeDtypeStruct(size, dtype, sharding=NamedSharding(mesh, spec(*axes)))
+
+def loss(hidden, table, targets, weights):
+    options = {"trained_head": False, "chunk": 512, "groups": fsdp}
+    return cross_entropy(hidden, table.T, targets, weights, **options)
+
+with jax.set_mesh(mesh := make_mesh(fsdp=fsdp, tensor=tensor)):
+    compiled = jax.jit(jax.grad(loss, has_aux=True)).lower(
+        shape((4, 2048, 4096), jnp.bfloat16, "batch", None, None),
+        shape((151_936, 4096), jnp.bfloat16, "vocab", "embed"),
+        shape((4, 2048), jnp.int32, "batch", None),
+        shape((4, 2048), jnp.float32, "batch", None),
+    ).compile()
+print(compiled.memory_analysis().temp_size_in_bytes)
+for line in compiled.as_text().splitlines():
+    found = re.search(r"= (.*) (all-\\w+|collective-\\w+|reduce-scatter)(-start)?\\(", line)
+    if found:
+        inside = "while/body" in line
+        shapes = [dims.split(",") for dims in re.findall(r"\\[([\\d,]+)\\]", found[1])]
+        largest = max((math.prod(map(int, dims)) for dims in shapes), default=1)
+        print(found[2], "inside" if inside else "outside", largest)
+"""
+
+
+def compiled_for(fsdp, tensor):
+    """Bytes of temporaries per device; (kind, in the loop or not, numbers) of collectives."""
+    command = [sys.executable, "-c", COMPILED, str(fsdp), str(tensor)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    first, *lines = done.stdout.splitlines()
+    collectives = [(kind, where, int(n)) for kind, where, n in map(str.split, lines)]
+    return int(first) / 2**30, collectives
+
+
+def test_an_8b_head_fits_one_device():
+    gib, collectives = compiled_for(1, 1)
+    assert gib <= 1.5 and not collectives
+
+
+def test_on_a_mesh_the_head_is_gathered_once_and_hidden_states_stay():
+    gib, collectives = compiled_for(fsdp=4, tensor=2)
+    # Its part of the head is 0.58 GiB, and again twice that in f32, as CPUs gather it.
+    assert gib <= 2
+    gathered = [(where, n) for kind, where, n in collectives if kind == "all-gather"]
+    assert gathered == [("outside", 151_936 // 2 * 4096)]
+    assert {kind for kind, _, _ in collectives} == {"all-gather", "all-reduce"}
+    # Per chunk only its own d(hidden), 128 positions of a device, is summed.
+    assert max(n for kind, _, n in collectives if kind == "all-reduce") == 128 * 4096
