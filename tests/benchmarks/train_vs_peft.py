@@ -103,7 +103,7 @@ def here(directory, adapter, dtype, settings):
 
     before = memory()
     decoder = load_decoder(directory, adapters={"start": adapter}, dtype=jnp.dtype(dtype))
-    config = TrainConfig(**settings)
+    config = TrainConfig(**settings).on("cpu")
     parts = trainable_parts(decoder, "lora")
     train_step, state = make_train_step(parts, TASKS, config), init_state(parts, config)
 
@@ -161,7 +161,7 @@ def one_per_row(sequences, length):
 
     def rows(values, dtype=np.int32):
         padding = [np.pad(v, (0, length - len(v))) for v in values]
-        return np.stack(padding).astype(dtype)
+        return np.stack(padding).astype(dtype)[None]
 
     batch = Batch(
         tokens=rows([s["tokens"] for s in sequences]),
@@ -169,7 +169,7 @@ def one_per_row(sequences, length):
         positions=rows([np.arange(len(s["tokens"])) for s in sequences]),
         segment_ids=rows([np.ones(len(s["tokens"])) for s in sequences]),
         weights=rows([s["weights"] for s in sequences], np.float32),
-        task=np.zeros((len(sequences), length), np.int32),
+        task=np.zeros((1, len(sequences), length), np.int32),
     )
     return batch, sum(len(s["tokens"]) for s in sequences)
 
@@ -207,11 +207,11 @@ class Conversations:
     def packed(self):
         """Our batches with their real tokens, as training reads them, without end."""
         from alignuser_jax.training.config import TrainConfig
-        from alignuser_jax.training.data import training_batches
+        from alignuser_jax.training.data import Batches
 
         quotas = dict.fromkeys(TASKS, FLAGS.rows // 2)
-        config = TrainConfig(**settings())
-        for batch in training_batches(self.shards, self.tokenizer, quotas, config):
+        config = TrainConfig(**settings()).on("cpu")
+        for batch in Batches(self.shards, self.tokenizer, quotas, config):
             yield batch, int((batch.segment_ids > 0).sum())
 
     def sequences(self):
