@@ -195,7 +195,8 @@ class Decoder(nnx.Module):
             raise ValueError(f"remat={remat!r} is not one of {tuple(REMAT)}")
         c, depth = self.config, self.config.num_layers
         x = self.embedding[...][tokens].astype(self.dtype)
-        x = constrain(x, "batch", None, None)
+        # As the table lies, then as the batch does: in one step XLA would gather all of it.
+        x = constrain(constrain(x, "data", None, "embed"), "batch", None, None)
         angles = self.angles(positions)
         adapter = self.adapter(adapter, dropout_key)
         windows = c.windows()

@@ -17,6 +17,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 RULES: dict[str, str | tuple[str, ...]] = {
     "batch": ("data", "fsdp"),
+    "data": "data",  # of a batch whose columns, not rows, are spread over fsdp
     "embed": "fsdp",  # of parameters; the residual stream keeps its last axis whole
     "heads": "tensor",
     "mlp": "tensor",
