@@ -234,10 +234,12 @@ class Conversations:
         )
 
     def ragged_batches(self):
-        """Pairs (ours packed, theirs padded): other conversations, of the same shards."""
+        """Pairs (ours packed, theirs padded): other conversations of the same shards, and as
+        many, so that a step is the same work for both."""
         sequences = self.sequences()
-        for ours in self.packed():
-            yield ours, padded([next(sequences) for _ in range(FLAGS.rows)])
+        for ours, real in self.packed():
+            conversations = int(ours.segment_ids.max(axis=1).sum())
+            yield (ours, real), padded([next(sequences) for _ in range(conversations)])
 
     def same_batches(self):
         """Pairs (ours, theirs) of the same conversations, one per row."""
