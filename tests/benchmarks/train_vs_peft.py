@@ -203,6 +203,7 @@ class Conversations:
         run = pipeline.open_run(experiment, dataset, folder)
         self.tokenizer = pipeline.tokenizer_of(experiment, dataset, run)
         self.shards = str(pipeline.build_stage(experiment, dataset, run, "align"))
+        self.waited = []  # seconds for each packed batch
 
     def packed(self):
         """Our batches with their real tokens, as training reads them, without end."""
@@ -211,7 +212,11 @@ class Conversations:
 
         quotas = dict.fromkeys(TASKS, FLAGS.rows // 2)
         config = TrainConfig(**settings()).on("cpu")
-        for batch in Batches(self.shards, self.tokenizer, quotas, config):
+        batches = Batches(self.shards, self.tokenizer, quotas, config)
+        while True:
+            started = time.perf_counter()
+            batch = next(batches)
+            self.waited.append(time.perf_counter() - started)
             yield batch, int((batch.segment_ids > 0).sum())
 
     def sequences(self):
@@ -238,7 +243,7 @@ class Conversations:
         many, so that a step is the same work for both."""
         sequences = self.sequences()
         for ours, real in self.packed():
-            conversations = int(ours.segment_ids.max(axis=1).sum())
+            conversations = int(ours.segment_ids.max(axis=-1).sum())
             yield (ours, real), padded([next(sequences) for _ in range(conversations)])
 
     def same_batches(self):
@@ -271,8 +276,8 @@ def write_model(directory: Path, vocabulary: int) -> tuple[str, str]:
 
 
 def take_turns(dtype, vocabulary, batches, steps):
-    """Both sides through `steps + 1` batches: side -> (tokens/s, tokens per CPU second) of
-    each step but the first, side -> losses, side -> peak GiB."""
+    """Both sides through `steps + 1` batches: side -> (tokens/s, tokens per CPU second,
+    seconds) of each step but the first, side -> losses, side -> peak GiB."""
     context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as directory:
         base, adapter = write_model(Path(directory), vocabulary)
@@ -289,14 +294,15 @@ def take_turns(dtype, vocabulary, batches, steps):
                 *seconds, loss = side.recv()
                 losses[name].append(loss)
                 if number:  # the first waited for the compilation
-                    rates[name].append([real / passed for passed in seconds])
+                    rates[name].append([*(real / passed for passed in seconds), seconds[0]])
         for name, side in sides.items():
             side.send(None)
             peak[name] = side.recv()
     return rates, losses, peak
 
 
-def speed_rows(case, dtype, vocabulary, batches):
+def speed_rows(case, dtype, vocabulary, batches, waited=()):
+    """`waited`: seconds for each of our batches, being filled while they are taken."""
     rates, losses, peak = take_turns(dtype, vocabulary, batches, FLAGS.rounds)
     name = f"{case} {dtype} {vocabulary // 1000}k"
     if case == "dense":
@@ -309,6 +315,9 @@ def speed_rows(case, dtype, vocabulary, batches):
         )
         yield row(name, metric, ours, theirs, ours / theirs)
     yield row(name, "peak GiB", peak["ours"], peak["peer"], peak["peer"] / peak["ours"])
+    if waited := waited[1 : 1 + FLAGS.rounds]:
+        share = sum(waited) / sum(rate[2] for rate in rates["ours"])
+        yield row(name, "data wait share; peer: allowed", share, 0.02, 0.02 / share)
 
 
 def curve_rows(vocabulary, batches):
@@ -344,8 +353,9 @@ def main(argv: list[str]) -> None:
             if "dense" in FLAGS.cases:
                 rows += speed_rows("dense", dtype, vocabulary, dense_batches(vocabulary))
             if "ragged" in FLAGS.cases:
-                batches = conversations.ragged_batches()
-                rows += speed_rows("ragged", dtype, vocabulary, batches)
+                batches, conversations.waited = conversations.ragged_batches(), []
+                waited = conversations.waited
+                rows += speed_rows("ragged", dtype, vocabulary, batches, waited)
         if "curves" in FLAGS.cases:
             rows += curve_rows(vocabularies[0], conversations.same_batches())
         load = os.getloadavg()[0]
