@@ -198,6 +198,8 @@ def train(
                 checkpoints.wait()
                 watch.say(f"step {step}: saved after {signal.Signals(leave).name}, leaving")
                 raise SystemExit(EXIT_CODES[leave])
+            if evaluating or saving:
+                watch.begin()
         checkpoints.wait()
         if config.result == "best" and checkpoints.best() not in (None, config.steps):
             watch.say(f"the result is step {checkpoints.best()}'s, the best held out")

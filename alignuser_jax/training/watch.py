@@ -65,7 +65,8 @@ class Watch:
         self._pending: Dispatched | None = None
         self._bar: Any = tqdm(disable=True)
         self._since = time.perf_counter()
-        self._totals = collections.Counter()
+        self._totals: collections.Counter[str] = collections.Counter()
+        self._compiled = False  # the first step does, and is left out of the totals
         self.lines = list(log.lines)
         earlier = [line["loss"] for line in self.lines if "loss" in line]
         self._losses = collections.deque(earlier[-BEHIND:], maxlen=BEHIND)
@@ -74,7 +75,7 @@ class Watch:
         """Steps after `start`, counted from 1; a bar on a terminal, lines elsewhere."""
         quiet = not (self._first and sys.stderr.isatty())
         self._bar = tqdm(total=self._config.steps, initial=start, disable=quiet, unit="step")
-        self._since = time.perf_counter()
+        self.begin()
         with self._bar:
             yield from range(start + 1, self._config.steps + 1)
             self.flush()
@@ -85,6 +86,10 @@ class Watch:
                 f" {done['waited'] / done['seconds']:.2%} of {done['seconds']:.0f} s in"
                 f" {done['steps']} steps (the first, which compiles, left out)"
             )
+
+    def begin(self) -> None:
+        """The next step's time counts from now: what came before it was no training."""
+        self._since = time.perf_counter()
 
     def dispatched(self, *step: Any) -> None:
         """Take a `Dispatched`'s fields, and tell of the step before."""
@@ -100,7 +105,7 @@ class Watch:
         done, self._pending = self._pending, None
         output = jax.device_get(done.output)
         seconds = time.perf_counter() - self._since
-        self._since = time.perf_counter()
+        self.begin()
         record = self._record(done, output, seconds)
         step = done.step
         shown = step % self._config.log_every == 0 or step in (1, self._config.steps)
@@ -132,12 +137,15 @@ class Watch:
         if self._flops_per_token and self._peak:
             flops = tokens * self._flops_per_token(float(output.attended))
             timing["mfu"] = flops / seconds / self._peak
-        if len(self._losses) and self._totals["begun"]:
+        if self._compiled:
             self._totals.update(
-                seconds=seconds, tokens=tokens, padded=done.padded_tokens, steps=1,
+                seconds=seconds,
+                tokens=tokens,
+                padded=done.padded_tokens,
                 waited=done.waited,
-            )  # fmt: skip
-        self._totals["begun"] = 1
+                steps=1,
+            )
+        self._compiled = True
         return {
             "step": done.step,
             "loss": float(output.loss),
