@@ -40,7 +40,7 @@ experiment = Experiment(
     ),
     vocabulary=1024,
     pretrain=TrainConfig(
-        steps=600,
+        steps=1000,
         trainable="full",
         batch_size=4,
         seq_len=SEQUENCE,
