@@ -62,7 +62,8 @@ def run(main: Callable[..., None], *, arguments: bool = False) -> None:
             raise app.UsageError(f"unexpected arguments {argv[1:]}", exitcode=2)
         try:
             main(argv[1:]) if arguments else main()
-        except app.UsageError:
+        except app.UsageError as error:
+            error.exitcode = 2  # as all bad input: launchers do not start it again
             raise
         except EXPECTED as error:
             if FLAGS.verbosity > 0:

@@ -43,3 +43,18 @@ def test_bad_input_is_one_message_and_exit_code_2(tmp_path):
     )
     assert done.returncode == 2
     assert "no dataset in" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([], "--dataset and --run must be given"),
+        (["--dataset=d", "--run=r", "--profile=9:3"], "expected FIRST:LAST"),
+        (["--dataset=d", "--run=r", "--steps=3"], "give --out"),
+        (["surprise"], "unexpected arguments"),
+    ],
+)
+def test_wrong_flags_have_exit_code_2_too(flags, message):
+    command = [sys.executable, "-m", "launch.train", "--config=configs/tiny.py", *flags]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 2 and message in done.stdout + done.stderr
