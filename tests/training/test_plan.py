@@ -182,8 +182,10 @@ found = plan(decoder, sorted(experiment.align.mix), experiment.align, mesh, "h10
 assert (found.base_parameters, found.adapter_parameters) == (8_190_735_360, 43_646_976)
 assert abs(found.memory_bytes["frozen weights"] * 8 / (2 * 8_190_735_360) - 1) < 1e-3
 assert found.fits, found.table()
-import resource
-assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 2 * 2**20  # KiB: no weights here
+import re
+# The kernel's own peak of this program: getrusage's also counts what pytest held before exec.
+peak = int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1])
+assert peak < 2 * 2**20, peak  # KiB: no weights here
 print(found.table())
 """
 
