@@ -33,15 +33,20 @@ def rotary_frequencies(
     return frequencies.astype(np.float32)
 
 
-def rotary_angles(positions: jax.Array, frequencies: np.ndarray) -> jax.Array:
-    """f32 angles `[B, T, 1, H/2]` of positions `[B, T]`."""
-    return positions.astype(jnp.float32)[..., None, None] * frequencies
+Rotation = tuple[jax.Array, jax.Array]
+"""Cosine and sine, f32 `[B, T, 1, H/2]`."""
 
 
-def rotate(x: jax.Array, angles: jax.Array) -> jax.Array:
-    """Rotates `x [B, T, heads, H]` by `angles`, first half of H against second half."""
+def rotation(positions: jax.Array, frequencies: np.ndarray) -> Rotation:
+    """By how much to rotate at positions `[B, T]`: the same in every layer."""
+    angles = positions.astype(jnp.float32)[..., None, None] * frequencies
+    return jnp.cos(angles), jnp.sin(angles)
+
+
+def rotate(x: jax.Array, rotation: Rotation) -> jax.Array:
+    """Rotates `x [B, T, heads, H]`, first half of H against second half."""
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    cos, sin = jnp.cos(angles), jnp.sin(angles)
+    cos, sin = rotation
     rotated = (first * cos - second * sin, second * cos + first * sin)
     return jnp.concatenate(rotated, axis=-1).astype(x.dtype)
 

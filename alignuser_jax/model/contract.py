@@ -34,7 +34,14 @@ def _backward(spec, out_dtype, operands, g):
     (x, y), (left, result) = operands, spec.split("->")
     a, b = left.split(",")
     dx = _einsum(f"{result},{b}->{a}", g.astype(y.dtype), y, x.dtype)
-    dy = _einsum(f"{a},{result}->{b}", x, g.astype(x.dtype), y.dtype)
+    g = g.astype(x.dtype)
+    if x.size > g.size and y.ndim == 2:
+        # XLA lays a CPU dot's first operand out anew: let that be the smaller one. The barrier
+        # keeps it from turning the product round again.
+        turned = _einsum(f"{result},{a}->{b[::-1]}", g, x, y.dtype)
+        dy = jax.lax.optimization_barrier(turned).T
+    else:
+        dy = _einsum(f"{a},{result}->{b}", x, g, y.dtype)
     return dx, dy
 
 

@@ -84,7 +84,7 @@ class Block(nnx.Module):
     def __call__(
         self,
         x: jax.Array,
-        angles: jax.Array,
+        rotation: attention.Rotation,
         adapter: Adapter,
         look: Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, Any]],
     ) -> tuple[jax.Array, Any]:
@@ -97,7 +97,7 @@ class Block(nnx.Module):
         if self.q_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         q, k, v = (constrain(a, "batch", None, "heads", None) for a in (q, k, v))
-        q, k = attention.rotate(q, angles), attention.rotate(k, angles)
+        q, k = attention.rotate(q, rotation), attention.rotate(k, rotation)
         y, kept = look(q, k, v)
         y = y.reshape(*x.shape[:2], -1)
         x = constrain(x + self.o(y, adapter.fold(3)), "batch", None, None)
@@ -162,6 +162,7 @@ class Decoder(nnx.Module):
         valid: jax.Array | None = None,
         *,
         lengths: jax.Array | None = None,
+        reach: int | None = None,
         implementation: str = "xla",
         remat: str = "none",
         unroll: int = 1,
@@ -178,6 +179,8 @@ class Decoder(nnx.Module):
           valid: bool `[B, T]`, with a cache only: other tokens are not written and their
             hidden states mean nothing.
           lengths: int32 `[B]`: what follows in a row is padding. Not with a cache.
+          reach: tokens of the longest segment, itself included, which saves work in longer
+            rows: what lies farther back is not looked at. Not with a cache.
           implementation: of attention without a cache, see `attention.attend_causal`.
           remat: "none", "dots" or "full" (`REMAT`).
           unroll: layers per step of the scan: can be faster for some shapes, slower to compile.
@@ -185,11 +188,11 @@ class Decoder(nnx.Module):
             0 is the base.
           dropout_key: turns on the adapters' dropout.
         """
-        uncached = segment_ids is not None or lengths is not None
+        uncached = any(a is not None for a in (segment_ids, lengths, reach))
         if uncached if cache is not None else (valid is not None):
             raise ValueError(
-                "segment_ids and lengths are for calls without a cache and valid for calls "
-                f"with one: got cache={'given' if cache is not None else None}"
+                "segment_ids, lengths and reach are for calls without a cache and valid for "
+                f"calls with one: got cache={'given' if cache is not None else None}"
             )
         if remat not in REMAT:
             raise ValueError(f"remat={remat!r} is not one of {tuple(REMAT)}")
@@ -197,9 +200,9 @@ class Decoder(nnx.Module):
         x = self.embedding[...][tokens].astype(self.dtype)
         # As the table lies, then as the batch does: in one step XLA would gather all of it.
         x = constrain(constrain(x, "data", None, "embed"), "batch", None, None)
-        angles = self.angles(positions)
+        rotation = self.rotation(positions)
         adapter = self.adapter(adapter, dropout_key)
-        windows = c.windows()
+        windows = [min(w or EVERYTHING, reach or EVERYTHING) for w in c.windows()]
         mixed = len(set(windows)) > 1  # else static, which faster attention needs
 
         def look_here(q, k, v, window):
@@ -214,12 +217,12 @@ class Decoder(nnx.Module):
             def body(x, xs):
                 weights, layer, window = xs
                 look = partial(look_here, window=window if mixed else windows[0])
-                return nnx.merge(graph, weights)(x, angles, adapter.fold(layer), look)
+                return nnx.merge(graph, weights)(x, rotation, adapter.fold(layer), look)
 
             if remat != "none":
                 body = jax.checkpoint(body, prevent_cse=False, policy=REMAT[remat])
-            reach = jnp.asarray([EVERYTHING if w is None else w for w in windows])
-            x, _ = jax.lax.scan(body, x, (weights, jnp.arange(depth), reach), unroll=unroll)
+            xs = (weights, jnp.arange(depth), jnp.asarray(windows))
+            x, _ = jax.lax.scan(body, x, xs, unroll=unroll)
             return self.norm(x), None
 
         def look_back(q, k, v, past, window):
@@ -227,7 +230,7 @@ class Decoder(nnx.Module):
             k, v = (a.astype(q.dtype) for a in past)
             slots = jnp.arange(k.shape[2])
             mask = slots <= positions[:, :, None]
-            if window is not None:
+            if window != EVERYTHING:
                 mask = mask & (slots > positions[:, :, None] - window)
             return attention.attend(q, k, v, mask), past
 
@@ -237,16 +240,16 @@ class Decoder(nnx.Module):
             if cache is not None:
                 past = cache.k[layer], cache.v[layer]
                 look = partial(look_back, past=past, window=windows[layer])
-            x, past = block(x, angles, adapter.fold(layer), look)
+            x, past = block(x, rotation, adapter.fold(layer), look)
             kept.append(past)
         x = self.norm(x)
         return x, cache and KVCache(*(tuple(arrays) for arrays in zip(*kept, strict=True)))
 
-    def angles(self, positions: jax.Array) -> jax.Array:
-        """f32 rotary angles `[B, T, 1, H/2]` of positions `[B, T]`."""
+    def rotation(self, positions: jax.Array) -> attention.Rotation:
+        """The rotary positions' cosine and sine at positions `[B, T]`."""
         c = self.config
         frequencies = attention.rotary_frequencies(c.head_dim, c.rope_theta, c.rope_scaling)
-        return attention.rotary_angles(positions, frequencies)
+        return attention.rotation(positions, frequencies)
 
     def adapter(self, which: int | jax.Array, key: jax.Array | None = None) -> Adapter:
         """How a call uses adapter number `which` (or one per row `[B]`), 0 being none."""

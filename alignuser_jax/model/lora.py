@@ -78,7 +78,9 @@ class Projection(nnx.Module):
         if adapter.key is not None and self.lora.dropout:
             keep = jax.random.bernoulli(adapter.key, 1 - self.lora.dropout, x.shape)
             x = jnp.where(keep, x / (1 - self.lora.dropout), 0).astype(x.dtype)
-        low = contract("btd,dr->btr", x, self.a[...].astype(x.dtype))
+        low = checkpoint_name(
+            contract("btd,dr->btr", x, self.a[...].astype(x.dtype)), PROJECTED
+        )
         if adapter.gate is not None:
             low = low * adapter.gate[..., None, :].astype(x.dtype)
         # B is scaled, being small: neither the result nor its cotangent is gone through again.

@@ -77,14 +77,14 @@ def finish(
         end = jnp.max(positions) + 1
         return attend_blocks(q, *past, slot, positions, end, window), None
 
-    x, _ = block(entering, decoder.angles(positions), decoder.adapter(adapter), look)
+    x, _ = block(entering, decoder.rotation(positions), decoder.adapter(adapter), look)
     return decoder.norm(x)
 
 
 def _layers(decoder, tokens, positions, slot, cache, valid, adapter):
     """The states that enter the last layer, those that leave it, and the cache."""
     x = constrain(decoder.embedding[...][tokens].astype(decoder.dtype), "batch", None, None)
-    angles, its_adapter = decoder.angles(positions), decoder.adapter(adapter)
+    rotation, its_adapter = decoder.rotation(positions), decoder.adapter(adapter)
     windows = decoder.config.windows()
     end = jnp.max(jnp.where(valid, positions + 1, 0))
     keys, values, entering = [], [], x
@@ -97,7 +97,7 @@ def _layers(decoder, tokens, positions, slot, cache, valid, adapter):
             return y, (k, v)
 
         entering = x
-        x, (k, v) = block(x, angles, its_adapter, look)
+        x, (k, v) = block(x, rotation, its_adapter, look)
         keys.append(k)
         values.append(v)
     return entering, x, KVCache(tuple(keys), tuple(values))

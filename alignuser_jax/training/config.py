@@ -23,9 +23,12 @@ class TrainConfig:
     "task_examples" weighs a token by 1 / (summed weights of its example) first.
     `trainable`: "lora" updates the adapter only, "full" every parameter of a decoder without
     one. `learning_rate` None: 1e-4 for "lora", 1e-5 for "full".
+    `seq_len`: tokens of an example, at most.
     `packing`: several examples in a row; None packs where the attention back end keeps them
     apart. Without it a batch has one of `length_buckets` row lengths: `seq_len`, half of it, a
     quarter, ...; each is compiled once.
+    `row_len`: tokens of a packed row, None for `seq_len`. Longer rows are fuller, and cost
+    attention nothing more, since no token looks back farther than `seq_len`.
     `attention`: "auto" is `ATTENTION`'s for the platform, where that takes the model (`on`).
     `loss_chunk`: positions whose logits exist at the same time.
     `spike_nats`: a loss so far above the median of the last 64 steps stops the run (0: never);
@@ -41,6 +44,7 @@ class TrainConfig:
     accumulation: int = 1
     seq_len: int = 512
     packing: bool | None = None
+    row_len: int | None = None
     length_buckets: int = 4
     mix: Mapping[str, int] = field(default_factory=dict)
     task_weights: Mapping[str, float] = field(default_factory=dict)
@@ -100,6 +104,9 @@ class TrainConfig:
         check(self.eval_every >= 0, "eval_every", "0 (only at both ends) or more")
         check(self.spike_nats >= 0, "spike_nats", "0 (never stop) or more")
         check(self.keep_best >= (self.result == "best"), "keep_best", "1 or more for 'best'")
+        if self.row_len is not None:
+            check(self.row_len >= self.seq_len, "row_len", f"seq_len={self.seq_len} or more")
+            check(self.packing is not False, "row_len", "None, since packing=False")
         if self.packing and self.attention not in ("auto", *PACKS):
             raise ValueError(
                 f"packing=True, but attention={self.attention!r} would look across the examples"
@@ -119,11 +126,12 @@ class TrainConfig:
                     and (dtype == "float32" or head_dim % 8 or head_dim > 256)
                 )
                 or (attention == "cudnn" and packing)
-                or (attention == "splash" and (self.seq_len % 128 or head_dim % 64))
+                or (attention == "splash" and (self.longest_row % 128 or head_dim % 64))
             ):
                 attention = "xla"
         packing = attention in PACKS if packing is None else packing
-        return replace(self, attention=attention, packing=packing)
+        row_len = self.row_len if packing else None
+        return replace(self, attention=attention, packing=packing, row_len=row_len)
 
     @property
     def decided(self) -> bool:
@@ -134,9 +142,14 @@ class TrainConfig:
     def lengths(self) -> tuple[int, ...]:
         """The lengths of rows, ascending: one where examples are packed."""
         if self.packing:
-            return (self.seq_len,)
+            return (self.longest_row,)
         halved = {-(-self.seq_len // 2**n) for n in range(self.length_buckets)}
         return tuple(sorted(halved))
+
+    @property
+    def longest_row(self) -> int:
+        """Tokens of the longest row that a batch can have."""
+        return self.row_len or self.seq_len
 
     @property
     def peak_learning_rate(self) -> float:

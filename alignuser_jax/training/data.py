@@ -198,7 +198,7 @@ def _packed(
 ) -> grain.IterDataset:
     return grain.experimental.FirstFitPackIterDataset(
         sequences,
-        length_struct=dict.fromkeys(("tokens", "targets", "weights"), config.seq_len),
+        length_struct=dict.fromkeys(("tokens", "targets", "weights"), config.longest_row),
         num_packing_bins=bins,
         seed=config.seed,
         shuffle_bins=shuffle,

@@ -192,7 +192,7 @@ def plan(
         chip=found,
         platform=platform,
         rows=config.batch_size,
-        length=config.seq_len,
+        length=config.longest_row,
         accumulation=config.accumulation,
         memory_bytes={
             "frozen weights": _bytes_per_device(parts.frozen),
@@ -210,7 +210,7 @@ def plan(
 
 def abstract_batch(config: TrainConfig, mesh: Mesh) -> Batch:
     """One global batch of shapes, `[accumulation, rows, T]`, rows over (data, fsdp)."""
-    shape = (config.accumulation, config.batch_size // config.accumulation, config.seq_len)
+    shape = (config.accumulation, config.batch_size // config.accumulation, config.longest_row)
     spread = NamedSharding(mesh, spec(None, "batch", None))
     dtypes = {name: jnp.float32 if name == "weights" else jnp.int32 for name in Batch._fields}
     return Batch(

@@ -218,6 +218,7 @@ def _loss(decoder: Decoder, batch: Batch, config: TrainConfig, key: Array | None
         batch.positions,
         segments,
         lengths=lengths,
+        reach=config.seq_len,
         implementation=config.attention,
         remat=config.remat,
         dropout_key=key if decoder.lora.dropout else None,

@@ -5,8 +5,9 @@
 
 `dense`: full rows, all trained; both sides get the same batches. `ragged`: the project's own
 conversations, trained on replies only, each trainer as its users run it: theirs padded to the
-longest of a batch, ours packed; real tokens count. `curves`: the losses of both sides step by
-step, on the same padded batches and from the same weights.
+longest of a batch, ours packed into `packed_rows` of `packed_length`, with the longest
+conversation as `seq_len`; real tokens count. `curves`: the losses of both sides step by step on
+the same padded batches and from the same weights.
 
 Each side is a process of its own that stays; the sides take turns, so that a busy machine hits
 both, and medians are quoted. Tokens per CPU second do not count the waiting for other programs.
@@ -36,6 +37,8 @@ flags.DEFINE_integer("rounds", 5, "Measured steps of each side; one more is not 
 flags.DEFINE_integer("steps", 50, "Steps of the loss curves.")
 flags.DEFINE_integer("rows", 8, "Rows of a batch (curves: half as many).")
 flags.DEFINE_integer("length", 512, "Tokens of a row.")
+flags.DEFINE_integer("packed_rows", 6, "Rows of our packed batch, half of each task.")
+flags.DEFINE_integer("packed_length", 768, "Tokens of our packed rows.")
 flags.DEFINE_integer("chunk", 512, "Our loss_chunk.")
 flags.DEFINE_string("remat", "dots", "Our remat.")
 
@@ -204,14 +207,17 @@ class Conversations:
         self.tokenizer = pipeline.tokenizer_of(experiment, dataset, run)
         self.shards = str(pipeline.build_stage(experiment, dataset, run, "align"))
         self.waited = []  # seconds for each packed batch
+        longest = max(len(s["tokens"]) for s in itertools.chain(*self.by_task().values()))
+        packed = {"batch_size": FLAGS.packed_rows, "row_len": FLAGS.packed_length}
+        self.settings = settings() | packed | {"seq_len": longest}
 
     def packed(self):
         """Our batches with their real tokens, as training reads them, without end."""
         from alignuser_jax.training.config import TrainConfig
         from alignuser_jax.training.data import Batches
 
-        quotas = dict.fromkeys(TASKS, FLAGS.rows // 2)
-        config = TrainConfig(**settings()).on("cpu")
+        quotas = dict.fromkeys(TASKS, FLAGS.packed_rows // 2)
+        config = TrainConfig(**self.settings).on("cpu")
         batches = Batches(self.shards, self.tokenizer, quotas, config)
         while True:
             started = time.perf_counter()
@@ -219,10 +225,8 @@ class Conversations:
             self.waited.append(time.perf_counter() - started)
             yield batch, int((batch.segment_ids > 0).sum())
 
-    def sequences(self):
-        """The same conversations one by one, tasks in turn, shuffled, without end."""
-        import numpy as np
-
+    def by_task(self):
+        """The same conversations one by one, task -> list."""
         from alignuser_jax.training.config import TrainConfig
         from alignuser_jax.training.data import sequence
         from alignuser_jax.training.records_io import read_examples
@@ -231,7 +235,13 @@ class Conversations:
         for example in read_examples(self.shards):
             if (made := sequence(self.tokenizer, example, config)) is not None:
                 by_task[example.task].append(made)
-        random = np.random.default_rng(0)
+        return by_task
+
+    def sequences(self):
+        """Conversations, tasks in turn, shuffled, without end."""
+        import numpy as np
+
+        by_task, random = self.by_task(), np.random.default_rng(0)
         for parts in by_task.values():
             random.shuffle(parts)
         return itertools.chain.from_iterable(
@@ -275,7 +285,7 @@ def write_model(directory: Path, vocabulary: int) -> tuple[str, str]:
     return str(directory / "base"), str(directory / "adapter")
 
 
-def take_turns(dtype, vocabulary, batches, steps):
+def take_turns(dtype, vocabulary, batches, steps, settings):
     """Both sides through `steps + 1` batches: side -> (tokens/s, tokens per CPU second,
     seconds) of each step but the first, side -> losses, side -> peak GiB."""
     context = multiprocessing.get_context("spawn")
@@ -284,7 +294,7 @@ def take_turns(dtype, vocabulary, batches, steps):
         sides, rates, losses, peak = {}, {}, {}, {}
         for name, make in (("ours", here), ("peer", peer)):
             mine, other = context.Pipe()
-            arguments = (other, make, base, adapter, dtype, settings())
+            arguments = (other, make, base, adapter, dtype, settings)
             process = context.Process(target=serve, args=arguments, daemon=True)
             process.start()
             sides[name], rates[name], losses[name] = mine, [], []
@@ -301,9 +311,9 @@ def take_turns(dtype, vocabulary, batches, steps):
     return rates, losses, peak
 
 
-def speed_rows(case, dtype, vocabulary, batches, waited=()):
+def speed_rows(case, dtype, vocabulary, batches, settings, waited=()):
     """`waited`: seconds for each of our batches, being filled while they are taken."""
-    rates, losses, peak = take_turns(dtype, vocabulary, batches, FLAGS.rounds)
+    rates, losses, peak = take_turns(dtype, vocabulary, batches, FLAGS.rounds, settings)
     name = f"{case} {dtype} {vocabulary // 1000}k"
     if case == "dense":
         check_equal(losses, 0.01 if dtype == "float32" else 0.02)
@@ -321,7 +331,7 @@ def speed_rows(case, dtype, vocabulary, batches, waited=()):
 
 
 def curve_rows(vocabulary, batches):
-    _, losses, _ = take_turns("float32", vocabulary, batches, FLAGS.steps - 1)
+    _, losses, _ = take_turns("float32", vocabulary, batches, FLAGS.steps - 1, settings())
     name = f"curves float32 {vocabulary // 1000}k"
     pairs = list(zip(losses["ours"], losses["peer"], strict=True))
     worst = max(abs(a - b) / b for a, b in pairs)
@@ -351,11 +361,13 @@ def main(argv: list[str]) -> None:
         conversations = Conversations(Path(folder) / "run") if ragged else None
         for vocabulary, dtype in itertools.product(vocabularies, FLAGS.dtypes):
             if "dense" in FLAGS.cases:
-                rows += speed_rows("dense", dtype, vocabulary, dense_batches(vocabulary))
+                rows += speed_rows(
+                    "dense", dtype, vocabulary, dense_batches(vocabulary), settings()
+                )
             if "ragged" in FLAGS.cases:
                 batches, conversations.waited = conversations.ragged_batches(), []
-                waited = conversations.waited
-                rows += speed_rows("ragged", dtype, vocabulary, batches, waited)
+                how = conversations.settings, conversations.waited
+                rows += speed_rows("ragged", dtype, vocabulary, batches, *how)
         if "curves" in FLAGS.cases:
             rows += curve_rows(vocabularies[0], conversations.same_batches())
         load = os.getloadavg()[0]

@@ -28,7 +28,7 @@ def logits(decoder, tokens, positions=None, **options):
     return np.asarray(_logits(*split(decoder), tokens, positions, **options))
 
 
-@partial(jax.jit, static_argnums=0)
+@partial(jax.jit, static_argnums=0, static_argnames="reach")
 def _logits(graphdef, lora, base, tokens, positions, **options):
     decoder = merge(graphdef, lora, base)
     return decoder.logits(decoder(tokens, positions, **options)[0])

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -29,6 +30,23 @@ def test_packed_rows_equal_separate_rows(decoder, tokens):
     np.testing.assert_allclose(both[9:], logits(decoder, b[None])[0], atol=1e-5)
     leaking = logits(decoder, packed, positions)[0]
     assert np.abs(leaking[9:] - both[9:]).max() > 1e-2
+
+
+@pytest.mark.parametrize("windows", [None, (5, None), (12, 12)])
+def test_a_reach_of_the_longest_segment_changes_nothing(config, tokens, windows):
+    if windows is not None:
+        sliding = {"sliding_window": max(w or 0 for w in windows)}
+        config = replace(
+            config, sliding_layers=tuple(w is not None for w in windows), **sliding
+        )
+    decoder = init_decoder(config)
+    segments = jnp.broadcast_to(jnp.asarray([1] * 9 + [2] * 15, jnp.int32), tokens.shape)
+    whole = logits(decoder, tokens, segment_ids=segments)
+    enough = logits(decoder, tokens, segment_ids=segments, reach=15)
+    np.testing.assert_allclose(whole, enough, atol=1e-5)
+    short = logits(decoder, tokens, segment_ids=segments, reach=3)
+    assert np.abs(short[:, 12:] - whole[:, 12:]).max() > 1e-2
+    np.testing.assert_allclose(short[:, :3], whole[:, :3], atol=1e-5)
 
 
 def test_a_segment_and_a_row_do_not_feel_their_neighbours(decoder, tokens):
@@ -197,7 +215,7 @@ def test_a_seed_names_the_weights(config):
 def test_wrong_calls_say_what_is_wrong(decoder, config, tokens):
     positions, cache = positions_like(tokens), init_cache(config, 3, 32)
     with pytest.raises(
-        ValueError, match="segment_ids and lengths are for calls without a cache"
+        ValueError, match="segment_ids, lengths and reach are for calls without a cache"
     ):
         decoder(tokens, positions, segment_ids=tokens, cache=cache)
     with pytest.raises(ValueError, match="valid for calls with"):

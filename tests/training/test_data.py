@@ -78,6 +78,29 @@ def test_a_batch_without_packing_has_the_shortest_length_that_holds_it(shards, t
         assert batch.tokens.shape[-1] < 2 * (batch.segment_ids != 0).sum(axis=-1).max()
 
 
+def test_longer_rows_hold_more_of_the_same_examples(shards, tokenizer):
+    short = take(Batches(str(shards), tokenizer, QUOTAS, config()), 20)
+    settings = config(row_len=300)
+    assert settings.lengths == (300,)
+    long = take(Batches(str(shards), tokenizer, QUOTAS, settings), 20)
+    assert long[0].tokens.shape == (1, 4, 300)
+
+    def most(batches):
+        return max(len(tokens) for b in batches for _, tokens, *_ in segments(b))
+
+    def filled(batches):
+        return np.mean([(b.segment_ids != 0).mean() for b in batches])
+
+    assert most(long) <= 96 and most(short) <= 96
+    assert filled(long) > filled(short)
+    with pytest.raises(ValueError, match="row_len is 95: expected seq_len=96 or more"):
+        config(row_len=95)
+    with pytest.raises(ValueError, match="row_len is 300: expected None, since packing=False"):
+        config(row_len=300, packing=False)
+    on_gpu = TrainConfig(steps=1, row_len=1024).on("gpu")
+    assert on_gpu.row_len is None and on_gpu.lengths[-1] == 512
+
+
 def test_packing_must_be_decided(shards, tokenizer):
     undecided = TrainConfig(steps=1, batch_size=4)
     with pytest.raises(ValueError, match=r"config\.on\(platform\)"):
