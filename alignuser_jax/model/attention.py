@@ -12,10 +12,14 @@ import operator
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.ad_checkpoint import checkpoint_name
 
 from alignuser_jax.model.config import RopeScaling
 from alignuser_jax.model.contract import contract
 from alignuser_jax.parallel import spec
+
+ATTENDED = "attended"
+"""The name of what attention's backward pass keeps, for rematerialisation policies."""
 
 
 def rotary_frequencies(
@@ -51,8 +55,12 @@ def rotate(x: jax.Array, rotation: Rotation) -> jax.Array:
     return jnp.concatenate(rotated, axis=-1).astype(x.dtype)
 
 
+@jax.custom_vjp
 def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Array:
     """Grouped-query attention with an f32 softmax; key heads are never repeated in memory.
+
+    The backward pass makes the weights again from one number per query, as flash attention does
+    (Dao et al. 2022, algorithm 4), so that neither scores nor weights are kept.
 
     Args:
       q: `[B, T, N, H]` with N = K * G; query heads of one key head are neighbours.
@@ -62,19 +70,65 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Arr
 
     Returns `[B, T, N, H]` in q's type.
     """
-    batch, queries, heads, size = q.shape
-    groups, slots = k.shape[1:3]
-    shape = (batch, queries, groups, heads // groups, size)
-    q = (q * size**-0.5).reshape(shape).swapaxes(1, 2).reshape(batch, groups, -1, size)
-    scores = contract("bkqh,bksh->bkqs", q, k, jnp.float32)
-    scores = scores.reshape(batch, groups, queries, -1, slots)
-    scores = jnp.where(mask[:, None, :, None], scores, jnp.finfo(jnp.float32).min)
-    top = jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True))
-    weights = jnp.exp(scores - top).reshape(batch, groups, -1, slots)
+    return _attend(q, k, v, mask)[0]
+
+
+def _attend(q, k, v, mask):
+    """What `attend` gives, and log Σ exp of each query's scores, f32 `[B, K, T * G, 1]`."""
+    scores = _scores(_by_key_head(q * q.shape[-1] ** -0.5, k), k, mask)
+    top = scores.max(axis=-1, keepdims=True)
+    weights = jnp.exp(scores - top)
+    total = weights.sum(axis=-1, keepdims=True)
     y = contract("bkqs,bksh->bkqh", weights.astype(v.dtype), v, jnp.float32)
-    y = (y / weights.sum(axis=-1, keepdims=True)).astype(q.dtype)
-    y = y.reshape(batch, groups, queries, -1, size).swapaxes(1, 2)
-    return y.reshape(batch, queries, heads, size)
+    return _by_query((y / total).astype(q.dtype), q.shape), top + jnp.log(total)
+
+
+def _scores(q, k, mask):
+    """f32 `[B, K, T * G, S]` of q `[B, K, T * G, H]`."""
+    scores = contract("bkqh,bksh->bkqs", q, k, jnp.float32)
+    queries, slots = mask.shape[1:]
+    by_query = scores.reshape(*scores.shape[:2], queries, -1, slots)
+    by_query = jnp.where(mask[:, None, :, None], by_query, jnp.finfo(jnp.float32).min)
+    return by_query.reshape(scores.shape)
+
+
+def _by_key_head(q, k):
+    """`[B, T, N, H]` as `[B, K, T * G, H]`."""
+    batch, queries, heads, size = q.shape
+    groups = k.shape[1]
+    q = q.reshape(batch, queries, groups, heads // groups, size).swapaxes(1, 2)
+    return q.reshape(batch, groups, -1, size)
+
+
+def _by_query(y, shape):
+    """`[B, K, T * G, H]` as `shape`, `[B, T, N, H]`."""
+    batch, queries, _, size = shape
+    y = y.reshape(batch, y.shape[1], queries, -1, size).swapaxes(1, 2)
+    return y.reshape(shape)
+
+
+def _attend_forward(q, k, v, mask):
+    y, total = (checkpoint_name(a, ATTENDED) for a in _attend(q, k, v, mask))
+    return y, (q, k, v, mask, y, total)
+
+
+def _attend_backward(kept, dy):
+    q, k, v, mask, y, total = kept
+    scale = q.shape[-1] ** -0.5
+    queries = _by_key_head(q * scale, k)
+    weights = jnp.exp(_scores(queries, k, mask) - total)
+    # Σ over keys of weight · d(weight), without the weights
+    mean = jnp.sum(dy.astype(jnp.float32) * y.astype(jnp.float32), axis=-1, keepdims=True)
+    mean, dy = _by_key_head(mean, k), _by_key_head(dy.astype(v.dtype), k)
+    dv = contract("bkqs,bkqh->bksh", weights.astype(v.dtype), dy)
+    d_weights = contract("bkqh,bksh->bkqs", dy, v, jnp.float32)
+    d_scores = (weights * (d_weights - mean)).astype(q.dtype)
+    dk = contract("bkqs,bkqh->bksh", d_scores, queries)
+    dq = contract("bkqs,bksh->bkqh", d_scores, k, jnp.float32) * scale
+    return _by_query(dq.astype(q.dtype), q.shape), dk, dv, None
+
+
+attend.defvjp(_attend_forward, _attend_backward)
 
 
 def attend_causal(

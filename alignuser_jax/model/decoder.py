@@ -29,10 +29,11 @@ from alignuser_jax.records import stable_key
 
 REMAT: Mapping[str, object] = {
     "none": jax.checkpoint_policies.everything_saveable,
-    "dots": jax.checkpoint_policies.save_only_these_names(PROJECTED),
+    "dots": jax.checkpoint_policies.save_only_these_names(PROJECTED, attention.ATTENDED),
     "full": jax.checkpoint_policies.nothing_saveable,
 }
-"""What the backward pass keeps of a layer: all, its projections' results, only its input."""
+"""What the backward pass keeps of a layer: all, the results of its projections and of
+attention, only its input."""
 
 EVERYTHING = 2**31 - 1  # a window that no position leaves
 

@@ -166,12 +166,12 @@ def test_remat_and_unroll_change_no_gradient(decoder, tokens):
     for other in (gradient(lora, "dots", 2), gradient(lora, "full", 1)):
         for a, b in zip(plain, other, strict=True):
             assert np.abs(a - b).max() <= 1e-5 * np.abs(a).max()
-    # What is not kept is computed again: of "dots" not the products with the weights.
+    # What is not kept is computed again: of "dots" no product.
     products = {
         remat: str(jax.make_jaxpr(gradient, (1, 2))(lora, remat, 1)).count("dot_general[")
         for remat in ("none", "dots", "full")
     }
-    assert products["none"] < products["dots"] < products["full"] - 5, products
+    assert products["none"] == products["dots"] < products["full"] - 9, products
 
 
 def test_unstacked_layers_compute_the_same(decoder, tokens):
