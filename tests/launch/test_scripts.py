@@ -1,5 +1,6 @@
 """The launch scripts: linted, run against stand-ins for the clusters' own commands, and their
-command lines held against the program's flags. No cluster is needed, or shown to work."""
+command lines held against the program's flags; `test_launched.py` runs them for real. No
+cluster is needed, or shown to work."""
 
 import json
 import os
@@ -12,14 +13,22 @@ import time
 from pathlib import Path
 
 import pytest
-import yaml
+from stand_ins import (
+    LAUNCH,
+    MANIFESTS,
+    ROOT,
+    SBATCH,
+    VALUES,
+    Stage,
+    finish,
+    manifest,
+    pod_command,
+    slurm,
+    tpu_vm,
+)
 
 from alignuser_jax.training.plan import USABLE
 
-ROOT = Path(__file__).parents[2]
-LAUNCH = ROOT / "launch"
-SBATCH, TPU_VM = LAUNCH / "slurm" / "train.sbatch", LAUNCH / "tpu_vm" / "train.sh"
-MANIFESTS = sorted((LAUNCH / "gke").glob("*.yaml"))
 SHELL = sorted([*LAUNCH.rglob("*.sh"), *LAUNCH.rglob("*.sbatch")])
 
 
@@ -40,155 +49,9 @@ def test_nothing_of_one_machine_or_registry():
         assert not found, f"{path}: {found}"
 
 
-# --- stand-ins ----------------------------------------------------------------------------
-
-ALIGNUSER = """#!/usr/bin/env bash
-task=$1-${SLURM_PROCID:-0}
-printf '%s\\0' "$@" >> "$NOTES/$task.argv"
-printf '\\n' >> "$NOTES/$task.argv"
-env -0 > "$NOTES/$task.env"
-[[ $1 == train ]] || exit 0
-if [[ -e $NOTES/until-stopped ]]; then
-  trap 'echo TERM >> "$NOTES/$task.signals"; exit 85' TERM
-  touch "$NOTES/$task.started"
-  for ((i = 0; i < 1000; i++)); do sleep 0.05; done
-fi
-code=$(head -n 1 "$NOTES/codes"); sed -i 1d "$NOTES/codes"
-exit "$code"
-"""
-
-SRUN = """#!/usr/bin/env bash
-while [[ $1 == --* ]]; do
-  echo "$1" >> "$NOTES/srun.options"
-  [[ $1 != --output=* ]] || output=${1#*=}
-  shift
-done
-export SLURM_STEP_NODELIST=127.0.0.1 SLURM_STEP_NUM_NODES=1
-worst=0 tasks=()
-for ((i = 0; i < SLURM_NTASKS; i++)); do
-  SLURM_PROCID=$i SLURM_LOCALID=$i "$@" > "${output//%t/$i}" 2>&1 &
-  tasks+=($!)
-  [[ -e $NOTES/until-stopped ]] || wait $! || worst=$(($? > worst ? $? : worst))
-done
-trap 'kill -KILL "${tasks[@]}"' TERM  # as srun does
-echo "${tasks[@]}" > "$NOTES/tasks"
-if [[ -e $NOTES/until-stopped ]]; then
-  for task in "${tasks[@]}"; do wait "$task" || worst=$(($? > worst ? $? : worst)); done
-fi
-exit "$worst"
-"""
-
-SCONTROL = """#!/usr/bin/env bash
-echo "$@" >> "$NOTES/scontrol"
-"""
-
-SCANCEL = """#!/usr/bin/env bash
-echo "$@" >> "$NOTES/scancel"
-kill -TERM $(cat "$NOTES/tasks")
-"""
-
-GCLOUD = """#!/usr/bin/env bash
-echo "$*" >> "$NOTES/gcloud"
-case "$*" in
-  *' describe '*)
-    state=$(head -n 1 "$NOTES/states")
-    (($(wc -l < "$NOTES/states") == 1)) || sed -i 1d "$NOTES/states"
-    [[ $state != ABSENT ]] || exit 1
-    echo "$state"
-    ;;
-  *' ssh '*)
-    for word in "$@"; do
-      case $word in --command=*) cd "$NOTES/host" && exec bash -c "${word#*=}" ;; esac
-    done
-    ;;
-esac
-"""
-
-
-class Stage:
-    """A folder of stand-ins on PATH that note in `notes` how they were called.
-
-    `alignuser train` ends with the next of `codes` (tasks of Slurm then run in turn), or, where
-    `notes/until-stopped` is, waits for a TERM (all at once).
-    """
-
-    def __init__(self, folder):
-        self.folder, self.notes = folder, folder / "notes"
-        self.notes.mkdir()
-        self.alignuser = self.put("alignuser", ALIGNUSER)
-        for name, text in (
-            ("srun", SRUN), ("scontrol", SCONTROL), ("scancel", SCANCEL), ("gcloud", GCLOUD),
-        ):  # fmt: skip
-            self.put(name, text)
-
-    def put(self, name, text, folder=None):
-        path = (folder or self.folder / "bin") / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-        path.chmod(0o755)
-        return path
-
-    def start(self, script, *words, codes=(), **environment):
-        (self.notes / "codes").write_text("".join(f"{code}\n" for code in codes))
-        path = f"{self.folder / 'bin'}{os.pathsep}{os.environ['PATH']}"
-        given = {
-            "PATH": path,
-            "HOME": str(self.folder),
-            "NOTES": str(self.notes),
-            **environment,
-        }
-        return subprocess.Popen(
-            ["bash", script, *words], env=given, cwd=self.folder,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            start_new_session=True,
-        )  # fmt: skip
-
-    def lines(self, name):
-        path = self.notes / name
-        return path.read_text().splitlines() if path.exists() else []
-
-    def commands(self, name):
-        """Each call's words, the verb first."""
-        return [line.split("\0")[:-1] for line in self.lines(f"{name}.argv")]
-
-    def environment(self, name):
-        text = (self.notes / f"{name}.env").read_text()
-        return dict(entry.split("=", 1) for entry in text.split("\0")[:-1])
-
-
 @pytest.fixture
 def stage(tmp_path):
     return Stage(tmp_path)
-
-
-def slurm(stage, *words, **changes):
-    """The sbatch script as Slurm starts it: two tasks on one node."""
-    given = {
-        "SLURM_JOB_ID": "4711", "SLURM_NTASKS": "2", "SLURM_JOB_NUM_NODES": "1",
-        "SLURM_CPUS_PER_TASK": "3", "ALIGNUSER": str(stage.alignuser),
-        "DATASET": "the data", "RUN": "runs/a",
-    }  # fmt: skip
-    return stage.start(SBATCH, *words, **(given | changes))
-
-
-def tpu_vm(stage, *words, states, **changes):
-    (stage.notes / "states").write_text("".join(f"{state}\n" for state in states))
-    stage.put("alignuser", ALIGNUSER, stage.notes / "host" / "check out" / ".venv" / "bin")
-    given = {
-        "NAME": "slice", "ZONE": "zone-a", "TYPE": "v6e-16", "RUNTIME": "v2", "PAUSE": "0",
-        "CHECKOUT": "check out", "DATASET": "the data", "RUN": "runs/a",
-        "CHECKPOINTS": "gs://bucket/a", "SETUP": "touch fetched",
-    }  # fmt: skip
-    return stage.start(TPU_VM, *words, **(given | changes))
-
-
-def finish(process):
-    try:
-        output, _ = process.communicate(timeout=60)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        raise
-    return process.returncode, output
 
 
 # --- Slurm --------------------------------------------------------------------------------
@@ -310,78 +173,7 @@ def test_tpu_vm_passes_on_a_failure(stage):
     assert len(stage.commands("train-0")) == 1
 
 
-@pytest.mark.slow
-def test_slurm_trains_on_two_processes_is_stopped_and_goes_on(stage):
-    """The real program under the script, joined as JAX joins the tasks of Slurm."""
-    from alignuser_jax import pipeline
-    from alignuser_jax.datasets import synthetic
-    from alignuser_jax.experiment import load_experiment
-    from alignuser_jax.training.metrics import read_metrics
-
-    config = ROOT / "configs" / "tiny.py"
-    settings = ["pretrain.steps=150", "decoder.num_layers=1", "agents=6"]
-    settings += ["pretrain_shards.rollouts.episodes=6", "pretrain.eval_batches=1"]
-    experiment, run = load_experiment(config, settings), stage.folder / "run"
-    sizes = synthetic.SyntheticConfig(users=40, items=60, ratings_per_user=24)
-    dataset = synthetic.generate(sizes)
-    dataset.save(stage.folder / "data")
-    pipeline.build_stage(
-        experiment, dataset, pipeline.open_run(experiment, dataset, run), "pretrain"
-    )
-    (stage.notes / "until-stopped").touch()  # the tasks start at once, not in turn
-    words = [f"--set={setting}" for setting in settings]
-    given = {
-        "ALIGNUSER": str(Path(sys.executable).parent / "alignuser"),
-        "CONFIG": str(config), "DATASET": str(stage.folder / "data"), "RUN": str(run),
-        "STAGE": "pretrain", "MESH": "data=2", "JAX_PLATFORMS": "cpu",
-    }  # fmt: skip
-
-    def logs():
-        return "\n".join(path.read_text() for path in run.rglob("logs/**/*.log"))
-
-    job = slurm(stage, *words, **given)
-    deadline = time.monotonic() + 600
-    while len(read_metrics(run / "pretrain")) < 10 and job.poll() is None:
-        assert time.monotonic() < deadline, logs()
-        time.sleep(0.05)
-    job.send_signal(signal.SIGUSR1)  # as Slurm does before the time is up
-    output, _ = job.communicate(timeout=300)
-    assert job.returncode == 85, output + logs()
-    assert stage.lines("scontrol") == ["requeue 4711"]
-    assert 10 <= len(read_metrics(run / "pretrain")) < 150
-    job = slurm(stage, *words, **given)
-    output, _ = job.communicate(timeout=600)
-    assert job.returncode == 0, output + logs()
-    steps = [line["step"] for line in read_metrics(run / "pretrain") if "loss" in line]
-    assert steps == list(range(1, 151))
-    assert "2 x cpu: data 2, fsdp 1, tensor 1" in logs()
-    assert (run / "pretrain" / "model" / "config.json").is_file()
-
-
 # --- GKE ----------------------------------------------------------------------------------
-
-VALUES = {
-    "NAME": "qwen", "IMAGE": "registry.example/alignuser:1", "CLAIM": "disk",
-    "ACCELERATOR": "kind", "TOPOLOGY": "4x4", "HOSTS": "4", "CHIPS": "4", "SLICES": "2",
-    "NODES": "2", "GPUS": "8", "CONFIG": "configs/qwen3_8b.py", "DATASET": "/data/ml-1m",
-    "RUN": "/data/qwen", "STAGE": "align", "MESH": "data=2", "CHECKPOINTS": "gs://bucket/a",
-}  # fmt: skip
-IN_POD = {"COORDINATOR": "qwen-train-0-0.qwen", "PROCESS": "1"}
-
-
-def manifest(path):
-    """As `envsubst` leaves it, with every documented name set."""
-    return yaml.safe_load(re.sub(r"\$\{(\w+)\}", lambda m: VALUES[m[1]], path.read_text()))
-
-
-def pod_command(path):
-    (train,) = (j for j in manifest(path)["spec"]["replicatedJobs"] if j["name"] == "train")
-    (container,) = train["template"]["spec"]["template"]["spec"]["containers"]
-    words = container["command"]
-    defined = {entry["name"] for entry in container["env"]}
-    for name in re.findall(r"\$\((\w+)\)", " ".join(words)):
-        assert name in defined
-    return [re.sub(r"\$\((\w+)\)", lambda m: IN_POD[m[1]], word) for word in words]
 
 
 @pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.stem)
