@@ -10,8 +10,8 @@ _HOMES = {
     "config": ("DecoderConfig", "LoraConfig", "RopeScaling", "PROJECTIONS"),
     "hf_config": ("read_config",),
     "cache": ("KVCache", "init_cache"),
-    "decoder": (
-        "Decoder",
+    "decoder": ("Decoder",),
+    "states": (
         "abstract_decoder",
         "count_parameters",
         "init_decoder",
@@ -20,6 +20,7 @@ _HOMES = {
         "named_arrays",
         "split",
         "unstack",
+        "with_arrays",
     ),
     "weights": ("load_decoder", "save_pretrained"),
     "peft": ("base_of", "read_adapter", "save_adapter"),

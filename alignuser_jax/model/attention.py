@@ -292,7 +292,10 @@ def _splash(q, k, v, segments, window, interpret):
 
     def local(q, k, v, segments):
         kernel = splash.make_splash_mha_single_device(
-            splash.MultiHeadMask([mask] * q.shape[1]), block_sizes=sizes, interpret=interpret
+            splash.MultiHeadMask([mask] * q.shape[1]),
+            block_sizes=sizes,
+            residual_checkpoint_name=ATTENDED,
+            interpret=interpret,
         )
         ids = None if segments is None else splash.SegmentIds(segments, segments)
         return jax.vmap(kernel)(q, k, v, ids)

@@ -18,8 +18,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 from alignuser_jax.model.config import DecoderConfig
-from alignuser_jax.model.decoder import Decoder, merge, split
+from alignuser_jax.model.decoder import Decoder
 from alignuser_jax.model.hub import local_directory
+from alignuser_jax.model.states import merge, split
 from alignuser_jax.model.weights import load_decoder
 
 Choice = str | None | Sequence[str | None]

@@ -20,17 +20,10 @@ from flax import nnx
 from jax.sharding import Mesh, Sharding, SingleDeviceSharding
 
 from alignuser_jax.model.config import PROJECTIONS, DecoderConfig, LoraConfig
-from alignuser_jax.model.decoder import (
-    Block,
-    Decoder,
-    abstract_decoder,
-    draw,
-    merge,
-    split,
-    with_arrays,
-)
+from alignuser_jax.model.decoder import Block, Decoder
 from alignuser_jax.model.hf_config import CONFIG, GENERATION, read_config, to_hf
 from alignuser_jax.model.peft import join_adapters, read_adapter
+from alignuser_jax.model.states import abstract_decoder, draw, merge, split, with_arrays
 from alignuser_jax.model.tensors import (
     FLOATS,
     INDEX,

@@ -28,7 +28,8 @@ class TrainConfig:
     apart. Without it a batch has one of `length_buckets` row lengths: `seq_len`, half of it, a
     quarter, ...; each is compiled once.
     `row_len`: tokens of a packed row, None for `seq_len`. Longer rows are fuller, and cost
-    attention nothing more, since no token looks back farther than `seq_len`.
+    attention nothing more, since no token looks back farther than `seq_len`. Where rows are not
+    packed it has no part.
     `attention`: "auto" is `ATTENTION`'s for the platform, where that takes the model (`on`).
     `loss_chunk`: positions whose logits exist at the same time.
     `spike_nats`: a loss so far above the median of the last 64 steps stops the run (0: never);

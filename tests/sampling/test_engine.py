@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 
 from alignuser_jax.model import LoraConfig, abstract_decoder, merge, named_arrays, split
-from alignuser_jax.model.decoder import with_arrays
 from alignuser_jax.model.peft import join_adapters
+from alignuser_jax.model.states import with_arrays
 from alignuser_jax.records import Message, Request, stable_key
 from alignuser_jax.sampling import Engine, EngineConfig, generate
 from alignuser_jax.sampling.automaton import ACCEPT

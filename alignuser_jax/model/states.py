@@ -1,0 +1,131 @@
+"""A decoder's weights as trees: drawn, described without memory, taken apart, put together,
+laid out for decoding, merged with their adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+
+from alignuser_jax.model.config import DecoderConfig, LoraConfig
+from alignuser_jax.model.decoder import Block, Decoder
+from alignuser_jax.model.lora import Projection
+from alignuser_jax.parallel import shardings
+from alignuser_jax.records import stable_key
+
+
+def split(decoder: Decoder) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
+    """(structure, LoRA weights, base weights): once at start-up, then plain JAX."""
+    return nnx.split(decoder, nnx.LoRAParam, ...)
+
+
+def merge(graphdef: nnx.GraphDef, lora: nnx.State, base: nnx.State) -> Decoder:
+    """The decoder of `split`'s three parts; cheap, meant to be called inside `jax.jit`."""
+    return nnx.merge(graphdef, lora, base)
+
+
+def named_arrays(state: nnx.State) -> dict[str, np.ndarray]:
+    """Dotted path -> host array of every weight in a part of `split`."""
+    leaves = jax.tree.leaves_with_path(state, is_leaf=lambda x: isinstance(x, nnx.Variable))
+    return {
+        ".".join(str(part.key) for part in path): np.asarray(leaf.get_value())
+        for path, leaf in leaves
+    }
+
+
+def with_arrays(state: nnx.State, arrays: Mapping[str, jax.Array]) -> nnx.State:
+    """The part of `split` with its weights by dotted path: the way back from `named_arrays`."""
+
+    def one(path, weight):
+        return weight.replace(arrays[".".join(str(part.key) for part in path)])
+
+    return jax.tree.map_with_path(one, state, is_leaf=lambda x: isinstance(x, nnx.Variable))
+
+
+def abstract_decoder(
+    config: DecoderConfig,
+    lora: LoraConfig | None = None,
+    *,
+    adapters: tuple[tuple[str, int], ...] | None = None,
+    dtype: jnp.dtype = jnp.float32,
+    param_dtype: jnp.dtype = jnp.float32,
+) -> Decoder:
+    """A decoder of `ShapeDtypeStruct`s: structure, shapes and logical axes, but no memory."""
+    options = {"adapters": adapters, "dtype": dtype, "param_dtype": param_dtype}
+    return nnx.eval_shape(lambda: Decoder(config, lora, **options))
+
+
+def init_decoder(
+    config: DecoderConfig,
+    lora: LoraConfig | None = None,
+    seed: int = 0,
+    dtype: jnp.dtype = jnp.float32,
+    param_dtype: jnp.dtype = jnp.float32,
+) -> Decoder:
+    """A randomly initialised decoder; a seed gives one base with and without adapters."""
+    abstract = abstract_decoder(config, lora, dtype=dtype, param_dtype=param_dtype)
+    return nnx.merge(nnx.graphdef(abstract), draw(nnx.state(abstract), seed))
+
+
+def draw(abstract: nnx.State, seed: int, mesh: Mesh | None = None) -> nnx.State:
+    """The state of abstract weights, each from its own distribution and its own named stream.
+
+    NumPy draws: the same numbers on every machine, and nothing to compile.
+    """
+    layout = shardings(abstract, mesh) if mesh else abstract
+
+    def one(path, weight: nnx.Variable, where: nnx.Variable) -> nnx.Variable:
+        shape, dtype = weight.get_value().shape, weight.get_value().dtype
+        kind, size = weight.get_metadata("init")
+        name = ".".join(str(part.key) for part in path)
+        random = np.random.Generator(np.random.Philox(key=stable_key("weights", seed, name)))
+        if kind == "normal":
+            values = random.standard_normal(shape, np.float32) * np.float32(size)
+        elif kind == "uniform":
+            values = (random.random(shape, np.float32) * 2 - 1) * np.float32(size)
+        else:
+            values = np.full(shape, size, np.float32)
+        values = values.astype(dtype)
+        return weight.replace(
+            jax.device_put(values, where.get_value()) if mesh else jnp.asarray(values)
+        )
+
+    return jax.tree.map_with_path(
+        one, abstract, layout, is_leaf=lambda x: isinstance(x, nnx.Variable)
+    )
+
+
+def unstack(decoder: Decoder) -> Decoder:
+    """The same decoder with a list of layers, each with its own arrays: for decoding."""
+    if not isinstance(decoder.layers, Block):
+        return decoder
+    result = nnx.merge(*nnx.split(decoder))
+    result.layers = nnx.List(decoder.blocks())
+    return result
+
+
+def merge_lora(decoder: Decoder) -> Decoder:
+    """The decoder of rank 0 that computes the same: each kernel becomes `W + scale * A B`."""
+    if not isinstance(decoder.layers, Block):
+        raise ValueError("merge_lora needs stacked layers: merge first, unstack after")
+    result = abstract_decoder(
+        decoder.config, dtype=decoder.dtype, param_dtype=decoder.param_dtype
+    )
+    base = split(decoder)[2]
+    for name, block in nnx.iter_modules(decoder):
+        if isinstance(block, Projection):
+            node = base
+            for part in name:
+                node = node[part]
+            node["kernel"] = node["kernel"].replace(block.merged_kernel())
+    return nnx.merge(nnx.graphdef(result), base)
+
+
+def count_parameters(state: object) -> int:
+    """Numbers held by a decoder, a state or an abstract one."""
+    leaves = jax.tree.leaves(nnx.state(state) if isinstance(state, nnx.Module) else state)
+    return sum(leaf.size for leaf in leaves)
