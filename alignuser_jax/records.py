@@ -221,6 +221,11 @@ class Request:
     `scored`: the completion carries the exact distribution over the alternatives of its only
     answer line, and the alternative is drawn from it.
     `samples` completions come back in one `Completion.samples` where it is more than 1.
+    Drawing: `temperature` (0: the likeliest), then of the tempered distribution the `top_k`
+    likeliest (0: all), of these the fewest whose share reaches `top_p`, and of all those at
+    least `min_p` times as likely as the likeliest.
+    `stop` strings end free text where the first of them appears, which is cut off.
+    `timeout_seconds` after it was submitted the request comes back as an error.
     `purpose` ("screen", "rate", "act", "interview", "reflect", "world_model", …) and `subject`
     (the item id a call is about) are for logs and tests; no model sees them.
     """
@@ -237,6 +242,10 @@ class Request:
     samples: int = 1
     key: int = 0
     adapter: str | None = None
+    top_k: int = 0
+    min_p: float = 0.0
+    stop: tuple[str, ...] = ()
+    timeout_seconds: float | None = None
 
 
 class Usage(NamedTuple):

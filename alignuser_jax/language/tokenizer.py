@@ -40,6 +40,7 @@ WRITTEN_MARKS = r"\[/?[A-Z_]+\]|<</?[A-Z_]+>>"
 class TextTokenizer(Protocol):
     """`eot_id` ends a turn. `reply_opening` is the text between a prompt and the reply's own,
     `reply_closing` that between a reply and `eot_id`: a space each for Llama 2, else nothing.
+    `special_ids` are no text: turn markers, padding and the like, `eot_id` among them.
     `prefix_stable`: an assistant's earlier replies stay in the tokens of a longer conversation
     as they were generated (false for templates that rewrite them).
 
@@ -51,6 +52,7 @@ class TextTokenizer(Protocol):
     reply_opening: str
     reply_closing: str
     pad_id: int
+    special_ids: frozenset[int]
     fingerprint: str
     prefix_stable: bool
 
@@ -99,6 +101,10 @@ class SentencePieceTokenizer(TextTokenizer):
         self.pad_id = known.index(PAD)
         self.eot_id = known.index(END)
         self.role_ids = {role: known.index(marker) for role, marker in ROLE_MARKERS.items()}
+        kinds = self._pieces.is_control, self._pieces.is_unknown
+        self.special_ids = frozenset(
+            n for n in range(self.vocab_size) if any(kind(n) for kind in kinds)
+        )
         self.fingerprint = hashlib.sha256(model).hexdigest()
 
     def encode(self, text: str) -> list[int]:
@@ -162,6 +168,8 @@ class HuggingFaceTokenizer(TextTokenizer):
         self.eot_id, self.reply_opening, self.reply_closing = self._turn()
         pad = tokenizer.pad_token_id
         self.pad_id = self.eot_id if pad is None else pad
+        special = {n for n, a in tokenizer.added_tokens_decoder.items() if a.special}
+        self.special_ids = frozenset({*special, *tokenizer.all_special_ids, self.eot_id})
         definition = tokenizer.backend_tokenizer.to_str() + str(tokenizer.chat_template)
         self.fingerprint = hashlib.sha256(definition.encode()).hexdigest()
         ask = [{"role": "user", "content": "a"}]

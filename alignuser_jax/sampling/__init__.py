@@ -6,9 +6,13 @@ __all__ = ["Engine", "EngineConfig", "ScriptedGenerator", "generate"]
 
 
 def __getattr__(name: str):
-    """`Engine` and `EngineConfig` on first use, so that scripted replies need no jax."""
-    if name in ("Engine", "EngineConfig"):
-        from alignuser_jax.sampling import engine
+    """What needs jax on first use, so that scripted replies need none."""
+    if name == "EngineConfig":
+        from alignuser_jax.sampling.config import EngineConfig
 
-        return getattr(engine, name)
+        return EngineConfig
+    if name == "Engine":
+        from alignuser_jax.sampling.engine import Engine
+
+        return Engine
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -31,7 +31,7 @@ MESSAGES_KEPT = 1 << 14
 @dataclass(frozen=True)
 class Row:
     """One sample of one request. `tokens` is what is prefilled; `prefixes[i]` names its first
-    `i + 1` chunks together with the adapter, so equal names mean equal keys and values."""
+    `i + 1` pages together with the adapter, so equal names mean equal keys and values."""
 
     ticket: Ticket
     sample: int
@@ -40,7 +40,7 @@ class Row:
     tokens: np.ndarray  # int32[n]
     prompt: int  # tokens of the conversation itself, n without what scoring appends
     adapter: int  # which resident adapter, counted from 1; 0 = the base
-    prefixes: np.ndarray  # uint64[ceil(n / chunk) - 1 or more whole chunks]
+    prefixes: tuple[bytes, ...]  # of the whole pages, without the last token's
     automaton: Automaton | None  # None: nothing to decode
     closed: ClosedSet | None  # None: nothing to score
     reasoning: int
@@ -57,9 +57,9 @@ class Row:
 class Preparation:
     """Renders requests and compiles their answers, each distinct answer once.
 
-    `adapters` are the resident ones' names, `ends` the ids that end free text. `states`,
-    `edges`, `context`, `reply` and `chunk` are the engine's sizes; a request that does not fit
-    them raises `ValueError` with the numbers.
+    `adapters` are the resident ones' names, `ends` the ids that end free text, `model` names the
+    weights. `states`, `edges`, `context`, `chunk` (tokens of a page) and `pages` are the
+    engine's sizes; a request that does not fit them raises `ValueError` with the numbers.
     """
 
     def __init__(
@@ -68,15 +68,17 @@ class Preparation:
         *,
         adapters: Sequence[str],
         ends: Sequence[int],
+        model: str,
         context: int,
         chunk: int,
-        reply: int,
+        pages: int,
         **sizes: int,
     ):
         self._tokenizer = tokenizer
         self._numbers = {"base": 0} | {name: n for n, name in enumerate(adapters, start=1)}
         self._numbers[None] = min(len(adapters), 1)
-        self._context, self._chunk, self._reply, self._sizes = context, chunk, reply, sizes
+        self._model, self._sizes = model, sizes
+        self._context, self._chunk, self._pages = context, chunk, pages
         self._answers: dict[tuple, tuple[Automaton, ClosedSet | None]] = {}
         self._free = free_text(ends, **sizes)
         self._message = functools.lru_cache(MESSAGES_KEPT)(
@@ -131,8 +133,7 @@ class Preparation:
         """The second half of a row that reasons before it is scored."""
         appended = np.array(row.closed.prefix, np.int32)
         tokens = np.concatenate([row.tokens, reasoning, appended])
-        prefixes = self._prefixes(tokens, row.adapter)
-        return replace(row, tokens=tokens, prefixes=prefixes, automaton=None, limit=0)
+        return replace(row, tokens=tokens, automaton=None, limit=0)
 
     def _answer(self, request: Request) -> tuple[Automaton, ClosedSet | None]:
         reasoning = request.reasoning_tokens > 0
@@ -154,15 +155,14 @@ class Preparation:
             self._answers[key] = (automaton, closed)
         return self._answers[key]
 
-    def _prefixes(self, tokens: np.ndarray, adapter: int) -> np.ndarray:
-        """One name per whole chunk; the last token is never in one (its logits are needed)."""
-        digest = hashlib.blake2b(bytes([adapter]), digest_size=8)
-        names = np.zeros((len(tokens) - 1) // self._chunk, np.uint64)
-        data, width = tokens.tobytes(), 4 * self._chunk
-        for i in range(len(names)):
+    def _prefixes(self, tokens: np.ndarray, adapter: int) -> tuple[bytes, ...]:
+        """One name per whole page; the last token is never in one (its logits are needed)."""
+        digest = hashlib.blake2b(f"{self._model}\x1f{adapter}".encode(), digest_size=16)
+        names, data, width = [], tokens.tobytes(), 4 * self._chunk
+        for i in range((len(tokens) - 1) // self._chunk):
             digest.update(data[i * width : (i + 1) * width])
-            names[i] = int.from_bytes(digest.digest(), "big")
-        return names
+            names.append(digest.digest())
+        return tuple(names)
 
     def _check(self, request: Request) -> None:
         if not request.messages or request.messages[-1].role == "assistant":
@@ -185,21 +185,32 @@ class Preparation:
                 f"samples={request.samples}, max_tokens={request.max_tokens}, reasoning_tokens="
                 f"{request.reasoning_tokens}: expected at least 1, 1 and 0"
             )
-        if not (request.temperature >= 0 and 0 < request.top_p <= 1):
+        if not (
+            0 <= request.temperature < np.inf
+            and 0 < request.top_p <= 1
+            and 0 <= request.min_p <= 1
+            and request.top_k >= 0
+        ):
             raise ValueError(
-                f"temperature={request.temperature}, top_p={request.top_p}: expected a "
-                "temperature of at least 0 and 0 < top_p <= 1"
+                f"temperature={request.temperature}, top_k={request.top_k}, top_p="
+                f"{request.top_p}, min_p={request.min_p}: expected a temperature of at least 0, "
+                "top_k of 0 (all) or more, 0 < top_p <= 1 and 0 <= min_p <= 1"
+            )
+        if request.stop and (request.answer or not all(request.stop)):
+            raise ValueError(
+                f"stop={request.stop}: stop strings are not empty and go with free text; a "
+                "reply with an answer ends with it"
+            )
+        if request.timeout_seconds is not None and not request.timeout_seconds > 0:
+            raise ValueError(
+                f"timeout_seconds={request.timeout_seconds}: expected more than 0, or None"
             )
 
     def _check_fit(self, row: Row) -> None:
-        if row.limit > self._reply:
-            raise ValueError(
-                f"the reply may take {row.limit} tokens, the engine holds {self._reply}: lower "
-                "max_tokens or reasoning_tokens, or raise EngineConfig.reply"
-            )
-        if row.needs > self._context:
+        room = min(self._context, self._pages * self._chunk)
+        if row.needs > room:
             raise ValueError(
                 f"a prompt of {row.prompt} tokens and a reply of up to "
-                f"{row.needs - row.prompt} do not fit the context of {self._context}: shorten "
-                "the conversation or raise EngineConfig.context"
+                f"{row.needs - row.prompt} do not fit the context of {room}: shorten "
+                "the conversation or raise EngineConfig.context (or .pages)"
             )

@@ -1,10 +1,11 @@
-"""The engine's compiled programs: prefill chunks, decode to the end, read closed sets.
+"""The engine's compiled programs: prefill chunks, decode some steps, read closed sets.
 
 Every program works on groups of G rows with the same shapes, whoever is in them and however
 many are, so a row's kernels never depend on its neighbours (ARCHITECTURE.md decision 7).
 Whatever a request may choose is traced.
-Letters: S slots, G rows of a group, W groups of a call, C chunk, J tokens of a jump, N reply
-tokens, D hidden size, V vocabulary, Q states, E edges, A alternatives, M automata.
+Letters: S slots, M pages of a row, G rows of a group, W groups of a call, C chunk, J tokens of a
+jump, N tokens that one decode call may give, D hidden size, V vocabulary, Q states, E edges,
+A automata.
 """
 
 from __future__ import annotations
@@ -17,11 +18,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import lax
+from jax.sharding import Mesh
 
 from alignuser_jax.model import Decoder, unstack
+from alignuser_jax.parallel import place
 from alignuser_jax.sampling.automaton import ACCEPT, LINE, MID
-from alignuser_jax.sampling.forward import finish, forward, read
-from alignuser_jax.sampling.sample import pick
+from alignuser_jax.sampling.forward import Pages, finish, forward, read
+from alignuser_jax.sampling.sample import How, pick
 
 JUMP = 4
 """Tokens of one step inside an answer: one that is drawn and those that follow from it."""
@@ -48,6 +51,16 @@ class Ends(NamedTuple):
     adapter: jax.Array  # int32[W, G]
 
 
+class Copies(NamedTuple):
+    """What one row has read, given to another: its last page and its hidden state, `[G]`."""
+
+    slot: jax.Array  # int32
+    to_slot: jax.Array  # int32
+    page: jax.Array  # int32
+    to_page: jax.Array  # int32
+    active: jax.Array  # bool
+
+
 class Suffixes(NamedTuple):
     """Up to J tokens after a prompt, each with the one that should follow."""
 
@@ -60,26 +73,26 @@ class Suffixes(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """What a decode loop must know of each row, `[G]` unless stated."""
+    """What a decode call must know of each row, `[G]` unless stated."""
 
     slot: jax.Array  # int32
-    start: jax.Array  # int32, position of the first new token (= prompt length)
+    start: jax.Array  # int32, position of the reply's first token (= prompt length)
     active: jax.Array  # bool
     table: jax.Array  # int32, which automaton
-    state: jax.Array  # int32, its first state
+    state: jax.Array  # int32, the state it is in
+    count: jax.Array  # int32, tokens decoded in earlier calls
     reasoning: jax.Array  # int32, tokens after which the answer is forced
     limit: jax.Array  # int32, tokens after which the row ends
-    temperature: jax.Array  # float32
-    top_p: jax.Array  # float32
     adapter: jax.Array  # int32, which adapter, 0 = the base
+    how: How
     key: jax.Array  # uint32[G, 2]
 
 
 class Tables(NamedTuple):
-    token: jax.Array  # int32[M, Q, E]
-    next: jax.Array  # int32[M, Q, E]
-    free: jax.Array  # bool[M, Q]
-    forced: jax.Array  # int32[M, Q]
+    token: jax.Array  # int32[A, Q, E]
+    next: jax.Array  # int32[A, Q, E]
+    free: jax.Array  # bool[A, Q]
+    forced: jax.Array  # int32[A, Q]
 
 
 class Vocabulary(NamedTuple):
@@ -88,6 +101,8 @@ class Vocabulary(NamedTuple):
 
 
 class Decoded(NamedTuple):
+    """What one call adds to each row."""
+
     token: jax.Array  # int32[G, N]
     logprob: jax.Array  # float32[G, N]
     state: jax.Array  # int32[G, N], the state before the token
@@ -98,35 +113,45 @@ class Decoded(NamedTuple):
 
 
 class _Loop(NamedTuple):
-    """What a decode loop carries: `logits` are those of the token after the last."""
+    """What a decode loop carries: `hidden` is the state of the last token."""
 
     steps: jax.Array  # int32
-    cache: object
-    logits: jax.Array  # float32[G, V]
+    cache: Pages
+    hidden: jax.Array  # [G, D]
     state: jax.Array  # int32[G]
     done: jax.Array  # bool[G]
     out: Decoded
 
 
 class Programs:
-    """Compiled functions over one decoder; `compilations` counts how often one was traced."""
+    """Compiled functions over one decoder; `compilations` counts how often one was traced.
 
-    def __init__(self, decoder: Decoder, *, ends: Sequence[int], reply: int):
+    `steps`: decode steps of a call, of free text and of answers each. `leaves` are the weights,
+    laid over `mesh` where there is one."""
+
+    def __init__(
+        self, decoder: Decoder, *, ends: Sequence[int], steps: int, mesh: Mesh | None = None
+    ):
         self._graphdef, state = nnx.split(unstack(decoder))
+        if mesh is not None:
+            state = place(state, mesh)
         self.leaves, self._treedef = jax.tree.flatten(state)
-        self._ends, self._reply = np.asarray(ends, np.int32), reply
+        self._ends, self._steps = np.asarray(ends, np.int32), steps
         self.compilations = 0
         self.prefill = jax.jit(self._prefill, donate_argnums=(1, 2))
-        self.decode = jax.jit(self._decode, donate_argnums=(1,))
+        self.copy = jax.jit(self._copy, donate_argnums=(0, 1))
+        self.decode = jax.jit(self._decode, donate_argnums=(1, 2))
         self.closed_set = jax.jit(self._closed_set)
         self.suffix = jax.jit(self._suffix, donate_argnums=(1,))
+        self.install = jax.jit(self._install, donate_argnums=(0,))
 
     def _decoder(self, leaves):
         return nnx.merge(self._graphdef, jax.tree.unflatten(self._treedef, leaves))
 
-    def _prefill(self, leaves, cache, last, chunks: Chunks, ends: Ends, groups):
+    def _prefill(self, leaves, cache, last, tables, chunks: Chunks, ends: Ends, groups):
         """Reads the first `groups[0]` groups of `chunks`, then finishes the first `groups[1]`
-        of `ends`: the cache, and `last[S, D]` with the hidden states of these tokens."""
+        of `ends`: the cache, and `last[S, D]` with the hidden states of these tokens.
+        `tables[S, M]` are the slots' pages."""
         self.compilations += 1
         decoder = self._decoder(leaves)
         nowhere = last.shape[0]
@@ -134,7 +159,7 @@ class Programs:
         def read_group(carry):
             i, cache, entering = carry
             group = Chunks(*(a[i] for a in chunks))
-            x, cache = read(decoder, *_inputs(group, cache))
+            x, cache = read(decoder, *_inputs(group, tables, cache))
             end = jnp.maximum(group.count - 1, 0)[:, None, None]
             at = jnp.where(group.final, group.slot, nowhere)
             newest = jnp.take_along_axis(x, end, axis=1)[:, 0]
@@ -148,32 +173,48 @@ class Programs:
             i, last = carry
             group = Ends(*(a[i] for a in ends))
             x, positions = entering[group.slot][:, None], group.position[:, None]
-            hidden = finish(decoder, x, positions, group.slot, cache, group.adapter)
+            table = tables[group.slot]
+            hidden = finish(decoder, x, positions, table, cache, group.adapter)
             at = jnp.where(group.active, group.slot, nowhere)
             return i + 1, last.at[at].set(hidden[:, 0], mode="drop")
 
         carry = (jnp.int32(0), last)
         return cache, lax.while_loop(lambda c: c[0] < groups[1], finish_group, carry)[1]
 
-    def _closed_set(self, leaves, last, ids):
-        """Log-probabilities `[S, A]` of the next tokens `ids[S, A]` under the whole
-        vocabulary."""
+    def _copy(self, cache: Pages, last, copies: Copies):
         self.compilations += 1
-        logits = _logits(self._decoder(leaves), last)
+        page = jnp.where(copies.active, copies.to_page, cache.k[0].shape[0])
+        slot = jnp.where(copies.active, copies.to_slot, last.shape[0])
+        cache = jax.tree.map(lambda a: a.at[page].set(a[copies.page], mode="drop"), cache)
+        return cache, last.at[slot].set(last[copies.slot], mode="drop")
+
+    def _closed_set(self, leaves, last, slot, ids):
+        """Log-probabilities `[G, E]` of the tokens `ids[G, E]` after the rows in `slot[G]`,
+        under the whole vocabulary."""
+        self.compilations += 1
+        logits = _logits(self._decoder(leaves), last[slot])
         chosen = jnp.take_along_axis(logits, ids, axis=1)
         return chosen - jax.nn.logsumexp(logits, axis=-1, keepdims=True)
 
-    def _suffix(self, leaves, cache, group: Suffixes):
+    def _suffix(self, leaves, cache, tables, group: Suffixes):
         """The cache with one group's tokens, and the log-probabilities `[G, J]` of their
         targets."""
         self.compilations += 1
         decoder = self._decoder(leaves)
-        hidden, cache = forward(decoder, *_inputs(group, cache))
+        hidden, cache = forward(decoder, *_inputs(group, tables, cache))
         return cache, _logprobs(decoder.logits(hidden), group.targets)
 
-    def _decode(self, leaves, cache, last, rows: Rows, tables: Tables, vocabulary: Vocabulary):
-        """Decodes all active rows until each has reached ACCEPT or its limit; gives the cache,
-        what was decoded and the steps taken.
+    def _install(self, tables: Tables, at, new: Tables) -> Tables:
+        """`tables` with automaton number `at` replaced."""
+        self.compilations += 1
+        return jax.tree.map(lambda held, one: held.at[at].set(one), tables, new)
+
+    def _decode(
+        self, leaves, cache, last, tables, rows: Rows, automata: Tables, vocabulary: Vocabulary
+    ):
+        """Goes on with all active rows until each has reached ACCEPT or its limit, or the steps
+        are used up: the cache, `last` with their newest states, what was decoded, and the steps
+        taken.
 
         First free text, one token a step, while any row has some left; then answers, where a
         step takes one drawn token and up to J - 1 that are forced after it. Which loop a row is
@@ -181,54 +222,51 @@ class Programs:
         """
         self.compilations += 1
         decoder = self._decoder(leaves)
-        group, n, e = rows.slot.shape[0], self._reply, tables.token.shape[2]
-        keys = jax.random.wrap_key_data(rows.key)
+        group, e = rows.slot.shape[0], automata.token.shape[2]
+        n = self._steps * (1 + JUMP)
+        keys, table = jax.random.wrap_key_data(rows.key), tables[rows.slot]
 
         def current(loop):
             """The state each row goes on from: the forced one once its reasoning is over."""
-            forced = tables.forced[rows.table, loop.state]
-            return jnp.where(loop.out.count >= rows.reasoning, forced, loop.state)
+            forced = automata.forced[rows.table, loop.state]
+            over = rows.count + loop.out.count >= rows.reasoning
+            return jnp.where(over, forced, loop.state)
 
         def step(loop: _Loop, at, active, width: int) -> _Loop:
             """One token of every active row, with a `width` above 1 the forced ones too."""
+            count = rows.count + loop.out.count
             chosen = pick(
-                loop.logits,
-                tables.token[rows.table, at],
-                tables.free[rows.table, at] & active,
+                _logits(decoder, loop.hidden),
+                automata.token[rows.table, at],
+                automata.free[rows.table, at] & active,
                 vocabulary.allowed,
                 self._ends,
-                rows.temperature,
-                rows.top_p,
-                jax.vmap(jax.random.fold_in)(keys, loop.out.count),
+                rows.how,
+                jax.vmap(jax.random.fold_in)(keys, count),
             )
-            onward = tables.next[rows.table, at, jnp.maximum(chosen.edge, 0)]
+            onward = automata.next[rows.table, at, jnp.maximum(chosen.edge, 0)]
             fallback = jnp.where(vocabulary.ends_line[chosen.token], LINE, MID)
             state = jnp.where(chosen.edge >= 0, onward, fallback)
             tokens, states, valid = [chosen.token], [at], [active]
             for _ in range(width - 1):
-                edges = tables.token[rows.table, state]
+                edges = automata.token[rows.table, state]
                 valid.append(valid[-1] & ((edges >= 0).sum(axis=1) == 1))
                 tokens.append(jnp.where(valid[-1], edges[:, 0], 0))
                 states.append(state)
-                onward = tables.next[rows.table, state, 0]
+                onward = automata.next[rows.table, state, 0]
                 state = jnp.where(valid[-1], onward, state)
             tokens, states, valid = (jnp.stack(a, axis=1) for a in (tokens, states, valid))
             added = valid.sum(axis=1)
-            count = loop.out.count + added
-            positions = (rows.start + loop.out.count)[:, None] + jnp.arange(width)
+            positions = (rows.start + count)[:, None] + jnp.arange(width)
+            positions = jnp.where(valid, positions, 0)
             hidden, cache = forward(
-                decoder,
-                tokens,
-                jnp.where(valid, positions, 0),
-                rows.slot,
-                loop.cache,
-                valid,
-                rows.adapter,
+                decoder, tokens, positions, table, loop.cache, valid, rows.adapter
             )
-            logits = decoder.logits(hidden)
-            following = _logprobs(logits[:, :-1], tokens[:, 1:])
+            following = jnp.zeros((group, 0), jnp.float32)
+            if width > 1:
+                following = _logprobs(decoder.logits(hidden[:, :-1]), tokens[:, 1:])
             newest = jnp.take_along_axis(
-                logits, jnp.maximum(added - 1, 0)[:, None, None], axis=1
+                hidden, jnp.maximum(added - 1, 0)[:, None, None], axis=1
             )
             edges = jnp.concatenate(
                 [chosen.edge[:, None], jnp.zeros((group, width - 1), jnp.int32)], axis=1
@@ -247,26 +285,32 @@ class Programs:
                 loop.out.edge_logprobs.at[index[0][:, 0], place[:, 0]].set(
                     chosen.edge_logprobs, mode="drop"
                 ),
-                count,
+                loop.out.count + added,
                 jnp.where(active, state, loop.out.final),
             )
             return _Loop(
                 loop.steps + 1,
                 cache,
-                jnp.where(active[:, None], newest[:, 0], loop.logits),
+                jnp.where(active[:, None], newest[:, 0], loop.hidden),
                 jnp.where(active, state, loop.state),
-                loop.done | active & ((state == ACCEPT) | (count >= rows.limit)),
+                loop.done | active & ((state == ACCEPT) | (count + added >= rows.limit)),
                 out,
             )
 
         def in_text(loop):
-            return ~loop.done & tables.free[rows.table, current(loop)]
+            return ~loop.done & automata.free[rows.table, current(loop)]
 
         def text_step(loop):
             return step(loop, current(loop), in_text(loop), 1)
 
         def answer_step(loop):
-            return step(loop, current(loop), ~loop.done, JUMP)
+            return step(loop, current(loop), ~loop.done & ~in_text(loop), JUMP)
+
+        def looped(loop, going, body):
+            start = loop.steps
+            return lax.while_loop(
+                lambda loop: (loop.steps - start < self._steps) & going(loop).any(), body, loop
+            )
 
         out = Decoded(
             jnp.zeros((group, n), jnp.int32),
@@ -277,18 +321,20 @@ class Programs:
             jnp.zeros(group, jnp.int32),
             rows.state,
         )
-        first = _logits(decoder, last[rows.slot])
-        loop = _Loop(jnp.int32(0), cache, first, rows.state, ~rows.active, out)
-        loop = lax.while_loop(lambda loop: in_text(loop).any(), text_step, loop)
-        loop = lax.while_loop(lambda loop: ~loop.done.all(), answer_step, loop)
-        return loop.cache, loop.out, loop.steps
+        loop = _Loop(jnp.int32(0), cache, last[rows.slot], rows.state, ~rows.active, out)
+        loop = looped(loop, in_text, text_step)
+        loop = looped(loop, lambda loop: ~loop.done & ~in_text(loop), answer_step)
+        at = jnp.where(rows.active, rows.slot, last.shape[0])
+        last = last.at[at].set(loop.hidden, mode="drop")
+        return loop.cache, last, loop.out, loop.steps
 
 
-def _inputs(group: Chunks | Suffixes, cache) -> tuple:
+def _inputs(group: Chunks | Suffixes, tables, cache) -> tuple:
     """What `read` and `forward` take besides the decoder."""
     order = jnp.arange(group.tokens.shape[1], dtype=jnp.int32)
     positions, valid = group.start[:, None] + order, order < group.count[:, None]
-    return group.tokens, positions, group.slot, cache, valid, group.adapter
+    positions = jnp.where(valid, positions, 0)
+    return group.tokens, positions, tables[group.slot], cache, valid, group.adapter
 
 
 def _logits(decoder: Decoder, hidden: jax.Array) -> jax.Array:

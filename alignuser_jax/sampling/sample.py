@@ -1,8 +1,9 @@
-"""Drawing one token per row: greedy, temperature and top-p, over the vocabulary or over edges.
+"""Drawing one token per row: greedy, temperature, top-k, top-p and min-p, over the vocabulary or
+over edges.
 
-Letters: S rows (slots), V vocabulary, E edges of an automaton state. A row's draw depends on
-its own logits, parameters and key only; the branches taken for speed depend on the whole batch
-but never change a row's result.
+Letters: S rows (slots), V vocabulary, E edges of an automaton state, N entries of any of them.
+A row's draw depends on its own logits, parameters and key only; the branches taken for speed
+depend on the whole batch but never change a row's result.
 """
 
 from __future__ import annotations
@@ -12,43 +13,76 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+STRIDE = 256
+"""Entries that are summed together before the entry itself is looked for."""
 
-def nucleus(logits: Float[Array, "S N"], top_p: Float[Array, " S"]) -> Bool[Array, "S N"]:
-    """The smallest set of the likeliest entries whose probability reaches top_p (ties kept)."""
-    p = jax.nn.softmax(logits, axis=-1)
+
+class How(NamedTuple):
+    """How a row draws, `[S]` each: temperature (0: the likeliest), then of the tempered
+    distribution the `top_k` likeliest entries (0: all), of these the fewest whose share reaches
+    `top_p` (1: all), and of all entries those at least `min_p` times as likely as the likeliest
+    (0: all). Ties are kept."""
+
+    temperature: Float[Array, " S"]
+    top_k: Int[Array, " S"]
+    top_p: Float[Array, " S"]
+    min_p: Float[Array, " S"]
+
+
+def narrowed(p: Float[Array, "S N"], how: How) -> Float[Array, "S N"]:
+    """`p`, not normalised, with 0 for what top-k, top-p and min-p leave out."""
     ranked = jnp.flip(jnp.sort(p, axis=-1), axis=-1)
+    all_of_them = p.shape[-1]
+    k = jnp.where(how.top_k > 0, jnp.minimum(how.top_k, all_of_them), all_of_them)
+    ranked = jnp.where(jnp.arange(all_of_them) < k[:, None], ranked, 0.0)
     before = jnp.cumsum(ranked, axis=-1) - ranked
-    cutoff = jnp.min(jnp.where(before < top_p[:, None], ranked, jnp.inf), axis=-1)
-    return (p >= cutoff[:, None]) | (top_p >= 1)[:, None]
+    inside = (before < how.top_p[:, None] * ranked.sum(-1, keepdims=True)) & (ranked > 0)
+    inside |= (how.top_p >= 1)[:, None] & (ranked > 0)
+    lowest = jnp.min(jnp.where(inside, ranked, jnp.inf), axis=-1)
+    lowest = jnp.maximum(lowest, how.min_p * ranked[:, 0])
+    return jnp.where(p >= lowest[:, None], p, 0.0)
 
 
-def draw(
-    logits: Float[Array, "S N"],
-    temperature: Float[Array, " S"],
-    top_p: Float[Array, " S"],
-    keys,
-) -> Int[Array, " S"]:
-    """One index per row: argmax at temperature 0, else a sample (Gumbel); -inf is never
-    drawn."""
+def draw(logits: Float[Array, "S N"], how: How, keys) -> Int[Array, " S"]:
+    """One index per row; -inf is never drawn. One random number per row, of 24 bits: looked up
+    in the running sum of what each entry weighs."""
 
     def sampled(_):
-        scaled = logits / jnp.where(temperature > 0, temperature, 1.0)[:, None]
-        scaled = jax.lax.cond(
-            jnp.any(top_p < 1),
-            lambda x: jnp.where(nucleus(x, top_p), x, -jnp.inf),
-            lambda x: x,
-            scaled,
-        )
-        noise = jax.vmap(lambda key: jax.random.gumbel(key, logits.shape[1:], jnp.float32))(
-            keys
-        )
-        return jnp.argmax(scaled + noise, axis=-1)
+        scaled = logits / jnp.where(how.temperature > 0, how.temperature, 1.0)[:, None]
+        p = jnp.exp(scaled - scaled.max(axis=-1, keepdims=True))
+        any_narrow = jnp.any((how.top_k > 0) | (how.top_p < 1) | (how.min_p > 0))
+        p = lax.cond(any_narrow, lambda p: narrowed(p, how), lambda p: p, p)
+        return _look_up(p, jax.vmap(lambda key: jax.random.uniform(key))(keys))
 
     greedy = jnp.argmax(logits, axis=-1)
-    drawn = jax.lax.cond(jnp.any(temperature > 0), sampled, lambda _: greedy, None)
-    return jnp.where(temperature > 0, drawn, greedy).astype(jnp.int32)
+    drawn = lax.cond(jnp.any(how.temperature > 0), sampled, lambda _: greedy, None)
+    return jnp.where(how.temperature > 0, drawn, greedy).astype(jnp.int32)
+
+
+def _look_up(p: Float[Array, "S N"], u: Float[Array, " S"]) -> Int[Array, " S"]:
+    """The first entry up to which more than `u` of all weight lies."""
+    blocks = jnp.pad(p, ((0, 0), (0, -p.shape[1] % STRIDE)))
+    blocks = blocks.reshape(p.shape[0], -1, STRIDE)
+    sums = jnp.cumsum(blocks.sum(axis=-1), axis=-1)
+    target = u * sums[:, -1]
+    block = _first_above(sums, target)
+    before = jnp.where(block > 0, _at(sums, jnp.maximum(block - 1, 0)), 0.0)
+    inside = jnp.take_along_axis(blocks, block[:, None, None], axis=1)[:, 0]
+    return block * STRIDE + _first_above(jnp.cumsum(inside, axis=-1), target - before)
+
+
+def _first_above(sums: Float[Array, "S N"], target: Float[Array, " S"]) -> Int[Array, " S"]:
+    """The first entry whose running sum exceeds the target; where rounding leaves none, the
+    first that reaches the whole sum, so that its own weight is not 0."""
+    reached = jnp.minimum(target, jnp.nextafter(sums[:, -1], jnp.zeros_like(target)))
+    return jnp.argmax(sums > reached[:, None], axis=-1)
+
+
+def _at(a, index):
+    return jnp.take_along_axis(a, index[:, None], axis=1)[:, 0]
 
 
 class Pick(NamedTuple):
@@ -64,29 +98,29 @@ def pick(
     free: Bool[Array, " S"],
     allowed: Bool[Array, " V"],
     ends: Int[Array, " K"],
-    temperature: Float[Array, " S"],
-    top_p: Float[Array, " S"],
+    how: How,
     keys,
 ) -> Pick:
     """The next token of every row under its automaton state (`edges`: -1 = no edge).
 
-    `allowed` says which ids free text may use (an embedding can be wider than its tokenizer);
-    those of `ends` it may use only where they are edges.
+    `allowed` says which ids free text may use (an embedding can be wider than its tokenizer,
+    and markers of turns are no text); those of `ends` it may use only where they are edges.
     """
     is_edge = edges >= 0
     at_edges = jnp.take_along_axis(logits, jnp.where(is_edge, edges, 0), axis=1)
     restricted = jnp.where(is_edge, at_edges, -jnp.inf)
     has_edge = is_edge.any(axis=1)
     safe = jnp.where(has_edge[:, None], restricted, 0.0)
-    by_edge = draw(safe, temperature, top_p, keys)
+    by_edge = draw(safe, how, keys)
 
     def anywhere(_):
         may_end = jnp.any(is_edge[..., None] & (edges[..., None] == ends), axis=1)
-        open_ = jnp.broadcast_to(allowed, logits.shape).at[:, ends].set(may_end)
-        return draw(jnp.where(open_, logits, -jnp.inf), temperature, top_p, keys)
+        open_ = jnp.where(allowed, logits, -jnp.inf)
+        open_ = open_.at[:, ends].set(jnp.where(may_end, logits[:, ends], -jnp.inf))
+        return draw(open_, how, keys)
 
     forced = jnp.take_along_axis(edges, by_edge[:, None], axis=1)[:, 0]
-    token = jax.lax.cond(jnp.any(free), anywhere, lambda _: jnp.maximum(forced, 0), None)
+    token = lax.cond(jnp.any(free), anywhere, lambda _: jnp.maximum(forced, 0), None)
     token = jnp.where(free, token, jnp.maximum(forced, 0))
     matches = is_edge & (edges == token[:, None])
     edge = jnp.where(matches.any(axis=1), jnp.argmax(matches, axis=1), -1).astype(jnp.int32)
@@ -109,19 +143,30 @@ def uniform(key: int) -> float:
 
 
 def draw_alternative(
-    probabilities: np.ndarray, temperature: float, top_p: float, u: float
+    probabilities: np.ndarray,
+    u: float,
+    *,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    min_p: float = 0.0,
 ) -> int:
-    """The alternative that `u` in [0, 1) points to; at temperature 0 the likeliest (first)."""
+    """The alternative that `u` in [0, 1) points to, drawn as `How` says; at temperature 0 the
+    likeliest (first)."""
     p = np.asarray(probabilities, float)
     if temperature <= 0:
         return int(p.argmax())
     with np.errstate(divide="ignore"):
         logs = np.log(p) / temperature
     p = np.exp(logs - logs.max())
-    p /= p.sum()
+    order = np.argsort(-p, kind="stable")
+    ranked = p[order]
+    out = np.zeros(len(p), bool)
+    out[top_k or len(p) :] = True
+    share = np.where(out, 0, ranked)
     if top_p < 1:
-        order = np.argsort(-p, kind="stable")
-        before = np.cumsum(p[order]) - p[order]
-        p[order[before >= top_p]] = 0.0
+        out |= np.cumsum(share) - share >= top_p * share.sum()
+    out |= ranked < min_p * ranked[0]
+    p[order[out]] = 0.0
     cumulative = np.cumsum(p)
     return min(int(np.searchsorted(cumulative, u * cumulative[-1], side="right")), len(p) - 1)

@@ -104,6 +104,7 @@ class Reference:
         reply = []
         while len(reply) < limit:
             logprobs = self.logprobs(tokens + reply, adapter)[: self.tokenizer.vocab_size]
+            logprobs[list(self.tokenizer.special_ids - {self.tokenizer.eot_id})] = -np.inf
             reply.append(int(np.argmax(logprobs)))
             if reply[-1] == self.tokenizer.eot_id:
                 break

@@ -16,7 +16,7 @@ from alignuser_jax.records import Message, Request, stable_key
 from alignuser_jax.sampling import Engine, EngineConfig, generate
 from alignuser_jax.sampling.automaton import ACCEPT
 
-GEOMETRY = EngineConfig(slots=4, context=128, chunk=16, reply=64, states=256, edges=12)
+GEOMETRY = EngineConfig(slots=4, context=128, chunk=16, states=256, edges=12)
 SYSTEM = "You browse a list of movies. Answer with one line for each item."
 SCREEN = (
     ("ITEM_1 [WATCH]", "ITEM_1 [SKIP]"),
@@ -128,10 +128,10 @@ def test_results_do_not_depend_on_neighbours_slots_order_or_reuse(engine, decode
     again = [result(c) for c in generate(engine, requests)]  # whatever is resident now
     backwards = [result(c) for c in generate(engine, requests[::-1])][::-1]
     fresh = Engine(decoder, tokenizer, GEOMETRY)
-    fresh._programs = engine._programs  # compiled already
+    fresh._device.programs = engine._device.programs  # compiled already
     alone = []
     for request in requests:
-        fresh._residents.clear()
+        fresh._pool.clear()
         alone += [result(c) for c in generate(fresh, [request])]
     for name, others in (("again", again), ("backwards", backwards), ("alone", alone)):
         for number, (one, other) in enumerate(zip(together, others, strict=True)):
@@ -143,10 +143,10 @@ def test_a_row_has_equal_bits_alone_and_among_forty(engine):
     few = mixed()[:8]
     alone = []
     for request in few:
-        engine._residents.clear()
+        engine._pool.clear()
         alone += [result(c) for c in generate(engine, [request])]
     crowd = [ask(100 + n, (SCREEN, ACT, RATE)[n % 3], temperature=1.0) for n in range(32)]
-    engine._residents.clear()
+    engine._pool.clear()
     mingled = [request for n in range(8) for request in (*crowd[4 * n : 4 * n + 4], few[n])]
     together = [result(c) for c in generate(engine, mingled)]
     assert together[4::5] == alone
@@ -231,7 +231,7 @@ def test_a_reply_may_end_at_the_last_position_of_the_context(engine, reference):
 def test_nothing_that_a_request_chooses_recompiles(engine):
     generate(engine, mixed())
     compiled = engine.compilations
-    assert compiled <= 4
+    assert compiled <= 6
     generate(engine, [ask(n, RATE, reasoning_tokens=n, temperature=n / 3) for n in range(1, 6)])
     generate(engine, [ask(2, (), max_tokens=31, top_p=0.3, temperature=1.0)])
     generate(engine, [ask(3, WORDS, scored=True, samples=7)])
@@ -241,6 +241,7 @@ def test_nothing_that_a_request_chooses_recompiles(engine):
 def test_a_session_prefills_only_what_is_new(engine):
     long = " ".join(f"film {n} from 1999" for n in range(8))
     first = Request(talk(SYSTEM, long), "test", answer=RATE, scored=True, temperature=0.0)
+    engine._pool.clear()  # another test may have asked the base with this system prompt
     (reply,) = generate(engine, [first])
     following = replace(first, messages=talk(SYSTEM, long, reply.text, "a film"))
     (completion,) = generate(engine, [following])
@@ -334,7 +335,7 @@ def test_a_request_that_cannot_run_harms_no_other(engine, reference):
     long = Request(talk(SYSTEM, "film " * 200), "test", answer=ACT)
     bad = [
         (long, "do not fit the context of 128"),
-        (ask(1, (), max_tokens=65), "may take 65 tokens, the engine holds 64"),
+        (ask(1, (), max_tokens=128), "do not fit the context of 128"),
         (ask(1, SCREEN, scored=True), "exactly one answer line, got 2"),
         (ask(1, adapter="other"), "adapter 'other'"),
         (ask(1, (tuple("abcdefghijklmn"),)), "at most 14 edges"),
@@ -369,7 +370,7 @@ def test_a_device_failure_keeps_the_queue_and_the_engine_recovers(engine, monkey
 
     ticket = engine.submit(ask(1))
     with monkeypatch.context() as patch:
-        patch.setattr(engine._programs, "decode", fail)
+        patch.setattr(engine._device.programs, "decode", fail)
         with pytest.raises(RuntimeError, match="out of memory"):
             engine.collect()
     ((returned, completion),) = engine.collect()
@@ -378,9 +379,9 @@ def test_a_device_failure_keeps_the_queue_and_the_engine_recovers(engine, monkey
 
 def test_statistics_count_what_was_done(decoder, tokenizer, engine):
     fresh = Engine(decoder, tokenizer, GEOMETRY)
-    fresh._programs = engine._programs
+    fresh._device.programs = engine._device.programs
     completions = generate(fresh, [ask(n) for n in range(6)])
-    assert fresh.stats["rounds"] == 2 and fresh.stats["rows"] == 6
+    assert fresh.stats["rows"] == 6
     for name in ("prompt_tokens", "generated_tokens", "cached_tokens"):
         assert fresh.stats[name] == sum(getattr(c.usage, name) for c in completions)
     assert fresh.stats["seconds"] >= fresh.stats["decode_seconds"] > 0
