@@ -20,22 +20,12 @@ from typing import Any
 from alignuser_jax.agents import SessionConfig
 from alignuser_jax.alignment import BuildConfig
 from alignuser_jax.model.config import DecoderConfig, LoraConfig
+from alignuser_jax.sampling import EngineConfig
 from alignuser_jax.training.config import TrainConfig
 from alignuser_jax.world import SiteConfig
 
 HORIZON = 5
 """Pages of every A/B session: a fixed horizon, since exit is not validated (EVIDENCE.md)."""
-
-
-@dataclass(frozen=True)
-class GeometryConfig:
-    """The engine's geometry (`sampling.EngineConfig`), here without importing jax."""
-
-    slots: int = 64
-    context: int = 512
-    chunk: int = 32
-    reply: int = 128
-    group: int = 8
 
 
 @dataclass(frozen=True)
@@ -58,7 +48,7 @@ class Experiment:
     vocabulary: int = 0
     dtype: str = "float32"
     lora: LoraConfig = LoraConfig(rank=16)
-    engine: GeometryConfig = GeometryConfig()
+    engine: EngineConfig = EngineConfig()
     agents: int = 200
     seed: int = 0
 

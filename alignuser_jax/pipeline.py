@@ -271,10 +271,9 @@ def load_policy(experiment: Experiment, run: Path, adapter: str | Path | None = 
 def make_engine(experiment: Experiment, decoder, tokenizer):
     """The engine with the experiment's geometry; adapters are merged into the weights."""
     from alignuser_jax.model import merge_lora
-    from alignuser_jax.sampling import Engine, EngineConfig
+    from alignuser_jax.sampling import Engine
 
-    config = EngineConfig(**dataclasses.asdict(experiment.engine))
-    return Engine(merge_lora(decoder), tokenizer, config)
+    return Engine(merge_lora(decoder), tokenizer, experiment.engine)
 
 
 # --- simulation ---------------------------------------------------------------------------

@@ -10,8 +10,9 @@ abstractly in tests/model/test_published.py. No number was measured with it yet.
 
 from alignuser_jax.agents import SessionConfig
 from alignuser_jax.alignment import BuildConfig
-from alignuser_jax.experiment import Experiment, GeometryConfig
+from alignuser_jax.experiment import Experiment
 from alignuser_jax.model.config import LoraConfig
+from alignuser_jax.sampling import EngineConfig
 from alignuser_jax.training.config import TrainConfig
 from alignuser_jax.world import SiteConfig
 
@@ -44,7 +45,7 @@ experiment = Experiment(
     ),
     align_shards=BuildConfig(tasks=("world_model", "reflection"), site=site, session=session),
     lora=LoraConfig(rank=16, alpha=32),
-    engine=GeometryConfig(slots=128, context=SEQUENCE, chunk=256, reply=512, group=128),
+    engine=EngineConfig(slots=128, context=SEQUENCE, chunk=256, group=128),
     agents=1000,
     seed=0,
 )

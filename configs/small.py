@@ -16,8 +16,9 @@ reconstructed visits; the second is the method proper, as it would be on Qwen3-8
 
 from alignuser_jax.agents import SessionConfig
 from alignuser_jax.alignment import BuildConfig, RolloutConfig
-from alignuser_jax.experiment import Experiment, GeometryConfig
+from alignuser_jax.experiment import Experiment
 from alignuser_jax.model.config import DecoderConfig, LoraConfig
+from alignuser_jax.sampling import EngineConfig
 from alignuser_jax.training.config import TrainConfig
 from alignuser_jax.world import SiteConfig
 
@@ -95,7 +96,7 @@ experiment = Experiment(
         session=session,
     ),
     lora=LoraConfig(rank=16, alpha=32),
-    engine=GeometryConfig(slots=64, context=704, chunk=32, reply=96),
+    engine=EngineConfig(slots=64, context=704, chunk=32),
     agents=1000,
     seed=0,
 )

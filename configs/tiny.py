@@ -9,8 +9,9 @@ tell". The model has no pretrained backbone: it shows that the machinery works, 
 
 from alignuser_jax.agents import SessionConfig
 from alignuser_jax.alignment import BuildConfig, RolloutConfig
-from alignuser_jax.experiment import Experiment, GeometryConfig
+from alignuser_jax.experiment import Experiment
 from alignuser_jax.model.config import DecoderConfig, LoraConfig
+from alignuser_jax.sampling import EngineConfig
 from alignuser_jax.training.config import TrainConfig
 from alignuser_jax.world import SiteConfig
 
@@ -83,7 +84,7 @@ experiment = Experiment(
         session=session,
     ),
     lora=LoraConfig(rank=8, alpha=16),
-    engine=GeometryConfig(slots=64, context=640, chunk=32, reply=64),
+    engine=EngineConfig(slots=64, context=640, chunk=32),
     agents=60,
     seed=0,
 )

@@ -145,12 +145,10 @@ def main() -> None:
     tokenizer = pipeline.tokenizer_of(experiment, dataset, run)
 
     def engine_of(adapter, reply=0):
-        """The policy's engine, with room for replies of `reply` tokens."""
+        """The policy's engine, with `reply` tokens more room than a session needs."""
         decoder, *_ = pipeline.load_policy(experiment, run, adapter)
         engine = experiment.engine
-        if more := max(reply - engine.reply, 0):
-            more += -more % engine.chunk
-            engine = replace(engine, reply=engine.reply + more, context=engine.context + more)
+        engine = replace(engine, context=engine.context + reply + -reply % engine.chunk)
         return pipeline.make_engine(replace(experiment, engine=engine), decoder, tokenizer)
 
     engines = {name: partial(engine_of, adapter) for name, adapter in adapters.items()}

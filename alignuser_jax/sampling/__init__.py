@@ -2,7 +2,7 @@
 
 from alignuser_jax.sampling.scripted import ScriptedGenerator, generate
 
-__all__ = ["Engine", "EngineConfig", "ScriptedGenerator", "generate"]
+__all__ = ["Engine", "EngineConfig", "ScriptedGenerator", "generate", "make_replicas"]
 
 
 def __getattr__(name: str):
@@ -15,4 +15,8 @@ def __getattr__(name: str):
         from alignuser_jax.sampling.engine import Engine
 
         return Engine
+    if name == "make_replicas":
+        from alignuser_jax.sampling.replicas import make_replicas
+
+        return make_replicas
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -13,8 +13,8 @@ from alignuser_jax.sampling.programs import Tables
 
 
 class Bank:
-    """`size` places; an automaton that nobody follows stays until its place is needed, the least
-    recently used first. `install(tables, place, new)` puts one onto the device."""
+    """`size` places; an automaton that nobody follows stays until its place is needed, the
+    least recently used first. `install(tables, place, new)` puts one onto the device."""
 
     def __init__(self, size: int, states: int, edges: int, install: Callable[..., Tables]):
         self._install = install

@@ -134,7 +134,14 @@ class Engine:
         self._forget(ticket)
 
     def collect(self) -> list[tuple[Ticket, Completion]]:
-        while not self._ready and self._partial:
+        ready = self.poll()
+        while not ready and self._partial:
+            ready = self.poll()
+        return ready
+
+    def poll(self) -> list[tuple[Ticket, Completion]]:
+        """What is ready after at most one round: `collect` without waiting."""
+        if not self._ready and self._partial:
             try:
                 with self._timed(""):
                     self._round()

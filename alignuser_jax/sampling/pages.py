@@ -1,8 +1,8 @@
 """Which page of the cache holds what: prefixes that lie ready, rows that use them, and who goes
 first when room is needed.
 
-A whole page has a name that covers all tokens up to its end (and the adapter that read them), so
-rows with a common beginning share its pages. Only prefilled pages have names, never decoded
+A whole page has a name that covers all tokens up to its end (and the weights that read them),
+so rows with a common beginning share its pages. Only prefilled pages have names, never decoded
 tokens: what is reused was computed by the same program as what it replaces, so reuse changes no
 bit of a result.
 """
@@ -16,9 +16,9 @@ Name = bytes
 
 
 class PagePool:
-    """Pages 1 to `count`; page 0 is never given out. A page that nobody uses keeps its name, and
-    what it holds, until its room is needed: least recently used first, a row's last page before
-    those in front of it. `evicted` counts them."""
+    """Pages 1 to `count`; page 0 is never given out. A page that nobody uses keeps its name,
+    and what it holds, until its room is needed: least recently used first, a row's last page
+    before those in front of it. `evicted` counts them."""
 
     def __init__(self, count: int):
         self.count = count

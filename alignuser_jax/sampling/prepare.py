@@ -57,8 +57,8 @@ class Row:
 class Preparation:
     """Renders requests and compiles their answers, each distinct answer once.
 
-    `adapters` are the resident ones' names, `ends` the ids that end free text, `model` names the
-    weights. `states`, `edges`, `context`, `chunk` (tokens of a page) and `pages` are the
+    `adapters` are the resident ones' names, `ends` the ids that end free text, `model` names
+    the weights. `states`, `edges`, `context`, `chunk` (tokens of a page) and `pages` are the
     engine's sizes; a request that does not fit them raises `ValueError` with the numbers.
     """
 
@@ -193,8 +193,8 @@ class Preparation:
         ):
             raise ValueError(
                 f"temperature={request.temperature}, top_k={request.top_k}, top_p="
-                f"{request.top_p}, min_p={request.min_p}: expected a temperature of at least 0, "
-                "top_k of 0 (all) or more, 0 < top_p <= 1 and 0 <= min_p <= 1"
+                f"{request.top_p}, min_p={request.min_p}: expected a temperature of at least "
+                "0, top_k of 0 (all) or more, 0 < top_p <= 1 and 0 <= min_p <= 1"
             )
         if request.stop and (request.answer or not all(request.stop)):
             raise ValueError(

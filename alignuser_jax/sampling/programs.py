@@ -3,8 +3,8 @@
 Every program works on groups of G rows with the same shapes, whoever is in them and however
 many are, so a row's kernels never depend on its neighbours (ARCHITECTURE.md decision 7).
 Whatever a request may choose is traced.
-Letters: S slots, M pages of a row, G rows of a group, W groups of a call, C chunk, J tokens of a
-jump, N tokens that one decode call may give, D hidden size, V vocabulary, Q states, E edges,
+Letters: S slots, M pages of a row, G rows of a group, W groups of a call, C chunk, J tokens of
+a jump, N tokens that one decode call may give, D hidden size, V vocabulary, Q states, E edges,
 A automata.
 """
 

@@ -1,5 +1,5 @@
-"""Drawing one token per row: greedy, temperature, top-k, top-p and min-p, over the vocabulary or
-over edges.
+"""Drawing one token per row: greedy, temperature, top-k, top-p and min-p, over the vocabulary
+or over edges.
 
 Letters: S rows (slots), V vocabulary, E edges of an automaton state, N entries of any of them.
 A row's draw depends on its own logits, parameters and key only; the branches taken for speed

@@ -9,10 +9,11 @@ import pytest
 from alignuser_jax import pipeline
 from alignuser_jax.alignment import policy_and_agent_users, simulation_view
 from alignuser_jax.datasets import synthetic
-from alignuser_jax.experiment import GeometryConfig, load_experiment
+from alignuser_jax.experiment import load_experiment
 from alignuser_jax.language import TextTokenizer, prompts
 from alignuser_jax.model import DecoderConfig, export_merged, init_decoder, save_pretrained
 from alignuser_jax.recommenders import Random
+from alignuser_jax.sampling import EngineConfig
 
 pytestmark = pytest.mark.slow  # two minutes
 TINY = Path(__file__).parents[2] / "configs" / "tiny.py"
@@ -70,7 +71,7 @@ def experiment(dataset, tmp_path_factory):
         tiny, name="backbone", backbone=str(folder), decoder=None, pretrain=None,
         pretrain_shards=None, align_shards=shards,
         align=replace(tiny.align, seq_len=LENGTH, packing=False, length_buckets=2),
-        engine=GeometryConfig(slots=8, context=LENGTH + 128, chunk=64, reply=64, group=8),
+        engine=EngineConfig(slots=8, context=LENGTH + 128, chunk=64),
     )  # fmt: skip
 
 

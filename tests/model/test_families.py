@@ -11,7 +11,7 @@ from families import CASES, make_checkpoint, torch_logits
 from safetensors.numpy import save_file
 
 from alignuser_jax.model import init_cache, load_decoder, load_pretrained, read_config
-from alignuser_jax.sampling.forward import forward
+from alignuser_jax.sampling.forward import forward, init_pages
 
 
 @pytest.fixture(scope="module")
@@ -50,13 +50,15 @@ def test_the_engines_forward_pass_is_the_same_model(tmp_path, tokens, name):
     make_checkpoint(name, tmp_path)
     model = load_pretrained(tmp_path, dtype=jnp.float32)
     decoder, rows = model.decoder, len(tokens)
-    caches = init_cache(decoder.config, rows, 64), init_cache(decoder.config, rows, 64)
+    pages = init_pages(decoder.config, 2 * rows, 32, decoder.dtype)
+    caches = pages, init_cache(decoder.config, rows, 64)
+    table = 1 + np.arange(2 * rows).reshape(rows, 2)
 
     @jax.jit
     def both(caches, tokens, at):
         valid = jnp.ones(tokens.shape, bool)
-        slot, adapter = jnp.arange(rows), jnp.zeros(rows, jnp.int32)
-        x, first = forward(decoder, tokens, at, slot, caches[0], valid, adapter)
+        adapter = jnp.zeros(rows, jnp.int32)
+        x, first = forward(decoder, tokens, at, table, caches[0], valid, adapter)
         y, second = decoder(tokens, at, cache=caches[1])
         return (decoder.logits(x), decoder.logits(y)), (first, second)
 
