@@ -5,28 +5,33 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 
-import jax.numpy as jnp
 import numpy as np
 
 from alignuser_jax.sampling.automaton import Automaton
+from alignuser_jax.sampling.config import EngineConfig
 from alignuser_jax.sampling.programs import Tables
 
 
-class Bank:
-    """`size` places; an automaton that nobody follows stays until its place is needed, the
-    least recently used first. `install(tables, place, new)` puts one onto the device."""
+def no_automata(config: EngineConfig) -> Tables:
+    """Tables with a place for each slot, in which nothing lies."""
+    size, states, edges = config.slots, config.states, config.edges
+    return Tables(
+        np.full((size, states, edges), -1, np.int32),
+        np.zeros((size, states, edges), np.int32),
+        np.zeros((size, states), bool),
+        np.zeros((size, states), np.int32),
+    )
 
-    def __init__(self, size: int, states: int, edges: int, install: Callable[..., Tables]):
-        self._install = install
+
+class Bank:
+    """As many places as `tables` has; an automaton that nobody follows stays until its place is
+    needed, the least recently used first. `install(tables, place, new)` puts one there."""
+
+    def __init__(self, tables: Tables, install: Callable[..., Tables]):
+        self._install, self.tables = install, tables
         self._users: OrderedDict[int, int] = OrderedDict()
         self._held: dict[int, tuple[int, Automaton]] = {}
-        self._free = list(range(size))
-        self.tables = Tables(
-            jnp.full((size, states, edges), -1, jnp.int32),
-            jnp.zeros((size, states, edges), jnp.int32),
-            jnp.zeros((size, states), bool),
-            jnp.zeros((size, states), jnp.int32),
-        )
+        self._free = list(range(len(tables.token)))
 
     def acquire(self, automaton: Automaton) -> int:
         """The automaton's place, for one more row."""
@@ -43,7 +48,7 @@ class Bank:
     def warm_up(self) -> None:
         """Compiles `install`, by putting what lies in the first place there again."""
         self.tables = self._install(
-            self.tables, np.int32(0), Tables(*(a[0] for a in self.tables))
+            self.tables, np.int32(0), Tables(*(np.asarray(a[0]) for a in self.tables))
         )
 
     def release(self, automaton: Automaton) -> None:

@@ -10,10 +10,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from alignuser_jax.model import Decoder
-from alignuser_jax.sampling.bank import Bank
+from alignuser_jax.sampling.bank import Bank, no_automata
 from alignuser_jax.sampling.config import EngineConfig
 from alignuser_jax.sampling.forward import Pages, init_pages, page_bytes
 from alignuser_jax.sampling.pack import (
@@ -27,7 +27,7 @@ from alignuser_jax.sampling.pack import (
     sort_replies,
 )
 from alignuser_jax.sampling.prepare import Row
-from alignuser_jax.sampling.programs import Decoded, Programs, Vocabulary
+from alignuser_jax.sampling.programs import Decoded, Programs, Tables, Vocabulary
 
 
 class Device:
@@ -46,7 +46,7 @@ class Device:
         self._shape, self._dtype = decoder.config, decoder.dtype
         with self._here():
             self.programs = Programs(decoder, ends=ends, steps=config.steps, mesh=mesh)
-        self.bank = Bank(config.slots, config.states, config.edges, self.programs.install)
+        self.bank = Bank(self._put(no_automata(config)), self._install)
         self.tables = np.zeros((config.slots, config.row_pages), np.int32)
         allowed = np.arange(decoder.config.vocab_size) < tokenizer.vocab_size
         allowed[list(tokenizer.special_ids)] = False
@@ -149,13 +149,22 @@ class Device:
 
     def compile_all(self) -> None:
         """Runs every program once, on nothing."""
+        self.bank.warm_up()
         self.read_prompts([])
         self._copy([])
         self._next_tokens([], [])
         self._suffixes([])
         self._decode([])
+
+    def _install(self, *arguments) -> Tables:
         with self._here():
-            self.bank.warm_up()
+            return self.programs.install(*arguments)
+
+    def _put(self, tree):
+        """On every device of the mesh, as the programs leave it: nothing is compiled twice."""
+        if self._mesh is None:
+            return jax.device_put(tree)
+        return jax.device_put(tree, NamedSharding(self._mesh, PartitionSpec()))
 
     def wait(self) -> None:
         """Until all that was begun is done."""
@@ -166,7 +175,7 @@ class Device:
             config = self._config
             self._cache = init_pages(self._shape, config.all_pages, config.chunk, self._dtype)
             shape = config.slots, self._shape.hidden_size
-            self._last = jnp.zeros(shape, self._dtype)
+            self._last = self._put(jnp.zeros(shape, self._dtype))
         return self._cache, self._last
 
     def _here(self):

@@ -21,7 +21,7 @@ from jax import lax
 from jax.sharding import Mesh
 
 from alignuser_jax.model import Decoder, unstack
-from alignuser_jax.parallel import place
+from alignuser_jax.parallel import constrain, place
 from alignuser_jax.sampling.automaton import ACCEPT, LINE, MID
 from alignuser_jax.sampling.forward import Pages, finish, forward, read
 from alignuser_jax.sampling.sample import How, pick
@@ -179,14 +179,15 @@ class Programs:
             return i + 1, last.at[at].set(hidden[:, 0], mode="drop")
 
         carry = (jnp.int32(0), last)
-        return cache, lax.while_loop(lambda c: c[0] < groups[1], finish_group, carry)[1]
+        _, last = lax.while_loop(lambda c: c[0] < groups[1], finish_group, carry)
+        return _laid(cache, last)
 
     def _copy(self, cache: Pages, last, copies: Copies):
         self.compilations += 1
         page = jnp.where(copies.active, copies.to_page, cache.k[0].shape[0])
         slot = jnp.where(copies.active, copies.to_slot, last.shape[0])
         cache = jax.tree.map(lambda a: a.at[page].set(a[copies.page], mode="drop"), cache)
-        return cache, last.at[slot].set(last[copies.slot], mode="drop")
+        return _laid(cache, last.at[slot].set(last[copies.slot], mode="drop"))
 
     def _closed_set(self, leaves, last, slot, ids):
         """Log-probabilities `[G, E]` of the tokens `ids[G, E]` after the rows in `slot[G]`,
@@ -202,12 +203,15 @@ class Programs:
         self.compilations += 1
         decoder = self._decoder(leaves)
         hidden, cache = forward(decoder, *_inputs(group, tables, cache))
+        cache, _ = _laid(cache, hidden)
         return cache, _logprobs(decoder.logits(hidden), group.targets)
 
     def _install(self, tables: Tables, at, new: Tables) -> Tables:
         """`tables` with automaton number `at` replaced."""
         self.compilations += 1
-        return jax.tree.map(lambda held, one: held.at[at].set(one), tables, new)
+        return jax.tree.map(
+            lambda held, one: constrain(held.at[at].set(one), *(None,) * held.ndim), tables, new
+        )
 
     def _decode(
         self, leaves, cache, last, tables, rows: Rows, automata: Tables, vocabulary: Vocabulary
@@ -326,7 +330,13 @@ class Programs:
         loop = looped(loop, lambda loop: ~loop.done & ~in_text(loop), answer_step)
         at = jnp.where(rows.active, rows.slot, last.shape[0])
         last = last.at[at].set(loop.hidden, mode="drop")
-        return loop.cache, last, loop.out, loop.steps
+        return *_laid(loop.cache, last), loop.out, loop.steps
+
+
+def _laid(cache: Pages, last: jax.Array) -> tuple[Pages, jax.Array]:
+    """What one program leaves to the next, laid out as all leave it."""
+    cache = jax.tree.map(lambda a: constrain(a, None, "heads", None, None), cache)
+    return cache, constrain(last, *(None,) * last.ndim)
 
 
 def _inputs(group: Chunks | Suffixes, tables, cache) -> tuple:

@@ -38,8 +38,8 @@ def make_replicas(
     devices = list(jax.local_devices() if devices is None else devices)
     if tensor < 1 or len(devices) % tensor:
         raise ValueError(
-            f"tensor={tensor} does not divide the {len(devices)} local devices: choose one that "
-            "does"
+            f"tensor={tensor} does not divide the {len(devices)} local devices: choose one "
+            "that does"
         )
     if len(devices) == 1:
         return Engine(decoder, tokenizer, config)
