@@ -7,7 +7,7 @@ A case is a batch size (prompts of `--prompt` tokens, `--new` tokens each) or `k
 of one prompt of `--long_prompt` tokens, beside four separate requests to the same engine with
 prefix reuse off. Both sides hold the same weights and get the same ids; every round has new
 prompts, so nothing is there to be reused. The peer is `generate` with a dynamic or a static
-cache, whichever was faster in the warm-up of that cell (`--compiled`: or a compiled static one).
+cache, whichever was faster in the warm-up of that cell (`--compiled`: compiled static, too).
 In f32 both sides' tokens must be equal but for near-ties; the share of equal rows is a row.
 
 Tokens/s are generated tokens by the whole time, prefill included; `prefill` rows are the same
