@@ -8,7 +8,7 @@ its lengths are what is asked for, so that engines and models can be compared by
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -118,11 +118,11 @@ class SessionShape:
     @property
     def markers(self) -> int:
         """Room for what chat templates put around the messages of the longest prompt."""
-        return 8 * (2 * (self.pages + self.pages // 3) + 1)
+        return 32 + 8 * (2 * (self.pages + self.pages // 3) + 1)
 
     @property
     def context(self) -> int:
-        """Positions that the longest prompt and its reply need."""
+        """Positions for the longest prompt and its reply, with room for what templates add."""
         return self.longest_prompt + self.markers + self.reply_tokens
 
 
@@ -148,6 +148,18 @@ class WorkloadResult:
             "generated tokens/s": usage.generated_tokens / seconds,
             "prompt tokens saved": usage.cached_tokens / max(usage.prompt_tokens, 1),
         }
+
+
+def time_parts(
+    before: Mapping[str, float], after: Mapping[str, float], seconds: float
+) -> dict[str, float]:
+    """Where `seconds` went, by an engine's `stats` before and after: prefill, scoring, decode,
+    and what the host did besides."""
+    parts = {
+        part: after.get(f"{part}_seconds", 0.0) - before.get(f"{part}_seconds", 0.0)
+        for part in ("prefill", "score", "decode")
+    }
+    return parts | {"host": seconds - sum(parts.values())}
 
 
 def run_sessions(

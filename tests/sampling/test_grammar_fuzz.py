@@ -217,9 +217,11 @@ def check_set(fuzz: Fuzz, rng, answer) -> bool:
     flat = np.zeros((len(tokens), EDGES))
     choices, probabilities, begin = automaton.read(states, edges, flat)
     lines = [shown(tokenizer, line[c]) for line, c in zip(answer, choices, strict=True)]
-    expected, text = "\n".join(lines), tokenizer.decode(tokens)
+    expected, text = "\n".join(lines) + tokenizer.reply_closing, tokenizer.decode(tokens)
     assert text.endswith(expected)
     before = text.removesuffix(expected)
+    if not request.reasoning_tokens:
+        before = before.removeprefix(tokenizer.reply_opening)
     assert before == tokenizer.decode(tokens[:begin])
     assert before == "" or before.endswith("\n")
     assert request.reasoning_tokens or begin == 0
