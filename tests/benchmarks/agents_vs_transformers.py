@@ -35,6 +35,7 @@ flags.DEFINE_integer("slots", 96, "Our slots.")
 flags.DEFINE_integer("chunk", 64, "Our chunk.")
 flags.DEFINE_integer("group", 16, "Our group.")
 flags.DEFINE_list("batches", ["8", "24"], "Batch sizes, in prompts, that the peer may choose.")
+flags.DEFINE_integer("threads", 2, "Threads of torch.")
 flags.DEFINE_bool("quick", False, "A tiny model and short sessions, to try the program itself.")
 
 COMPARED = 24
@@ -52,7 +53,6 @@ SHAPE = {
 TINY = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "head_dim": 8}
 SMALL = {"pages": 3, "persona_tokens": 24, "shared_tokens": 8, "page_tokens": 10}
 SMALL |= {"reply_tokens": 4, "samples": 2}
-CORES = 2
 
 
 class Here:
@@ -151,13 +151,13 @@ class Generate:
 
 
 class Peer:
-    def __init__(self, directory):
+    def __init__(self, directory, threads):
         import torch
         import transformers
 
         from alignuser_jax.sampling.workload import NumberedWords
 
-        torch.set_num_threads(CORES)
+        torch.set_num_threads(threads)
         self._model = transformers.AutoModelForCausalLM.from_pretrained(directory).eval()
         self._model.generation_config.eos_token_id = None  # every reply has its full length
         self._tokenizer = NumberedWords(self._model.config.vocab_size)
@@ -235,7 +235,7 @@ def main(argv):
     if FLAGS.quick:
         few, model = SessionShape(sessions=COMPARED, **SMALL), SHAPE | TINY
         FLAGS.vocabulary, FLAGS.chunk, FLAGS.rounds = 256, 16, 1
-        FLAGS.slots, FLAGS.batches = 12, ["24"]
+        FLAGS.slots, FLAGS.batches, FLAGS.threads = 12, ["24"], 1
     geometry = {
         "slots": FLAGS.slots,
         "context": -(-few.context // FLAGS.chunk) * FLAGS.chunk,
@@ -250,11 +250,12 @@ def main(argv):
         here = sides.Side(Here, directory, geometry)
         for sessions in map(int, FLAGS.cases):
             if sessions == COMPARED:
-                peer = sides.Side(Peer, directory)
+                peer = sides.Side(Peer, directory, FLAGS.threads)
                 rows += compare(here, peer, few, one_page)
                 peer.close()
             else:
                 rows += alone(here, replace(few, sessions=sessions), one_page, few)
+            sides.save(rows, FLAGS.json)
         here.close()
     sides.finish(rows, FLAGS.json)
 

@@ -37,6 +37,7 @@ flags.DEFINE_integer("vocabulary", 32_768, "Vocabulary of the model.")
 flags.DEFINE_integer("chunk", 64, "Our chunk.")
 flags.DEFINE_integer("group", 0, "Our group; 0: as many rows as the batch has.")
 flags.DEFINE_bool("compiled", False, "Let the peer try torch.compile with its static cache.")
+flags.DEFINE_integer("threads", 2, "Threads of torch.")
 flags.DEFINE_bool("quick", False, "A tiny model and short texts, to try the program itself.")
 
 SHAPE = {
@@ -54,7 +55,7 @@ TINY = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "hea
 NEAR_TIE = 1e-3
 """Logits of the peer that are this close in f32 may come out in either order."""
 
-CORES, SAMPLES = 2, 4
+SAMPLES = 4
 
 
 class Here:
@@ -111,11 +112,11 @@ class Here:
 class Peer:
     """`generate` of transformers on the same ids."""
 
-    def __init__(self, directory, dtype):
+    def __init__(self, directory, dtype, threads):
         import torch
         import transformers
 
-        torch.set_num_threads(CORES)
+        torch.set_num_threads(threads)
         kind = getattr(torch, dtype)
         self._model = transformers.AutoModelForCausalLM.from_pretrained(directory, dtype=kind)
         self._model.eval()
@@ -244,7 +245,7 @@ def main(argv):
     if FLAGS.quick:
         for flag, value in (("prompt", 32), ("long_prompt", 64), ("new", 6), ("rounds", 1)):
             FLAGS[flag].value = value
-        FLAGS.vocabulary, FLAGS.chunk = 256, 16
+        FLAGS.vocabulary, FLAGS.chunk, FLAGS.threads = 256, 16, 1
     if bad := [case for case in FLAGS.cases if case != "k4" and not case.isdecimal()]:
         raise app.UsageError(f"--cases: {bad} are neither batch sizes nor k4", exitcode=2)
     from alignuser_jax.sampling.workload import NumberedWords
@@ -254,12 +255,14 @@ def main(argv):
     with tempfile.TemporaryDirectory() as folder:
         directory = sides.write_qwen3(folder, FLAGS.vocabulary, shape, never=marks)
         for dtype in FLAGS.dtypes:
-            here, peer = sides.Side(Here, directory, dtype), sides.Side(Peer, directory, dtype)
+            here = sides.Side(Here, directory, dtype)
+            peer = sides.Side(Peer, directory, dtype, FLAGS.threads)
             for case in FLAGS.cases:
                 if case == "k4":
                     rows += samples_rows(here, dtype)
                 else:
                     rows += batch_rows(here, peer, dtype, int(case))
+                sides.save(rows, FLAGS.json)
             here.close()
             peer.close()
     if cells := [r["ratio"] for r in rows if r["metric"] == "tokens/s"]:

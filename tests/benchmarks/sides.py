@@ -102,6 +102,11 @@ def compared(case, metric, ours, theirs, *, more_is_better=True):
     return row(case, metric, middle(ours), middle(theirs), middle(ratios))
 
 
+def save(rows, path):
+    """Writes the rows so far: what a later case loses is that case only."""
+    Path(path).write_text(json.dumps(rows, indent=1) + "\n")
+
+
 def finish(rows, path):
     """Prints the table and writes the rows."""
     from tabulate import tabulate
@@ -114,4 +119,4 @@ def finish(rows, path):
     print(tabulate(cells, headers, tablefmt="github", disable_numparse=True))
     load = os.getloadavg()[0]
     print(f"load of the machine at the end: {load:.1f} on {os.cpu_count()} cores")
-    Path(path).write_text(json.dumps(rows, indent=1) + "\n")
+    save(rows, path)

@@ -25,6 +25,7 @@ def rows_of(program, path, *flags):
     return {(row["case"], row["metric"]): row for row in rows}
 
 
+@pytest.mark.slow
 def test_decoding_beside_transformers(tmp_path):
     rows = rows_of(
         "decode_vs_transformers", tmp_path / "r.json", "--cases=3,k4", "--dtypes=float32"
@@ -37,6 +38,7 @@ def test_decoding_beside_transformers(tmp_path):
     assert rows["all", "least ratio; peer: wanted"]["ours"] == speed["ratio"]
 
 
+@pytest.mark.slow
 def test_agents_beside_transformers(tmp_path):
     rows = rows_of("agents_vs_transformers", tmp_path / "r.json", "--cases=24,30")
     for peer in ("reuse off", "generate"):
