@@ -188,6 +188,7 @@ class Fuzz:
             allowed = automaton.token[state][automaton.token[state] >= 0]
             free = automaton.free[state]
             assert free or len(allowed), "a state without a way on"
+            assert not (free and len(tokens) >= row.reasoning), "reasoning past its limit"
             token = self.free_token(rng, allowed) if free else int(rng.choice(allowed))
             (edge,) = np.nonzero(automaton.token[state] == token)
             assert len(edge) <= 1
