@@ -8,7 +8,7 @@ of one prompt of `--long_prompt` tokens, beside four separate requests to the sa
 prefix reuse off. Both sides hold the same weights and get the same ids; every round has new
 prompts, so nothing is there to be reused. The peer is `generate` with a dynamic, a static or a
 compiled static cache, whichever was faster in the warm-up of that cell (`--nocompiled`: of the
-first two). Compiling takes the peer half a minute per cell, which is not counted.
+first two); the time to compile is not counted.
 In f32 both sides' tokens must be equal but for near-ties; the share of equal rows is a row.
 
 Tokens/s are generated tokens by the whole time, prefill included; `prefill` rows are the same
