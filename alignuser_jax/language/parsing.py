@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
-from alignuser_jax.language.prompts import Answer
+from alignuser_jax.language.answers import Answer, json_answer, json_value
 
 REPROMPT = "You have one more chance to provide the correct answer."
 """Said once after a reply that cannot be read (METHOD.md section 3, the paper's sentence)."""
@@ -18,21 +19,29 @@ class ReplyError(ValueError):
 def parse_answer(text: str, answer: Answer) -> tuple[int, ...]:
     """The alternative taken in each answer line. The answer is the reply's last
     `len(answer)` lines that are not blank, each exactly one alternative; what stands before
-    is reasoning. ReplyError otherwise."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    is reasoning. Space around a line does not count, and lines end with newlines only (a title
+    may hold other separators). ReplyError otherwise."""
+    lines = [line.strip() for line in text.split("\n") if line.strip()]
     if len(lines) < len(answer):
         raise ReplyError(f"the reply has {len(lines)} lines, expected at least {len(answer)}")
     choices = []
     for number, (line, alternatives) in enumerate(
         zip(lines[len(lines) - len(answer) :], answer, strict=True), 1
     ):
-        if line not in alternatives:
+        bare = [alternative.strip() for alternative in alternatives]
+        if line not in bare:
             raise ReplyError(
                 f"answer line {number} of {len(answer)} is {line!r}, "
                 f"expected one of: {', '.join(alternatives)}"
             )
-        choices.append(alternatives.index(line))
+        choices.append(bare.index(line))
     return tuple(choices)
+
+
+def parse_json(text: str, fields: Mapping[str, Iterable[Any]]) -> dict[str, Any]:
+    """The object in a reply to a `json_answer` of these fields. ReplyError as above."""
+    values = {name: list(values) for name, values in fields.items()}
+    return json_value(parse_answer(text, json_answer(values)), values)
 
 
 def answer_text(choices: Sequence[int], answer: Answer) -> str:

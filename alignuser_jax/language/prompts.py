@@ -10,14 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from alignuser_jax.language.answers import Answer, integers
 from alignuser_jax.records import RATINGS, Action, Message, Persona, Span
 from alignuser_jax.world.page import one_line
 
 PROMPT_LAYOUT_VERSION = 3
 PLATFORM = "a recommendation site for {item_type}"
-
-Answer = tuple[tuple[str, ...], ...]
-"""One entry per answer line: the line's alternatives (`records.Request.answer`)."""
 
 UNKNOWN = "Unknown"
 NEXT_STATE = "[NEXT STATE]"
@@ -169,7 +167,7 @@ def rate_turn(target: str, feedback: str = "", recalled: str = "") -> str:
 
 def rate_answer() -> Answer:
     """Alternative i is a rating of i + 1."""
-    return (tuple(f"{RATING}{rating}" for rating in RATINGS),)
+    return (integers(RATINGS[0], RATINGS[-1], before=RATING),)
 
 
 def act_turn(actions: Sequence[Action], feedback: str = "") -> str:
@@ -186,7 +184,7 @@ def interview_turn(state_text: str = "") -> str:
 
 def interview_answer() -> Answer:
     """Alternative i is a satisfaction of i + 1."""
-    return (tuple(f"{RATING}{rating}" for rating in range(1, 11)),)
+    return (integers(1, 10, before=RATING),)
 
 
 # --- the world model (METHOD.md equation 2) -----------------------------------------------

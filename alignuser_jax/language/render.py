@@ -58,11 +58,14 @@ def answer_token_paths(
 ) -> list[list[int]]:
     """The tokens of each alternative of an answer line, with what ends it: a newline, or the
     end of the turn on the last line. Joined line by line they are the tokens of the reply.
+    What spells a chat marker in an alternative is broken as in all content.
 
     `first`: the line begins the reply, nothing was generated before it. It matters to
     tokenizers with a `reply_opening` only.
     """
     opening = tokenizer.reply_opening if first else ""
+    if isinstance(tokenizer, HuggingFaceTokenizer):
+        alternatives = [tokenizer.safe(line) for line in alternatives]
     if not last:
         return [tokenizer.encode(opening + line + "\n") for line in alternatives]
     ending = tokenizer.reply_closing

@@ -1,0 +1,184 @@
+"""Measure how many synthetic sessions a second an engine runs with your model on this machine.
+
+    alignuser benchmark --model=weights/qwen3-8b --dtype=bfloat16 --json=speed.json
+    alignuser benchmark --config=configs/small.py --run=runs/ml-1m --sessions=100 --pages=5
+    alignuser benchmark --shape=256,4,4,2,768,8192 --slots=96 --chunk=64
+
+The model is a folder (or hub id) of Hugging Face weights, a run's policy, or random weights of
+a shape. Sessions are those of `sampling/workload.py`: their text means nothing, their lengths
+are what the flags say. A small run before it compiles and is not counted.
+"""
+
+import json
+import sys
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+
+from absl import app, flags
+
+from alignuser_jax.programs import run as run_program
+from alignuser_jax.sampling.workload import (
+    NumberedWords,
+    SessionShape,
+    run_sessions,
+    time_parts,
+)
+
+FLAGS = flags.FLAGS
+DEFAULT = SessionShape()
+SHAPE = ("hidden", "layers", "heads", "kv_heads", "ffn", "vocab")
+
+flags.DEFINE_string("model", None, "Folder or hub id of Hugging Face weights.")
+flags.DEFINE_string("config", None, "An experiment, with --run: its policy.")
+flags.DEFINE_string("run", None, "Run folder of --config.")
+flags.DEFINE_multi_string("set", [], "Override a setting of --config: section.field=value.")
+flags.DEFINE_string("adapter", None, "Another adapter for --run; '' for the backbone alone.")
+flags.DEFINE_list("shape", None, f"Random weights instead: {','.join(SHAPE)}.")
+flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of --model and --shape.")
+flags.DEFINE_integer("sessions", DEFAULT.sessions, "Sessions, all submitted at once.")
+flags.DEFINE_integer("pages", DEFAULT.pages, "Pages of a session, on average.")
+flags.DEFINE_integer("persona_tokens", DEFAULT.persona_tokens, "Persona and history.")
+flags.DEFINE_integer("shared_tokens", None, "Of these the same for all (default: a sixth).")
+flags.DEFINE_integer("page_tokens", DEFAULT.page_tokens, "Tokens of a page.")
+flags.DEFINE_integer("reply_tokens", DEFAULT.reply_tokens, "Tokens of a reply, at most.")
+flags.DEFINE_integer("samples", DEFAULT.samples, "Replies drawn at each page.")
+flags.DEFINE_integer("seed", DEFAULT.seed, "Seed of lengths and texts.")
+flags.DEFINE_integer("slots", None, "Slots of the engine (default: the experiment's, or 64).")
+flags.DEFINE_integer("context", None, "Positions of a slot (default: as the sessions need).")
+flags.DEFINE_integer("chunk", None, "Tokens of a prefill chunk (default: as slots).")
+flags.DEFINE_integer("group", None, "Rows computed at a time (default: as slots).")
+flags.DEFINE_bool("reuse", True, "Reuse prefixes that the cache holds.")
+flags.DEFINE_string("json", None, "Where the figures go, as one JSON object.")
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def load() -> tuple:
+    """What --model, --run or --shape names: decoder, tokenizer, label and the experiment."""
+    import jax.numpy as jnp
+
+    from alignuser_jax import pipeline
+    from alignuser_jax.experiment import load_experiment
+    from alignuser_jax.language import TextTokenizer
+    from alignuser_jax.model import load_decoder, local_directory, merge_lora
+
+    given = [name for name in ("model", "run", "shape") if FLAGS[name].value]
+    if len(given) != 1 or bool(FLAGS.run) != bool(FLAGS.config):
+        raise app.UsageError(
+            "give one of --model, --config with --run, and --shape; given: "
+            + (", ".join(f"--{n}" for n in [*given, "config"] if FLAGS[n].value) or "none")
+        )
+    dtype = jnp.dtype(FLAGS.dtype)
+    if FLAGS.run:
+        experiment = load_experiment(FLAGS.config, FLAGS.set)
+        say(f"loading the policy of {FLAGS.run}")
+        decoder, tokenizer, _ = pipeline.load_policy(experiment, Path(FLAGS.run), FLAGS.adapter)
+        return merge_lora(decoder), tokenizer, f"{FLAGS.run}: {experiment.note}", experiment
+    if FLAGS.model:
+        directory = local_directory(FLAGS.model)
+        say(f"loading {directory}")
+        decoder, label = load_decoder(directory, dtype=dtype), str(FLAGS.model)
+        try:
+            tokenizer = TextTokenizer.load(directory)
+        except FileNotFoundError:
+            tokenizer = NumberedWords(decoder.config.vocab_size)
+            label += " (no tokenizer there: texts are token ids)"
+        return decoder, tokenizer, label, None
+    decoder = random_decoder(FLAGS.shape, dtype)
+    label = f"RANDOM WEIGHTS, {', '.join(map('='.join, zip(SHAPE, FLAGS.shape, strict=True)))}"
+    return decoder, NumberedWords(decoder.config.vocab_size), label, None
+
+
+def random_decoder(shape: list[str], dtype):
+    from alignuser_jax.model import DecoderConfig, init_decoder
+
+    wrong = len(shape) != len(SHAPE) or not all(n.isdecimal() and int(n) for n in shape)
+    if wrong or int(shape[0]) % int(shape[2]):
+        raise app.UsageError(
+            f"--shape={','.join(shape)}: expected {','.join(SHAPE)}, whole numbers above 0, "
+            "hidden a multiple of heads"
+        )
+    hidden, layers, heads, kv_heads, ffn, vocab = map(int, shape)
+    config = DecoderConfig(
+        vocab_size=vocab,
+        hidden_size=hidden,
+        intermediate_size=ffn,
+        num_layers=layers,
+        num_heads=heads,
+        num_kv_heads=kv_heads,
+        head_dim=hidden // heads,
+    )
+    return init_decoder(config, dtype=dtype, param_dtype=dtype)
+
+
+def engine_config(shape: SessionShape, experiment):
+    """The geometry of the flags, where not given that of the experiment or of the sessions."""
+    from alignuser_jax.sampling import EngineConfig
+
+    known = {field.name for field in fields(EngineConfig)}
+    base = EngineConfig(**asdict(experiment.engine)) if experiment else EngineConfig()
+    flagged = {name: FLAGS[name].value for name in ("slots", "chunk", "group")}
+    chosen = {name: value for name, value in flagged.items() if value is not None}
+    if bad := [f"--{name}={value}" for name, value in chosen.items() if value < 1]:
+        raise app.UsageError(f"{', '.join(bad)}: expected at least 1")
+    chunk = chosen.get("chunk", base.chunk)
+    chosen["context"] = FLAGS.context or -(-shape.context // chunk) * chunk
+    chosen |= {"reply": shape.reply_tokens} if "reply" in known else {}
+    if "reuse" in known:
+        chosen["reuse"] = FLAGS.reuse
+    elif not FLAGS.reuse:
+        raise app.UsageError("--noreuse: this engine always reuses prefixes")
+    return replace(base, **chosen)
+
+
+def main() -> None:
+    import jax
+    from tabulate import tabulate
+
+    from alignuser_jax.sampling import Engine
+
+    shared = FLAGS.shared_tokens
+    names = [field.name for field in fields(SessionShape) if field.name in FLAGS]
+    settings = {name: FLAGS[name].value for name in names}
+    settings["shared_tokens"] = FLAGS.persona_tokens // 6 if shared is None else shared
+    shape = SessionShape(**settings)
+    decoder, tokenizer, label, experiment = load()
+    config = engine_config(shape, experiment)
+    engine = Engine(decoder, tokenizer, config)
+    say("compiling, and a page of some sessions")
+    few = replace(shape, sessions=min(shape.sessions, config.slots), pages=1)
+    run_sessions(engine, tokenizer, few, name="warm up")
+    before = dict(engine.stats)
+    say(f"{shape.sessions} sessions of {shape.pages} pages")
+    done = run_sessions(engine, tokenizer, shape, say=say)
+    seconds = time_parts(before, engine.stats, done.seconds)
+    device = jax.devices()[0].device_kind
+    rows = [("model", label), ("device", device), ("sessions", done.sessions)]
+    rows += [("pages", done.pages), ("seconds", f"{done.seconds:.2f}")]
+    rows += [(name, f"{value:.4g}") for name, value in done.rates.items()]
+    rows += [
+        (f"{part} seconds", f"{value:.2f} ({value / max(done.seconds, 1e-9):.0%})")
+        for part, value in seconds.items()
+    ]
+    print(tabulate(rows, ["measure", "value"], tablefmt="github", disable_numparse=True))
+    if FLAGS.json:
+        figures = {
+            "model": label,
+            "random_weights": FLAGS.shape is not None,
+            "device": device,
+            "dtype": str(jax.numpy.dtype(decoder.dtype)),
+            "shape": asdict(shape),
+            "engine": asdict(config),
+            "pages": done.pages,
+            "rates": done.rates,
+            "usage": done.usage._asdict(),
+            "seconds": {"all": done.seconds, **seconds},
+        }
+        Path(FLAGS.json).write_text(json.dumps(figures, indent=1) + "\n")
+        print(f"figures: {FLAGS.json}")
+
+
+if __name__ == "__main__":
+    run_program(main)

@@ -1,0 +1,264 @@
+"""Sessions of synthetic agents: our engine, the same without prefix reuse, and `generate`.
+
+    python -m tests.benchmarks.agents_vs_transformers --json=agents.json
+    python -m tests.benchmarks.agents_vs_transformers --json=r.json --cases=200,2000 --rounds=1
+
+A session's first prompt holds 600 tokens of persona and history (the first 100, the system
+prompt, are everybody's) and a page of 250. At each page 4 replies of 40 tokens are sampled at
+temperature 1; the first stays in the conversation and the next page follows. Sessions have 4 to
+8 pages, 6 on average, by a seed, so that they end at different times. The model has random
+weights, hidden 256 and 4 layers.
+
+The first case, 24 sessions, is compared; every side is given all of them at once. The peer has
+no scheduler: the prompts that wait are sorted by length, left-padded to the longest of a batch
+and sampled with `num_return_sequences`; batch size and cache are those that were fastest in its
+warm-up. Other cases are ours alone, beside our own rate of the first: it should stay flat.
+
+Each side is a process of its own, the sides take turns, and medians of the rounds' ratios are
+quoted; a ratio above 1 is in our favour. Every round has new personas and pages.
+"""
+
+import itertools
+import tempfile
+import time
+
+from absl import app, flags
+
+from tests.benchmarks import sides
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("json", None, "Where the rows go.", required=True)
+flags.DEFINE_list("cases", ["24"], "Numbers of sessions; 24 is compared, others are ours only.")
+flags.DEFINE_integer("rounds", 3, "Measured rounds of each side.")
+flags.DEFINE_integer("vocabulary", 8192, "Vocabulary of the model.")
+flags.DEFINE_integer("slots", 96, "Our slots.")
+flags.DEFINE_integer("chunk", 64, "Our chunk.")
+flags.DEFINE_integer("group", 16, "Our group.")
+flags.DEFINE_list("batches", ["8", "24"], "Batch sizes, in prompts, that the peer may choose.")
+flags.DEFINE_integer("threads", 2, "Threads of torch.")
+flags.DEFINE_bool("quick", False, "A tiny model and short sessions, to try the program itself.")
+
+COMPARED = 24
+SHAPE = {
+    "hidden_size": 256,
+    "intermediate_size": 768,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 64,
+    "rope_theta": 1e6,
+    "tie_word_embeddings": True,
+    "max_position_embeddings": 4096,
+}
+TINY = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "head_dim": 8}
+SMALL = {"pages": 3, "persona_tokens": 24, "shared_tokens": 8, "page_tokens": 10}
+SMALL |= {"reply_tokens": 4, "samples": 2}
+
+
+class Here:
+    """Two engines of one decoder, with and without prefix reuse."""
+
+    def __init__(self, directory, geometry):
+        from alignuser_jax.model import load_decoder
+        from alignuser_jax.sampling.workload import NumberedWords
+
+        decoder = load_decoder(directory)
+        self._tokenizer = NumberedWords(decoder.config.vocab_size)
+        self._engines = {
+            reuse: sides.make_engine(decoder, self._tokenizer, reuse=reuse, **geometry)
+            for reuse in (True, False)
+        }
+
+    def run(self, shape, name, reuse):
+        """The rates of a run, its seconds, and the engine's own seconds in it."""
+        from alignuser_jax.sampling.workload import run_sessions
+
+        engine = self._engines[reuse]
+        before = dict(engine.stats)
+        done = run_sessions(engine, self._tokenizer, shape, name=name, say=sides.say)
+        parts = {
+            key: value - before.get(key, 0.0)
+            for key, value in engine.stats.items()
+            if key.endswith("seconds")
+        }
+        return done.rates, done.seconds, parts
+
+
+class Generate:
+    """`transformers` behind `Generator`: what waits, `batch` prompts at a time, padded."""
+
+    def __init__(self, model, tokenizer, batch, cache):
+        self._model, self._tokenizer = model, tokenizer
+        self._batch, self._cache = batch, cache
+        self._queue, self._tickets = [], itertools.count()
+
+    def submit(self, request):
+        from alignuser_jax.language import render
+
+        ids = render(self._tokenizer, request.messages, generation=True).tokens.tolist()
+        self._queue.append((next(self._tickets), request, ids))
+        return self._queue[-1][0]
+
+    def cancel(self, ticket):
+        self._queue = [entry for entry in self._queue if entry[0] != ticket]
+
+    def collect(self):
+        import torch
+
+        from alignuser_jax.records import Completion, Usage
+        from alignuser_jax.sampling.scripted import with_samples
+
+        if not self._queue:
+            return []
+        self._queue.sort(key=lambda entry: len(entry[2]))
+        now, self._queue = self._queue[: self._batch], self._queue[self._batch :]
+        longest, request = len(now[-1][2]), now[0][1]
+        ids = torch.zeros((len(now), longest), dtype=torch.long)
+        mask = torch.zeros_like(ids)
+        for place, (_, _, prompt) in enumerate(now):
+            ids[place, longest - len(prompt) :] = torch.tensor(prompt)
+            mask[place, longest - len(prompt) :] = 1
+        options = {} if self._cache == "dynamic" else {"cache_implementation": self._cache}
+        with torch.inference_mode():
+            out = self._model.generate(
+                ids,
+                attention_mask=mask,
+                do_sample=True,
+                temperature=request.temperature,
+                top_k=0,
+                num_return_sequences=request.samples,
+                max_new_tokens=request.max_tokens,
+                pad_token_id=0,
+                **options,
+            )
+        replies = out[:, longest:].reshape(len(now), request.samples, -1).tolist()
+        return [
+            (
+                ticket,
+                with_samples(
+                    [
+                        Completion(
+                            self._tokenizer.decode(reply),
+                            tokens=tuple(reply),
+                            usage=Usage(len(prompt), 0, len(reply)),
+                        )
+                        for reply in of_prompt
+                    ]
+                ),
+            )
+            for (ticket, _, prompt), of_prompt in zip(now, replies, strict=True)
+        ]
+
+
+class Peer:
+    def __init__(self, directory, threads):
+        import torch
+        import transformers
+
+        from alignuser_jax.sampling.workload import NumberedWords
+
+        torch.set_num_threads(threads)
+        self._model = transformers.AutoModelForCausalLM.from_pretrained(directory).eval()
+        self._model.generation_config.eos_token_id = None  # every reply has its full length
+        self._tokenizer = NumberedWords(self._model.config.vocab_size)
+
+    def choose(self, shape, batches):
+        """The fastest (batch, cache) on one page of every session, as seconds of each."""
+        ways, took = list(itertools.product(batches, ("dynamic", "static"))), {}
+        for way in [ways[0], *ways]:  # the first of all warms up
+            took[way] = self.run(shape, "choose", way)[1]
+        return min(took, key=took.get), took
+
+    def run(self, shape, name, how):
+        from alignuser_jax.sampling.workload import run_sessions
+
+        generator = Generate(self._model, self._tokenizer, *how)
+        done = run_sessions(generator, self._tokenizer, shape, name=name, say=sides.say)
+        return done.rates, done.seconds
+
+
+def compare(here, peer, shape, one_page):
+    """Rows of the compared case, and our sessions/s."""
+    case = f"{shape.sessions} sessions"
+    how, took = peer.ask("choose", one_page, sorted({int(b) for b in FLAGS.batches}))
+    sides.say(f"the peer's best of {took}: {how}")
+    for reuse in (True, False):
+        here.ask("run", one_page, "warm up", reuse)
+    rates = {"ours": [], "reuse off": [], "generate": []}
+    started = time.perf_counter()
+    for number in range(FLAGS.rounds):
+        for side, made in rates.items():
+            if side == "generate":
+                got, seconds = peer.ask("run", shape, number, how)
+            else:
+                got, seconds, parts = here.ask("run", shape, number, side == "ours")
+                sides.say(f"{side}: {', '.join(f'{k} {v:.1f}' for k, v in parts.items())}")
+            made.append(got)
+            sides.say(f"{case}: round {number + 1}: {side}: {seconds:.1f} s, {got}")
+        if number == 0:
+            minutes = (time.perf_counter() - started) / 60
+            sides.say(f"a round takes {minutes:.1f} minutes; {FLAGS.rounds} are asked for")
+    ours = rates.pop("ours")
+    for side, theirs in rates.items():
+        for metric in ours[0]:
+            a, b = ([rate[metric] for rate in both] for both in (ours, theirs))
+            if metric.endswith("/s"):
+                yield sides.compared(case, f"{metric}; peer: {side}", a, b)
+            elif side == "reuse off":
+                yield sides.row(case, f"{metric}; peer: {side}", a[0], b[0], None)
+
+
+def alone(here, shape, one_page, few):
+    """Rows of our engine with `shape.sessions` sessions beside the rate of `few`."""
+    here.ask("run", one_page, "warm up", True)
+    rates = {"ours": [], "few": []}
+    for number in range(FLAGS.rounds):
+        for side, what in (("few", few), ("ours", shape)):
+            got, seconds, parts = here.ask("run", what, f"alone {number}", True)
+            rates[side].append(got)
+            sides.say(f"{what.sessions} sessions: {seconds:.1f} s, {got}, {parts}")
+    for metric in ("sessions/s", "prompt tokens saved"):
+        a, b = ([rate[metric] for rate in rates[side]] for side in ("ours", "few"))
+        case = f"{shape.sessions} sessions"
+        yield sides.compared(case, f"{metric}; peer: ours, {few.sessions} sessions", a, b)
+
+
+def main(argv):
+    from dataclasses import replace
+
+    from alignuser_jax.sampling.workload import NumberedWords, SessionShape
+
+    if bad := [case for case in FLAGS.cases if not case.isdecimal() or not int(case)]:
+        raise app.UsageError(f"--cases: {bad} are no numbers of sessions", exitcode=2)
+    few = SessionShape(sessions=COMPARED)
+    model = SHAPE
+    if FLAGS.quick:
+        few, model = SessionShape(sessions=COMPARED, **SMALL), SHAPE | TINY
+        FLAGS.vocabulary, FLAGS.chunk, FLAGS.rounds = 256, 16, 1
+        FLAGS.slots, FLAGS.batches, FLAGS.threads = 12, ["24"], 1
+    geometry = {
+        "slots": FLAGS.slots,
+        "context": -(-few.context // FLAGS.chunk) * FLAGS.chunk,
+        "chunk": FLAGS.chunk,
+        "group": FLAGS.group,
+        "reply": few.reply_tokens,
+    }
+    one_page, rows = replace(few, pages=1), []
+    with tempfile.TemporaryDirectory() as folder:
+        marks = range(NumberedWords.FIRST)
+        directory = sides.write_qwen3(folder, FLAGS.vocabulary, model, never=marks)
+        here = sides.Side(Here, directory, geometry)
+        for sessions in map(int, FLAGS.cases):
+            if sessions == COMPARED:
+                peer = sides.Side(Peer, directory, FLAGS.threads)
+                rows += compare(here, peer, few, one_page)
+                peer.close()
+            else:
+                rows += alone(here, replace(few, sessions=sessions), one_page, few)
+            sides.save(rows, FLAGS.json)
+        here.close()
+    sides.finish(rows, FLAGS.json)
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,62 @@
+"""The side-by-side programs run, and their rows have the form that is quoted."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.benchmarks import sides
+
+ROOT = Path(__file__).parents[2]
+
+
+def rows_of(program, path, *flags):
+    module = f"tests.benchmarks.{program}"
+    done = subprocess.run(
+        [sys.executable, "-m", module, f"--json={path}", "--quick", *flags],
+        capture_output=True, text=True, cwd=ROOT,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "| case" in done.stdout and "load of the machine" in done.stdout
+    rows = json.loads(path.read_text())
+    assert all(list(row) == ["case", "metric", *sides.COLUMNS] for row in rows)
+    return {(row["case"], row["metric"]): row for row in rows}
+
+
+@pytest.mark.slow
+def test_decoding_beside_transformers(tmp_path):
+    rows = rows_of(
+        "decode_vs_transformers", tmp_path / "r.json", "--cases=3,k4", "--dtypes=float32"
+    )
+    speed = rows["batch 3 float32", "tokens/s"]  # one round
+    assert speed["ratio"] == pytest.approx(speed["ours"] / speed["peer"])
+    assert rows["batch 3 float32", "share of equal rows"]["ours"] == 1
+    seconds = rows["k4 float32", "seconds, 6 new tokens"]
+    assert seconds["ratio"] == pytest.approx(seconds["peer"] / seconds["ours"])
+    assert rows["all", "least ratio; peer: wanted"]["ours"] == speed["ratio"]
+
+
+@pytest.mark.slow
+def test_agents_beside_transformers(tmp_path):
+    rows = rows_of("agents_vs_transformers", tmp_path / "r.json", "--cases=24,30")
+    for peer in ("reuse off", "generate"):
+        speed = rows["24 sessions", f"sessions/s; peer: {peer}"]
+        assert speed["ratio"] == pytest.approx(speed["ours"] / speed["peer"])
+    saved = rows["24 sessions", "prompt tokens saved; peer: reuse off"]
+    assert 0 < saved["ours"] < 1 and saved["peer"] == 0
+    assert rows["30 sessions", "sessions/s; peer: ours, 24 sessions"]["ratio"] > 0
+
+
+def test_a_failure_in_a_side_is_one_here():
+    side = sides.Side(Fails)
+    with pytest.raises(RuntimeError, match="ZeroDivisionError"):
+        side.ask("work", 0)
+    assert side.ask("work", 2) == 0.5
+    side.close()
+
+
+class Fails:
+    def work(self, number):
+        return 1 / number
