@@ -1,14 +1,24 @@
 """Language models at work: back ends behind `records.Generator`."""
 
+from importlib import import_module
+
+from alignuser_jax.sampling.recorded import NotRecorded, Recording, Replay
 from alignuser_jax.sampling.scripted import ScriptedGenerator, generate
 
-__all__ = ["Engine", "EngineConfig", "ScriptedGenerator", "generate"]
+_LATER = {
+    "Engine": "engine",
+    "EngineConfig": "engine",
+    "ServerConfig": "server",
+    "ServerError": "transport",
+    "ServerGenerator": "server",
+    "TransportConfig": "transport",
+}
+"""Loaded on first use: an engine needs jax, a server its client; scripted replies neither."""
+
+__all__ = [*_LATER, "NotRecorded", "Recording", "Replay", "ScriptedGenerator", "generate"]
 
 
 def __getattr__(name: str):
-    """`Engine` and `EngineConfig` on first use, so that scripted replies need no jax."""
-    if name in ("Engine", "EngineConfig"):
-        from alignuser_jax.sampling import engine
-
-        return getattr(engine, name)
+    if name in _LATER:
+        return getattr(import_module(f"{__name__}.{_LATER[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
