@@ -1,8 +1,10 @@
 """An OpenAI-compatible HTTP server of the tests' own that does what it is told, good or bad."""
 
 import json
+import socket
 import threading
 import time
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
@@ -38,6 +40,7 @@ class HostileServer:
         self.bodies, self.keys, self.times = [], [], []
         self.now = self.most = 0
         self.lock = threading.Lock()
+        self.connections = []
         self.start()
 
     def start(self, port=0):
@@ -45,6 +48,10 @@ class HostileServer:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+
+            def setup(self):
+                super().setup()
+                outer.connections.append(self.connection)
 
             def log_message(self, *arguments):
                 pass
@@ -96,8 +103,11 @@ class HostileServer:
         self.serving = True
 
     def stop(self):
-        """From now on connections are refused (a kept-alive one still ends with its call)."""
+        """As if killed: connections end, and new ones are refused."""
         if self.serving:
             self.serving = False
             self.server.shutdown()
             self.server.server_close()
+            for connection in self.connections:
+                with suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)

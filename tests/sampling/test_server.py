@@ -357,8 +357,8 @@ def test_a_server_that_stays_broken_stops_the_run_after_what_was_answered(hostil
     done = []
     started = time.monotonic()
     with pytest.raises(ServerError, match="worker died.*run the same command"):
-        while True:
-            done += generator.collect()
+        while batch := generator.collect():
+            done += batch
     assert time.monotonic() - started < 5
     assert len(done) == 5 and {ticket for ticket, _ in done} < set(tickets)
     assert all(completion.text == "x" for _, completion in done)
@@ -373,8 +373,8 @@ def test_a_server_that_goes_away_stops_the_run_within_its_patience(hostile, conn
         generator.submit(say(str(n)))
     started = time.monotonic()
     with pytest.raises(ServerError, match=f"no answer from {server.url} after 3 retries"):
-        while True:
-            generator.collect()
+        while generator.collect():
+            pass
     assert time.monotonic() - started < 5
 
 
