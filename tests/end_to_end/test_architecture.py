@@ -27,6 +27,7 @@ ROOMS = [
     "evaluation",
     "experiment",
     "pipeline",
+    "backend",
     "programs",
 ]
 """Ground floor first: a room imports only rooms above it in this list."""

@@ -1,6 +1,7 @@
 """An OpenAI-compatible HTTP server of the tests' own that does what it is told, good or bad."""
 
 import json
+import re
 import socket
 import threading
 import time
@@ -111,3 +112,16 @@ class HostileServer:
             for connection in self.connections:
                 with suppress(OSError):
                     connection.shutdown(socket.SHUT_RDWR)
+
+
+def obedient(body, number=0):
+    """An answer that keeps to vLLM's `structured_outputs`, drawn by the seed."""
+    asked = body.get("structured_outputs")
+    if asked is None:
+        return completion("Hello!")
+    if "choice" in asked:
+        lines = [asked["choice"]]
+    else:
+        plain = re.sub(r"\\([^n])", r"\1", asked["regex"])
+        lines = [line[1:-1].split("|") for line in plain.split(r"\n")]
+    return completion("\n".join(line[body["seed"] % len(line)] for line in lines))
