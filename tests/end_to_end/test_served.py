@@ -1,11 +1,12 @@
-"""A server that this project did not write (`transformers serve`) answers 20 agents; it is killed
-in the middle, the run stops by name, and the same command goes on when the server is back.
+"""A server that this project did not write (`transformers serve`) answers 20 agents; it is
+killed in the middle, the run stops by name, and the same command goes on when it is back.
 
-The served model is a tiny Qwen3 that was shown some hundred answers, so most of its replies can
-be read and some cannot; that server constrains nothing, so both ways of reading are met.
+The served model is a tiny Qwen3 that has learned the form of the answers, as that server
+constrains nothing; what cannot be read all the same is counted.
 """
 
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -30,11 +31,11 @@ from alignuser_jax.recommenders import Random
 from alignuser_jax.records import stable_key
 from alignuser_jax.sampling import ScriptedGenerator
 
-pytestmark = pytest.mark.slow  # two minutes
+pytestmark = pytest.mark.slow  # two minutes on a quiet machine
 ROOT = Path(__file__).parents[2]
 AGENTS = 20
-CONTEXT = 256
-"""Tokens before a reply that the model is shown in training."""
+WINDOW = 64
+"""The model attends to so many tokens: it learns on short texts and answers after long ones."""
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +44,7 @@ def torch():
         pytest.importorskip(
             needed, reason=f"`transformers serve` needs {needed}: pip install it"
         )
-    return pytest.importorskip("torch", reason="`transformers serve` needs torch")
+    return pytest.importorskip("torch", reason="transformers serve needs torch")
 
 
 @pytest.fixture(scope="module")
@@ -93,27 +94,28 @@ def model(place, torch):
         vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2,
         num_attention_heads=4, num_key_value_heads=2, head_dim=16, bos_token_id=None,
         eos_token_id=1, pad_token_id=1, max_position_embeddings=8192,
+        use_sliding_window=True, sliding_window=WINDOW, max_window_layers=0,
     )  # fmt: skip
     net = Qwen3ForCausalLM(config)
-    rows = []
+    rows = {}  # by the kind of answer
     for messages, reply in pairs:
         text = tokenizer.apply_chat_template(
             messages, tokenize=False, add_generation_prompt=True
         )
-        prompt = tokenizer.encode(text)[-CONTEXT:]
-        rows.append((prompt, tokenizer.encode(reply) + [1]))
-    optimizer = torch.optim.AdamW(net.parameters(), lr=3e-3)
-    order = torch.Generator().manual_seed(0)
-    for _ in range(120):
-        batch = [rows[n] for n in torch.randint(len(rows), (8,), generator=order)]
+        prompt = tokenizer.encode(text)[-2 * WINDOW :]
+        rows.setdefault(reply[:4], []).append((prompt, tokenizer.encode(reply) + [1]))
+    optimizer = torch.optim.AdamW(net.parameters(), lr=5e-3)
+    draw = random.Random(0)
+    for _ in range(160):
+        batch = [draw.choice(of_kind) for of_kind in rows.values() for _ in range(2)]
         length = max(len(p) + len(r) for p, r in batch)
-        ids, labels = torch.ones(8, length, dtype=torch.long), torch.full((8, length), -100)
+        ids = torch.ones(len(batch), length, dtype=torch.long)
+        labels = torch.full_like(ids, -100)
         for n, (prompt, reply) in enumerate(batch):
             end = len(prompt) + len(reply)
             ids[n, :end] = torch.tensor(prompt + reply)
             labels[n, len(prompt) : end] = torch.tensor(reply)
-        loss = net(input_ids=ids, labels=labels).loss
-        loss.backward()
+        net(input_ids=ids, labels=labels).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
     net.generation_config.do_sample = True
@@ -227,7 +229,9 @@ def test_killed_in_the_middle_and_resumed(place, serve):
     at_the_start = 2  # a word, and the one try at a constraint that it does not refuse unread
     assert serve.calls() == after.total() - before.total() + once_more + at_the_start
     assert pipeline.failures(events) == after["error"]
-    assert after["stop"] > after["error"] and after["stop"] + after["error"] == after.total()
+    assert (
+        after["stop"] + after["error"] == after.total() and after["error"] < after["stop"] / 3
+    )
     visits = events.group_by(["arm", "user_id"]).aggregate([])
     assert len(visits) == AGENTS * 2
     assert events["kind"].to_pylist().count("page") == AGENTS * 2 * 4
