@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from absl import app, flags
-from hostile_server import HostileServer, failure, obedient
+from hostile_server import HostileServer, completion, failure, obedient
 
 from alignuser_jax import pipeline, programs
 from alignuser_jax.alignment import policy_and_agent_users, simulation_view
@@ -162,3 +162,42 @@ def test_a_choice_and_what_it_changes():
     assert Choice(record="a", replay="").of_part("ratings").record == "a.ratings"
     longer = with_context(experiment, 9000)
     assert longer.session.context_tokens == 9000 and longer.site == experiment.site
+
+
+@pytest.mark.slow
+def test_evaluation_and_reflections_by_a_server(place, server):
+    """Nothing here is trained: reflections need a --run for the tokenizer of their shards."""
+
+    def reply(body, number):
+        if "structured_outputs" in body:
+            return obedient(body)
+        why = (
+            f"WHY: it fits my taste number {number}.\nLESSON: I trust my own taste {number}.\n"
+        )
+        return completion(*[why] * body.get("n", 1))
+
+    def program(name, *flags):
+        line = [
+            sys.executable, "-m", f"inference.{name}", "--config=configs/tiny.py",
+            "--set=agents=8", f"--dataset={place / 'data'}", f"--server={server.url}",
+            "--model=m", *flags,
+        ]  # fmt: skip
+        return subprocess.run(line, capture_output=True, text=True, cwd=ROOT)
+
+    server.reply = reply
+    flags = ["--what=ratings,preference", f"--record={place / 'told'}"]
+    done = program("evaluate", *flags, f"--out={place / 'evaluation'}")
+    assert done.returncode == 1 and "NOT ACCEPTED" in done.stdout, done.stderr  # random ratings
+    assert " 0 failed" in done.stdout
+    asked = len(server.bodies)
+    again = program("evaluate", *flags, f"--out={place / 'evaluation2'}")
+    tables = [(place / f / "evaluation.md").read_text() for f in ("evaluation", "evaluation2")]
+    assert again.returncode == 1 and tables[0] == tables[1] and len(server.bodies) == asked
+    done = program("evaluate", "--what=next_state", f"--out={place / 'evaluation'}")
+    assert done.returncode == 2 and "without --run" in done.stdout + done.stderr
+
+    done = program(
+        "generate_counterfactuals", f"--run={place / 'run'}", f"--out={place / 'shards'}",
+        "--k=1", "--limit=12",
+    )  # fmt: skip
+    assert done.returncode == 0 and "12 examples by server: m" in done.stdout, done.stderr
