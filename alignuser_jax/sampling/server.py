@@ -62,9 +62,10 @@ class ServerConfig:
 
 
 class ServerGenerator:
-    """The servers at work; `mode` is how answers are constrained. Raises `ServerError` at once
-    where no URL answers, the key or the model is refused; later from `collect`, after what was
-    answered before has been collected.
+    """The servers at work, all of one kind; `mode` is how they constrain answers.
+
+    Raises `ServerError` at once where no URL answers, the key or the model is refused; later
+    from `collect`, after what was answered before has been collected.
 
     `stats`: requests, calls, retries, reprompts, errors, prompt_tokens, cached_tokens,
     generated_tokens (all of answered calls), cost, and seconds in which anything was asked.

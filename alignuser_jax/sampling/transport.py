@@ -151,6 +151,7 @@ class Transport:
             if error.status_code in (401, 402, 403):
                 raise self._fatal(url, error, None) from error
         except self._openai.APIConnectionError as error:
+            url.failures = 1
             self._set_aside(url, self.config.backoff_seconds)
             return f"{url.name} ({_reason(error)}, {seconds:g} s)"
         except Exception as error:  # an answer, if an odd one
@@ -263,7 +264,10 @@ class Transport:
             if wait > LONGEST_WAIT_SECONDS:
                 url.failures = self.config.retries + 1
             self._set_aside(url, min(wait, LONGEST_WAIT_SECONDS))
-            logging.info("%s: %s; not asked for %.1f s", url.name, _reason(error), wait)
+            logging.log_every_n_seconds(
+                logging.WARNING, "%s: %s; asked again in %.1f s", 10,
+                url.name, _reason(error), wait,
+            )  # fmt: skip
         came = not _is_unreachable(self._openai, error)
         its_own = self._answered > call.answered or url.failed_by == {call}
         call.answered = self._answered
@@ -311,6 +315,11 @@ class Transport:
         return ServerError(f"{said}. Add credit to the account of the key in ${variable}")
 
     async def close(self) -> None:
+        """Ends everything that is under way on the event loop."""
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         for url in self._urls:
             await url.client.close()
 
