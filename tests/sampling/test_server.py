@@ -431,7 +431,7 @@ def test_calls_spread_and_a_conversation_stays_where_its_prefix_is(hostile, conn
             first = (Message.of("system", "s"), Message.of("user", f"user {user}"))
             said = (Message.of("assistant", "x"), Message.of("user", "go on")) * turn
             requests.append(Request(first + said, "act", key=turn))
-        generate(generator, requests)
+        generate(generator, requests[turn:] + requests[:turn])
     homes = [{b["messages"][1]["content"] for b in server.bodies} for server in servers]
     assert not homes[0] & homes[1] and len(homes[0] | homes[1]) == 24
     assert min(len(home) for home in homes) >= 4
@@ -494,6 +494,8 @@ def test_an_answer_that_was_not_collected_can_be_cancelled(hostile, connect):
     ticket = generator.submit(ask())
     time.sleep(0.3)
     generator.cancel(ticket)
+    kept = generator.submit(ask())
+    assert [ticket for ticket, _ in generator.collect()] == [kept]
     assert generator.collect() == []
 
 
