@@ -269,11 +269,12 @@ def load_policy(experiment: Experiment, run: Path, adapter: str | Path | None = 
 
 
 def make_engine(experiment: Experiment, decoder, tokenizer):
-    """The engine with the experiment's geometry; adapters are merged into the weights."""
+    """The engine with the experiment's geometry, or one for each part of this host's devices;
+    adapters are merged into the weights."""
     from alignuser_jax.model import merge_lora
-    from alignuser_jax.sampling import Engine
+    from alignuser_jax.sampling import make_replicas
 
-    return Engine(merge_lora(decoder), tokenizer, experiment.engine)
+    return make_replicas(merge_lora(decoder), tokenizer, experiment.engine)
 
 
 # --- simulation ---------------------------------------------------------------------------
@@ -290,6 +291,9 @@ def simulate(
     *,
     users: Sequence[str],
     policy_id: str,
+    engine: Mapping[str, Any] | None = None,
+    note: str | None = None,
+    concurrency: int | None = None,
     seed: int = 0,
     horizon: int = HORIZON,
     show_means: bool = True,
@@ -302,7 +306,8 @@ def simulate(
 
     `visit_numbers`: arm -> visit number; arms with one number share their randomness, another
     number is an independent repetition (for an A/A test). `shuffle` starts the sessions in
-    another order, which changes nothing.
+    another order, which changes nothing. `engine`, `note` and `concurrency` (sessions at once)
+    are the experiment's where not given: `backend.Backend` has those of another back end.
     """
     out = Path(out)
     site_config = replace(experiment.site, horizon=horizon, show_mean_rating=show_means)
@@ -332,12 +337,12 @@ def simulate(
         specs = [specs[n] for n in order]
     manifest = {
         "experiment": experiment.name,
-        "note": experiment.note,
+        "note": experiment.note if note is None else note,
         "dataset": dataset.name,
         "dataset_hash": dataset.hash,
         "synthetic": dataset.synthetic,
         "policy": policy_id,
-        "engine": dataclasses.asdict(experiment.engine),
+        "engine": dataclasses.asdict(experiment.engine) if engine is None else dict(engine),
         "dtype": experiment.dtype,
         "site": dataclasses.asdict(site_config),
         "session": dataclasses.asdict(experiment.session),
@@ -355,7 +360,7 @@ def simulate(
             generator,
             arms,
             journal,
-            concurrency=experiment.engine.slots,
+            concurrency=concurrency or experiment.engine.slots,
             catalogue=dataset.item_ids,
             progress=progress,
         )

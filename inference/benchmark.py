@@ -117,20 +117,14 @@ def engine_config(shape: SessionShape, experiment):
     """The geometry of the flags, where not given that of the experiment or of the sessions."""
     from alignuser_jax.sampling import EngineConfig
 
-    known = {field.name for field in fields(EngineConfig)}
-    base = EngineConfig(**asdict(experiment.engine)) if experiment else EngineConfig()
+    base = experiment.engine if experiment else EngineConfig()
     flagged = {name: FLAGS[name].value for name in ("slots", "chunk", "group")}
     chosen = {name: value for name, value in flagged.items() if value is not None}
     if bad := [f"--{name}={value}" for name, value in chosen.items() if value < 1]:
         raise app.UsageError(f"{', '.join(bad)}: expected at least 1")
     chunk = chosen.get("chunk", base.chunk)
     chosen["context"] = FLAGS.context or -(-shape.context // chunk) * chunk
-    chosen |= {"reply": shape.reply_tokens} if "reply" in known else {}
-    if "reuse" in known:
-        chosen["reuse"] = FLAGS.reuse
-    elif not FLAGS.reuse:
-        raise app.UsageError("--noreuse: this engine always reuses prefixes")
-    return replace(base, **chosen)
+    return replace(base, **chosen, reuse=FLAGS.reuse)
 
 
 def main() -> None:

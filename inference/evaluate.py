@@ -8,7 +8,9 @@
 Baselines fitted on the same data stand in the same tables; policies NAME@SEED are also
 averaged over their seeds and held against the first name. Exits 1 where the acceptance of the
 rating test fails for the first policy (below user mean and item mean with intervals that
-exclude 0; no leak).
+exclude 0; no leak). With --server --model=NAME a served model is tested instead; servers tell
+no distributions, so its ratings are draws: --reasoning_samples=8 takes the mean of eight.
+--record and --replay name files by what is tested: FILE.ratings, FILE.preference, …
 """
 
 import itertools
@@ -21,8 +23,8 @@ from pathlib import Path
 import numpy as np
 from absl import app, flags
 
-from alignuser_jax import pipeline
 from alignuser_jax.alignment import policy_and_agent_users, simulation_view, test_view
+from alignuser_jax.backend import open_backend
 from alignuser_jax.evaluation import next_state, policy, tables
 from alignuser_jax.evaluation.preference import preference_cases, score_preferences
 from alignuser_jax.evaluation.rating_baselines import BASELINES
@@ -32,7 +34,12 @@ from alignuser_jax.evaluation.ratings import (
     score_over_seeds,
     score_ratings,
 )
-from alignuser_jax.programs import experiment_flags, open_experiment
+from alignuser_jax.programs import (
+    backend_choice,
+    backend_flags,
+    experiment_flags,
+    open_experiment,
+)
 from alignuser_jax.programs import run as run_program
 from alignuser_jax.recommenders import ALS, Popularity
 from alignuser_jax.records import RecommendationRequest
@@ -40,7 +47,8 @@ from alignuser_jax.training.records_io import read_examples
 
 WHAT = ("ratings", "preference", "next_state")
 FLAGS = flags.FLAGS
-experiment_flags()
+experiment_flags(run_required=False)
+backend_flags()
 flags.DEFINE_list("what", list(WHAT), f"Some of {', '.join(WHAT)}.")
 flags.DEFINE_list("adapters", [], "NAME=FOLDER of other policies; NAME= is the first stage.")
 flags.DEFINE_string("out", None, "Folder of the tables (default: the run's).")
@@ -52,29 +60,30 @@ flags.DEFINE_integer("next_states", 200, "Held-out transitions of the next-state
 flags.DEFINE_integer("seed", 0, "Seed of draws and bootstraps.")
 
 
-def ratings(experiment, dataset, users, engines, tokenizer) -> tuple[str, list[str]]:
+def ratings(dataset, users, backends) -> tuple[str, list[str]]:
     view = test_view(dataset)
     truth = held_out_ratings(dataset.log, users, cap=FLAGS.cap)
     points = {
         name: fit(view.profile)(truth.user, truth.item) for name, fit in BASELINES.items()
     }
-    ways = {"": (experiment.session, 1)}
+    ways = {"": ({}, 1)}
     if FLAGS.reasoning_samples:
-        thinking = replace(experiment.session, rate_reasoning_tokens=FLAGS.reasoning_tokens)
+        thinking = {"rate_reasoning_tokens": FLAGS.reasoning_tokens}
         ways[", after reasoning"] = (thinking, FLAGS.reasoning_samples)
     distributions, groups = {}, defaultdict(list)
-    for name, make in engines.items():
-        engine = make()
-        for way, (session, samples) in ways.items():
-            asked = policy.rating_requests(
-                dataset, view, truth, experiment.site, session, tokenizer.count,
-                seed=FLAGS.seed, samples=samples,
-            )  # fmt: skip
-            done = policy.ask(engine, list(asked), name + way, print)
-            distributions[name + way] = policy.rating_distributions(done)
-            groups[name.partition("@")[0] + way].append(distributions[name + way])
+    for name, opened in backends.items():
+        with opened() as backend:
+            for way, (thinking, samples) in ways.items():
+                session = replace(backend.experiment.session, **thinking)
+                asked = policy.rating_requests(
+                    dataset, view, truth, backend.experiment.site, session,
+                    backend.count_tokens, seed=FLAGS.seed, samples=samples,
+                )  # fmt: skip
+                done = policy.ask(backend.generator, list(asked), name + way, print)
+                distributions[name + way] = policy.rating_distributions(done)
+                groups[name.partition("@")[0] + way].append(distributions[name + way])
     scores = score_ratings(truth, points, distributions, seed=FLAGS.seed)
-    failures = acceptance(next(s for s in scores if s.name == next(iter(engines))))
+    failures = acceptance(next(s for s in scores if s.name == next(iter(backends))))
     title = f"Ratings: {len(truth)} test interactions of {len(np.unique(truth.user))} users"
     parts = [title, tables.ratings_table(scores)]
     if len(groups) < len(distributions):
@@ -83,9 +92,8 @@ def ratings(experiment, dataset, users, engines, tokenizer) -> tuple[str, list[s
     return "\n\n".join(parts), failures
 
 
-def preference(experiment, dataset, users, engines, tokenizer) -> tuple[str, list[str]]:
-    name, engine = next(iter(engines.items()))
-    engine = engine()
+def preference(dataset, users, name, backend) -> tuple[str, list[str]]:
+    experiment = backend.experiment
     view = simulation_view(dataset)
     als = ALS().fit(dataset, view.profile)
     count = Popularity().fit(dataset, view.profile)
@@ -104,8 +112,8 @@ def preference(experiment, dataset, users, engines, tokenizer) -> tuple[str, lis
         ]
         by_als = [als.scores([r])[0][c.items] for r, c in zip(requests, cases, strict=True)]
         watch = policy.watch_probabilities(
-            dataset, view, cases, experiment.site, experiment.session, engine, tokenizer.count,
-            seed=FLAGS.seed, say=print,
+            dataset, view, cases, experiment.site, experiment.session, backend.generator,
+            backend.count_tokens, seed=FLAGS.seed, say=print,
         )  # fmt: skip
         groups[negatives] = [
             score_preferences(count.name, cases, [popularity[c.items] for c in cases],
@@ -116,12 +124,13 @@ def preference(experiment, dataset, users, engines, tokenizer) -> tuple[str, lis
     return f"Preference 1:1, {len(cases)} users\n\n{tables.preference_table(groups)}", []
 
 
-def next_states(experiment, run, engines) -> tuple[str, list[str]]:
-    engine = next(iter(engines.values()))(policy.NEXT_STATE_TOKENS)
+def next_states(run, backend) -> tuple[str, list[str]]:
     folder = run / "shards" / "align" / "validation"
     examples = (e for e in read_examples(folder) if e.task == "world_model")
     examples = list(itertools.islice(examples, FLAGS.next_states))
-    done = policy.ask(engine, policy.next_state_requests(examples), "next states", print)
+    done = policy.ask(
+        backend.generator, policy.next_state_requests(examples), "next states", print
+    )
     score = next_state.score_next_states(
         [policy.next_state_text(c.text) for c in done],
         [policy.next_state_text(e.messages[-1]) for e in examples],
@@ -135,30 +144,46 @@ def next_states(experiment, run, engines) -> tuple[str, list[str]]:
 def main() -> None:
     if unknown := sorted(set(FLAGS.what) - set(WHAT)):
         raise app.UsageError(f"--what: unknown {unknown}; choose from {', '.join(WHAT)}")
+    choice = backend_choice()
     experiment, dataset, run = open_experiment()
+    if run is None and ("next_state" in FLAGS.what or not FLAGS.out):
+        raise app.UsageError("without --run: give --out, and --what without next_state")
     adapters = {"agents": None}
     if FLAGS.adapters:
         pairs = [text.partition("=") for text in FLAGS.adapters]
         adapters = {name: folder for name, equals, folder in pairs if name and equals}
         if len(adapters) < len(pairs):
             raise app.UsageError(f"--adapters={FLAGS.adapters}: expected different NAME=FOLDER")
-    tokenizer = pipeline.tokenizer_of(experiment, dataset, run)
 
-    def engine_of(adapter, reply=0):
-        """The policy's engine, with `reply` tokens more room than a session needs."""
-        decoder, *_ = pipeline.load_policy(experiment, run, adapter)
-        engine = experiment.engine
-        engine = replace(engine, context=engine.context + reply + -reply % engine.chunk)
-        return pipeline.make_engine(replace(experiment, engine=engine), decoder, tokenizer)
+    def opened(name, part, reply=0):
+        """The policy's back end; answers of each are recorded in a file of their own."""
+        own = choice.of_part(part if name == "agents" else f"{part}.{name}")
+        return open_backend(
+            own, experiment, dataset, run, adapter=adapters[name], reply=reply, say=print
+        )
 
-    engines = {name: partial(engine_of, adapter) for name, adapter in adapters.items()}
+    first = next(iter(adapters))
     agents = policy_and_agent_users(dataset, experiment.agents, experiment.seed)[1]
     codes = {user: code for code, user in enumerate(dataset.user_ids)}
     users = np.array([codes[user] for user in agents[: FLAGS.agents]])
+
+    def of_ratings():
+        return ratings(
+            dataset, users, {name: partial(opened, name, "ratings") for name in adapters}
+        )
+
+    def of_preference():
+        with opened(first, "preference") as backend:
+            return preference(dataset, users, first, backend)
+
+    def of_next_states():
+        with opened(first, "next_state", policy.NEXT_STATE_TOKENS) as backend:
+            return next_states(run, backend)
+
     everything = {
-        "ratings": lambda: ratings(experiment, dataset, users, engines, tokenizer),
-        "preference": lambda: preference(experiment, dataset, users, engines, tokenizer),
-        "next_state": lambda: next_states(experiment, run, engines),
+        "ratings": of_ratings,
+        "preference": of_preference,
+        "next_state": of_next_states,
     }
     out = Path(FLAGS.out or run)
     out.mkdir(parents=True, exist_ok=True)

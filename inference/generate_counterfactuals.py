@@ -3,8 +3,9 @@
     alignuser generate-counterfactuals --config=configs/qwen3_8b.py --dataset=runs/ml-1m/data \
         --run=runs/ml-1m --out=runs/ml-1m/shards/generated --k=4 --limit=20000
 
-The writer is the policy's own base model, or the policy with --adapter. Texts that fail the
-filter (METHOD.md section 8.3) are dropped and counted in the manifest.
+The writer is the policy's own base model, the policy with --adapter, or a model behind a
+--server; with --record=FILE what it wrote survives an interruption. Texts that fail the filter
+(METHOD.md section 8.3) are dropped and counted in the manifest.
 """
 
 from pathlib import Path
@@ -12,12 +13,19 @@ from pathlib import Path
 from absl import flags
 
 from alignuser_jax import pipeline
-from alignuser_jax.programs import experiment_flags, open_experiment
+from alignuser_jax.backend import open_backend
+from alignuser_jax.programs import (
+    backend_choice,
+    backend_flags,
+    experiment_flags,
+    open_experiment,
+)
 from alignuser_jax.programs import run as run_program
 from alignuser_jax.training.records_io import read_manifest
 
 FLAGS = flags.FLAGS
 experiment_flags()
+backend_flags()
 flags.DEFINE_string("out", None, "Folder of the shards.", required=True)
 flags.DEFINE_integer("k", None, "Alternatives per rating (default: the experiment's).")
 flags.DEFINE_integer("limit", None, "Reflections, at most (default: the experiment's).")
@@ -27,30 +35,33 @@ flags.DEFINE_bool("shuffle_reflections", False, "Permute the reflections (the ab
 
 
 def main() -> None:
+    choice = backend_choice()
     experiment, dataset, run = open_experiment()
-    decoder, tokenizer, policy_id = pipeline.load_policy(experiment, run, FLAGS.adapter)
     settings = experiment.stage("align")[1]
     limits = settings.limits if FLAGS.limit is None else {"reflection": FLAGS.limit}
-    folder = pipeline.build_stage(
-        experiment,
-        dataset,
-        run,
-        "align",
-        generator=pipeline.make_engine(experiment, decoder, tokenizer),
-        policy_id=policy_id,
-        folder=Path(FLAGS.out),
-        say=print,
-        tasks=("reflection",),
-        limits=limits,
-        k=settings.k if FLAGS.k is None else FLAGS.k,
-        reflection_tokens=FLAGS.reflection_tokens,
-        shuffle_reflections=FLAGS.shuffle_reflections,
-    )
+    with open_backend(
+        choice, experiment, dataset, run, adapter=FLAGS.adapter, say=print
+    ) as backend:
+        folder = pipeline.build_stage(
+            experiment,
+            dataset,
+            run,
+            "align",
+            generator=backend.generator,
+            policy_id=backend.policy_id,
+            folder=Path(FLAGS.out),
+            say=print,
+            tasks=("reflection",),
+            limits=limits,
+            k=settings.k if FLAGS.k is None else FLAGS.k,
+            reflection_tokens=FLAGS.reflection_tokens,
+            shuffle_reflections=FLAGS.shuffle_reflections,
+        )
     manifest = read_manifest(folder)
     for reason, count in manifest["reflections_dropped"].items():
         print(f"dropped, {reason}: {count}")
     kept = sum(entry["count"] for entry in manifest["tasks"].values())
-    print(f"{kept} examples by {policy_id}; shards: {folder}")
+    print(f"{kept} examples by {backend.policy_id}; shards: {folder}")
 
 
 if __name__ == "__main__":

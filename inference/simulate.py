@@ -5,6 +5,11 @@
 
 An arm is NAME=FOLDER of a saved recommender or NAME=module:attr; NAME@1=... is an independent
 repetition (for A/A tests). Killed and started again, it goes on; the table comes out the same.
+
+    alignuser simulate --config=… --dataset=… --arms=… --out=… \
+        --server=http://HOST:8000/v1 --model=Qwen/Qwen3-8B [--record=answers.log]
+
+lets a model behind an OpenAI-compatible server act instead, without a --run.
 """
 
 import os
@@ -13,13 +18,20 @@ from absl import app, flags
 
 from alignuser_jax import pipeline
 from alignuser_jax.alignment import policy_and_agent_users, simulation_view
+from alignuser_jax.backend import open_backend
 from alignuser_jax.experiment import HORIZON
-from alignuser_jax.programs import experiment_flags, open_experiment
+from alignuser_jax.programs import (
+    backend_choice,
+    backend_flags,
+    experiment_flags,
+    open_experiment,
+)
 from alignuser_jax.programs import run as run_program
 from alignuser_jax.recommenders import load_recommender
 
 FLAGS = flags.FLAGS
-experiment_flags()
+experiment_flags(run_required=False)
+backend_flags()
 flags.DEFINE_string("out", None, "Folder of this simulation.", required=True)
 flags.DEFINE_list("arms", None, "NAME=FOLDER or NAME=module:attr, two or more.", required=True)
 flags.DEFINE_integer("agents", None, "How many of the experiment's agents (default all).")
@@ -31,6 +43,7 @@ flags.DEFINE_integer("shuffle", None, "Start the agents in another order (change
 
 
 def main() -> None:
+    choice = backend_choice()
     experiment, dataset, run = open_experiment()
     arms, numbers = {}, {}
     for text in FLAGS.arms:
@@ -47,20 +60,26 @@ def main() -> None:
             f"--agents={FLAGS.agents}: {len(users)} users are kept out of training: "
             f"ask for 2 to {len(users)}"
         )
-    decoder, tokenizer, policy_id = pipeline.load_policy(experiment, run, FLAGS.adapter)
-    engine = pipeline.make_engine(experiment, decoder, tokenizer)
     watch = pipeline.Stopwatch()
-    with watch.stage("simulation"):
+    with (
+        open_backend(
+            choice, experiment, dataset, run, adapter=FLAGS.adapter, say=print
+        ) as backend,
+        watch.stage("simulation"),
+    ):
         events = pipeline.simulate(
-            experiment,
+            backend.experiment,
             dataset,
             simulation_view(dataset),
             arms,
-            engine,
-            tokenizer.count,
+            backend.generator,
+            backend.count_tokens,
             FLAGS.out,
             users=users[: FLAGS.agents],
-            policy_id=policy_id,
+            policy_id=backend.policy_id,
+            engine=backend.engine,
+            note=backend.note,
+            concurrency=backend.concurrency,
             seed=FLAGS.seed,
             horizon=FLAGS.horizon,
             show_means=FLAGS.show_means,
@@ -69,7 +88,7 @@ def main() -> None:
         )
     pages = len(events.group_by(["arm", "user_id", "page"]).aggregate([]))
     seconds = watch.seconds["simulation"]
-    print(f"{experiment.note}")
+    print(backend.note)
     print(f"{pages} pages in {seconds:.0f} s ({pages / seconds:.1f} pages/s)")
     print(f"invalid or failed actions: {pipeline.failures(events)} of {len(events)} events")
     print(f"events: {os.path.join(FLAGS.out, 'events.parquet')}")

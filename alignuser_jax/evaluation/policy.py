@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from alignuser_jax.agents import SessionConfig, rate_item, session
+from alignuser_jax.agents import SessionConfig, probabilities, rate_item, session
 from alignuser_jax.alignment import View
 from alignuser_jax.alignment.sites import Sites, agent_user
 from alignuser_jax.datasets import Dataset, Log
@@ -73,11 +73,15 @@ def rating_requests(
 
 
 def rating_distributions(completions: Sequence[Completion]) -> np.ndarray:
-    """float64 [n, 5]: the mean over a completion's samples of its exact distributions."""
+    """float64 [n, 5]: the mean over a completion's samples of its exact distributions, or of
+    its draws where the back end cannot tell a distribution."""
     rows = []
     for completion in completions:
         drawn = completion.samples or (completion,)
-        rows.append(np.mean([sample.choice_probabilities[0] for sample in drawn], axis=0))
+        known = [probabilities(sample, 0, sample.choices[0]) for sample in drawn]
+        rows.append(
+            np.mean([row + (0.0,) * (len(RATINGS) - len(row)) for row in known], axis=0)
+        )
     table = np.array(rows, np.float64).reshape(-1, len(RATINGS))
     return table / table.sum(1, keepdims=True)
 
@@ -109,7 +113,13 @@ def watch_probabilities(
             visit.close()
         sizes.append(len(case.items))
     completions = ask(generator, requests, "preference", say)
-    watched = np.array([line[0] for c in completions for line in c.choice_probabilities])
+    watched = np.array(
+        [
+            probabilities(completion, line, choice)[0]
+            for completion in completions
+            for line, choice in enumerate(completion.choices)
+        ]
+    )
     return np.split(watched, np.cumsum(sizes)[:-1])
 
 

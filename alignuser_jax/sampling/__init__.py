@@ -1,22 +1,25 @@
 """Language models at work: back ends behind `records.Generator`."""
 
+from importlib import import_module
+
+from alignuser_jax.sampling.recorded import NotRecorded, Recording, Replay
 from alignuser_jax.sampling.scripted import ScriptedGenerator, generate
 
-__all__ = ["Engine", "EngineConfig", "ScriptedGenerator", "generate", "make_replicas"]
+_LATER = {
+    "Engine": "engine",
+    "EngineConfig": "config",
+    "ServerConfig": "server",
+    "ServerError": "transport",
+    "ServerGenerator": "server",
+    "TransportConfig": "transport",
+    "make_replicas": "replicas",
+}
+"""Loaded on first use: an engine needs jax, a server its client; scripted replies neither."""
+
+__all__ = [*_LATER, "NotRecorded", "Recording", "Replay", "ScriptedGenerator", "generate"]
 
 
 def __getattr__(name: str):
-    """What needs jax on first use, so that scripted replies need none."""
-    if name == "EngineConfig":
-        from alignuser_jax.sampling.config import EngineConfig
-
-        return EngineConfig
-    if name == "Engine":
-        from alignuser_jax.sampling.engine import Engine
-
-        return Engine
-    if name == "make_replicas":
-        from alignuser_jax.sampling.replicas import make_replicas
-
-        return make_replicas
+    if name in _LATER:
+        return getattr(import_module(f"{__name__}.{_LATER[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

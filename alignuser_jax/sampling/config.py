@@ -21,6 +21,7 @@ class EngineConfig:
       prefill: tokens of prompts that are read between two calls of the decode program: what a
         long prompt may cost those who wait for their next token.
       steps: decode steps of a call; after each call rows join and leave.
+      tensor: devices over which one engine's weights and cache are spread.
       pages: pages of the cache; 0 for as many as `slots` rows of `context` positions fill.
       reuse: whether beginnings that lie ready are used.
     """
@@ -33,6 +34,7 @@ class EngineConfig:
     edges: int = 32
     prefill: int = 2048
     steps: int = 8
+    tensor: int = 1
     pages: int = 0
     reuse: bool = True
 

@@ -103,6 +103,11 @@ class Engine:
         return self._device.programs.compilations
 
     @property
+    def slots(self) -> int:
+        """Rows that are at work at a time."""
+        return self.config.slots
+
+    @property
     def cache_bytes(self) -> int:
         """What keys and values take, on all devices of the mesh together."""
         return self._device.cache_bytes

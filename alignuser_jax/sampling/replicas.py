@@ -28,15 +28,14 @@ def make_replicas(
     decoder: Decoder,
     tokenizer: Any,
     config: EngineConfig | None = None,
-    *,
-    tensor: int = 1,
     devices: Sequence[jax.Device] | None = None,
 ) -> Engine | Replicas:
-    """An engine for every `tensor` of the (local) devices, its weights spread over them; the
-    engine itself where that makes one. Raises `ValueError` where `tensor` does not divide the
-    devices or the model's heads."""
+    """An engine for every `config.tensor` of the (local) devices, its weights spread over them;
+    the engine itself where that makes one. Raises `ValueError` where `tensor` does not divide
+    the devices or the model's heads."""
     devices = list(jax.local_devices() if devices is None else devices)
-    if tensor < 1 or len(devices) % tensor:
+    tensor = (config or EngineConfig()).tensor
+    if len(devices) % tensor:
         raise ValueError(
             f"tensor={tensor} does not divide the {len(devices)} local devices: choose one "
             "that does"
@@ -87,6 +86,11 @@ class Replicas:
                 if self._of.pop(item[0], None) is not None:  # else it was cancelled
                     ready.append(item)
         return ready
+
+    @property
+    def slots(self) -> int:
+        """Rows that are at work at a time."""
+        return sum(engine.slots for engine in self.engines)
 
     def warm_up(self) -> None:
         for engine in self.engines:

@@ -43,6 +43,7 @@ class NumberedWords(SentencePieceTokenizer):
         self.vocab_size = vocab_size
         self.pad_id, self.eot_id = 0, 1
         self.role_ids = {role: number for number, role in enumerate(ROLE_MARKERS, start=2)}
+        self.special_ids = frozenset(range(self.FIRST))
         self.fingerprint = f"numbered words {vocab_size}"
 
     def encode(self, text: str) -> list[int]:

@@ -4,14 +4,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from alignuser_jax.agents.journal import (
-    Asked,
-    Journal,
-    JournalError,
-    decode_answer,
-    encode_answer,
-    field_hashes,
-)
+from alignuser_jax.agents.journal import Asked, Journal
+from alignuser_jax.durable import JournalError, decode_answer, encode_answer, field_hashes
 from alignuser_jax.records import (
     Completion,
     Message,

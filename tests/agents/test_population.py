@@ -10,7 +10,7 @@ import pytest
 from agents_toy import CATALOGUE, ToyGenerator, ToyRecommender, toy_session
 
 from alignuser_jax.agents.events import write_events
-from alignuser_jax.agents.journal import Journal, JournalError
+from alignuser_jax.agents.journal import Journal
 from alignuser_jax.agents.population import (
     RecommenderError,
     SessionSpec,
@@ -18,6 +18,7 @@ from alignuser_jax.agents.population import (
 )
 from alignuser_jax.agents.progress import Progress
 from alignuser_jax.agents.session import RecommendationFailed
+from alignuser_jax.durable import JournalError
 from alignuser_jax.records import Action, NextPageRequest
 
 MANIFEST = {"seed": 1}

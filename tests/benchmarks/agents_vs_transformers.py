@@ -60,12 +60,13 @@ class Here:
 
     def __init__(self, directory, geometry):
         from alignuser_jax.model import load_decoder
+        from alignuser_jax.sampling import Engine, EngineConfig
         from alignuser_jax.sampling.workload import NumberedWords
 
         decoder = load_decoder(directory)
         self._tokenizer = NumberedWords(decoder.config.vocab_size)
         self._engines = {
-            reuse: sides.make_engine(decoder, self._tokenizer, reuse=reuse, **geometry)
+            reuse: Engine(decoder, self._tokenizer, EngineConfig(reuse=reuse, **geometry))
             for reuse in (True, False)
         }
 
@@ -241,7 +242,6 @@ def main(argv):
         "context": -(-few.context // FLAGS.chunk) * FLAGS.chunk,
         "chunk": FLAGS.chunk,
         "group": FLAGS.group,
-        "reply": few.reply_tokens,
     }
     one_page, rows = replace(few, pages=1), []
     with tempfile.TemporaryDirectory() as folder:

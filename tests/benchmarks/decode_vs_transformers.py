@@ -72,19 +72,20 @@ class Here:
         self._tokenizer = NumberedWords(self._decoder.config.vocab_size)
         self._engines = {}
 
-    def open(self, name, slots, context, *, chunk, group, reply, reuse=False):
+    def open(self, name, slots, context, *, chunk, group, prefill, reuse=False):
         """An engine under this name, in place of the one that had it."""
+        from alignuser_jax.sampling import Engine, EngineConfig
+
         self._engines.pop(name, None)
-        self._engines[name] = sides.make_engine(
-            self._decoder,
-            self._tokenizer,
+        config = EngineConfig(
             slots=slots,
             group=group or slots,
             chunk=chunk,
             context=-(-context // chunk) * chunk,
-            reply=reply,
+            prefill=prefill,
             reuse=reuse,
         )
+        self._engines[name] = Engine(self._decoder, self._tokenizer, config)
 
     def generate(self, prompts, new, samples=1, name="ours"):
         """Seconds, and the new tokens of each row; of several samples each is drawn."""
@@ -193,7 +194,7 @@ def equal_share(prompts, ours, theirs, peer, dtype):
 def batch_rows(here, peer, dtype, batch):
     name, random = f"batch {batch} {dtype}", np.random.default_rng(batch)
     new, length = FLAGS.new, FLAGS.prompt
-    engine = {"chunk": FLAGS.chunk, "group": FLAGS.group, "reply": new}
+    engine = {"chunk": FLAGS.chunk, "group": FLAGS.group, "prefill": batch * length}
     here.ask("open", "ours", batch, length + new, **engine)
     prompts, best = prompts_of(random, batch, length), {}
     _, ours = here.ask("generate", prompts, new)
@@ -233,7 +234,7 @@ def samples_rows(here, dtype):
     """Four samples of one prompt, and four requests with the same prompt."""
     name, random = f"k4 {dtype}", np.random.default_rng(4)
     length, new = FLAGS.long_prompt, FLAGS.new
-    engine = {"chunk": FLAGS.chunk, "group": FLAGS.group, "reply": new}
+    engine = {"chunk": FLAGS.chunk, "group": FLAGS.group, "prefill": SAMPLES * length}
     for side in ("ours", "peer"):
         here.ask("open", side, SAMPLES, length + new, reuse=side == "ours", **engine)
     seconds = {(side, n): [] for side in ("ours", "peer") for n in (1, new)}

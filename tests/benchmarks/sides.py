@@ -6,7 +6,6 @@ import os
 import statistics
 import sys
 import traceback
-from dataclasses import fields
 from pathlib import Path
 
 COLUMNS = ("ours", "peer", "ratio")
@@ -60,27 +59,6 @@ def write_qwen3(directory, vocabulary, shape, never=()) -> str:
         model.model.embed_tokens.weight[list(never)] = 0
     model.save_pretrained(directory)
     return str(directory)
-
-
-def engine_config(**wanted):
-    """An `EngineConfig` of those settings that it has (`reply` and `reuse` come and go)."""
-    from alignuser_jax.sampling import EngineConfig
-
-    known = {field.name for field in fields(EngineConfig)}
-    if unknown := wanted.keys() - known - {"reply", "reuse"}:
-        raise ValueError(f"EngineConfig has no {sorted(unknown)}")
-    return EngineConfig(**{name: value for name, value in wanted.items() if name in known})
-
-
-def make_engine(decoder, tokenizer, **wanted):
-    """An engine with these settings; `reuse=False` also where it has no such setting."""
-    from alignuser_jax.sampling import Engine
-
-    engine = Engine(decoder, tokenizer, engine_config(**wanted))
-    if not wanted.get("reuse", True) and not hasattr(engine.config, "reuse"):
-        common = engine._residents.common
-        engine._residents.common = lambda prefixes: common(prefixes) * 0
-    return engine
 
 
 def say(*parts):

@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "alignuser_jax"
 ROOMS = [
     "records",
+    "durable",
     "datasets",
     "recommenders",
     "world",
@@ -26,6 +27,7 @@ ROOMS = [
     "evaluation",
     "experiment",
     "pipeline",
+    "backend",
     "programs",
 ]
 """Ground floor first: a room imports only rooms above it in this list."""

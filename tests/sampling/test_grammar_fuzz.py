@@ -4,7 +4,6 @@ Random valid sets of alternatives go through the engine's own preparation; rando
 the automaton, reasoning with tokens chosen to confuse included, take the place of the model.
 """
 
-import inspect
 import os
 
 import numpy as np
@@ -146,12 +145,13 @@ class Fuzz:
     def __init__(self, tokenizer):
         self.tokenizer, self.ends = tokenizer, [tokenizer.eot_id]
         sizes = {"context": 1 << 14, "chunk": 32, "states": STATES, "edges": EDGES}
-        if "reply" in inspect.signature(Preparation.__init__).parameters:
-            sizes["reply"] = 1 << 12
+        sizes |= {"pages": 1 << 9, "model": "none"}
         self.prepare = Preparation(tokenizer, adapters=[], ends=self.ends, **sizes)
         texts = [tokenizer.decode([token]) for token in range(tokenizer.vocab_size)]
         self.ends_line = np.array([text.endswith("\n") for text in texts])
-        self.free = np.array([t for t in range(tokenizer.vocab_size) if t not in self.ends])
+        self.free = np.array(
+            [t for t in range(tokenizer.vocab_size) if t not in tokenizer.special_ids]
+        )
         self.nasty = np.array(
             [
                 t

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from test_engine import GEOMETRY, SYSTEM, mixed, result, talk
@@ -14,6 +15,7 @@ from alignuser_jax.sampling.replicas import Replicas, make_replicas
 
 PROGRAM = """
 import json, sys
+from dataclasses import replace
 import jax, numpy as np
 from alignuser_jax.language import train_sentencepiece
 from alignuser_jax.model import DecoderConfig, init_decoder
@@ -38,9 +40,8 @@ requests = [
 ]
 found = {}
 for tensor, devices in ((1, 1), (2, 2), (2, 8), (1, 8)):
-    made = make_replicas(
-        decoder, tokenizer, geometry, tensor=tensor, devices=jax.devices()[:devices]
-    )
+    config = replace(geometry, tensor=tensor)
+    made = make_replicas(decoder, tokenizer, config, jax.devices()[:devices])
     made.warm_up()
     compiled = made.compilations
     completions = generate(made, requests)
@@ -121,4 +122,4 @@ def test_cancelled_and_failing(two, monkeypatch):
 
 def test_devices_must_divide(decoder, tokenizer):
     with pytest.raises(ValueError, match="tensor=3 does not divide the 1 local"):
-        make_replicas(decoder, tokenizer, GEOMETRY, tensor=3)
+        make_replicas(decoder, tokenizer, replace(GEOMETRY, tensor=3))

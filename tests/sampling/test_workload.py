@@ -117,8 +117,6 @@ def test_seconds_of_the_host_are_the_rest():
 
 def test_an_engine_saves_what_sessions_repeat(decoder, tokenizer):
     sizes = {"slots": 10, "chunk": 16, "context": -(-SHAPE.context // 16) * 16, "group": 4}
-    if hasattr(EngineConfig, "reply"):
-        sizes["reply"] = SHAPE.reply_tokens
     engine = Engine(decoder, tokenizer, EngineConfig(**sizes))
     done = run_sessions(engine, tokenizer, SHAPE)
     assert done.usage.cached_tokens > 0.3 * done.usage.prompt_tokens
