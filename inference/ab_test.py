@@ -19,11 +19,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from absl import app, flags
 
-from alignuser_jax import pipeline
 from alignuser_jax.datasets import item_statistics, load_dataset
 from alignuser_jax.evaluation import tables
 from alignuser_jax.evaluation.agreement import agreement
 from alignuser_jax.evaluation.comparison import arm_metrics, compare
+from alignuser_jax.evaluation.truth import true_lift
 from alignuser_jax.programs import run as run_program
 from alignuser_jax.recommenders import held_out_hits, load_recommender
 from alignuser_jax.records import stable_key
@@ -89,7 +89,7 @@ def main() -> None:
     lift = None
     dataset = load_dataset(FLAGS.dataset) if FLAGS.dataset else None
     if dataset is not None and dataset.truth:
-        lift = pipeline.true_lift(dataset, events[first], FLAGS.control)
+        lift = true_lift(dataset, events[first], FLAGS.control)
     parts.append(
         tables.comparison_table(comparisons[first], lift, {n: comparisons[n] for n in others})
     )

@@ -7,14 +7,16 @@ its lengths are what is asked for, so that engines and models can be compared by
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from alignuser_jax.language.tokenizer import ROLE_MARKERS, SentencePieceTokenizer
+from alignuser_jax.language.tokenizer import ROLE_MARKERS, Offsets, SentencePieceTokenizer
 from alignuser_jax.records import Generator, Message, Request, Usage, stable_key
 
 PROGRESS_SECONDS = 10.0
@@ -49,14 +51,14 @@ class NumberedWords(SentencePieceTokenizer):
     def encode(self, text: str) -> list[int]:
         return [int(word[1:]) for word in text.split()]
 
-    def encode_with_offsets(self, text: str):
-        raise NotImplementedError("numbered words are for sampling; nothing is trained on them")
+    def encode_with_offsets(self, text: str) -> tuple[list[int], Offsets]:
+        return self.encode(text), [word.span() for word in re.finditer(r"\S+", text)]
 
     def decode(self, ids: Sequence[int]) -> str:
         return " ".join(f"w{int(token)}" for token in ids if token >= self.FIRST)
 
-    def save(self, directory) -> None:
-        raise NotImplementedError("numbered words have no file")
+    def save(self, directory: str | Path) -> None:
+        raise ValueError("numbered words have no file: make them anew from their vocab_size")
 
 
 def text_of(tokenizer: Any, tokens: int, random: np.random.Generator) -> str:

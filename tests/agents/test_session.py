@@ -1,105 +1,39 @@
+"""What a visit asks, in which order, and what it leaves behind."""
+
 from dataclasses import replace
 
 import pytest
+from visits import (
+    HISTORY,
+    ITEMS,
+    USER,
+    actions_script,
+    completion,
+    drive,
+    kinds,
+    site,
+    slate_of,
+    tokens_of,
+    visit,
+    words,
+)
 
 from alignuser_jax.agents import (
     AgentUser,
-    Journal,
-    RecommendationFailed,
     SessionConfig,
-    SessionSpec,
     rate_item,
-    run_population,
     session,
-    write_events,
 )
-from alignuser_jax.agents.conversation import MESSAGE_TOKENS
 from alignuser_jax.agents.session import probabilities
 from alignuser_jax.language import prompts
-from alignuser_jax.language.parsing import REPROMPT
 from alignuser_jax.memory import RecallIndex
 from alignuser_jax.records import (
     Completion,
     Interaction,
-    Item,
     Persona,
-    RecommendationRequest,
-    Request,
-    Slate,
     stable_key,
 )
-from alignuser_jax.world import SESSION_ENDED, RecommendationSite, SiteConfig
-
-ITEMS = {f"i{n}": Item(f"i{n}", f"Film {n}", ("Drama",), f"About {n}.") for n in range(40)}
-HISTORY = (Interaction("i30", 5.0, 1), Interaction("i31", 2.0, 2), Interaction("gone", 3.0, 3))
-USER = AgentUser(Persona("u1", pickiness=2), HISTORY)
-
-
-def site(**options):
-    config = SiteConfig(**{"items_per_page": 3, "horizon": 2} | options)
-    return RecommendationSite(ITEMS, {"u1": HISTORY}, {"i1": 4.0}, config)
-
-
-def slate_of(request):
-    start = 3 * (request.page - 1)
-    return Slate(tuple(f"i{n}" for n in range(start, start + request.k)))
-
-
-def completion(request, *choices):
-    """A constrained reply; half of the probability on the choice."""
-    text = "\n".join(line[c] for line, c in zip(request.answer, choices, strict=True))
-    shares = []
-    for line, choice in zip(request.answer, choices, strict=True):
-        rest = 0.5 / max(len(line) - 1, 1)
-        shares.append(tuple(0.5 if c == choice else rest for c in range(len(line))))
-    return Completion("because\n" + text, tuple(choices), tuple(shares))
-
-
-def constant(request, screen=(0, 1, 0), rating=4, act="[NEXT_PAGE]", satisfaction=7):
-    """Watch ITEM_1 and ITEM_3, rate 4, go on, 7 of 10."""
-    if request.purpose == "screen":
-        return completion(request, *screen[: len(request.answer)])
-    if request.purpose == "rate":
-        return completion(request, rating - 1)
-    if request.purpose == "interview":
-        return completion(request, satisfaction - 1)
-    return completion(request, request.answer[0].index("BEST-ACTION: " + act))
-
-
-def drive(coroutine, reply=constant, slates=slate_of):
-    """Run one coroutine by hand; returns its requests and its outcome."""
-    requests, answer = [], None
-    while True:
-        try:
-            question = coroutine.send(answer)
-        except StopIteration as end:
-            return requests, end.value
-        if isinstance(question, RecommendationRequest):
-            answer = slates(question)
-        else:
-            requests.append(question)
-            answer = reply(question)
-
-
-def visit(
-    reply=constant, *, world=None, user=USER, number=0, seed=1, arm="a", count=None, **options
-):
-    config = SessionConfig(**options)
-    coroutine = session(
-        user, world or site(), config, arm=arm, number=number, seed=seed, count_tokens=count
-    )
-    return drive(coroutine, reply)
-
-
-def actions_script(*tokens):
-    left = list(tokens)
-    return lambda request: constant(
-        request, **({"act": left.pop(0)} if request.purpose == "act" else {})
-    )
-
-
-def kinds(outcome):
-    return [event.kind for event in outcome.events]
+from alignuser_jax.world import SESSION_ENDED
 
 
 def test_a_visit_screens_rates_acts_and_is_interviewed():
@@ -258,115 +192,6 @@ def test_memory_and_session_reach_the_next_request():
     assert [rated.page for rated in memory.ratings] == [0, 0, 1, 1, 2, 2]
 
 
-# --- replies that cannot be read, and failures ---
-
-
-def unconstrained(bad, times, text="I like them all!"):
-    """Text only, and `times` unreadable replies to each `bad` call."""
-    state = {"left": times}
-
-    def reply(request):
-        if request.purpose == bad and state["left"]:
-            state["left"] -= 1
-            return Completion(text)
-        return Completion(constant(request).text)
-
-    return reply
-
-
-@pytest.mark.parametrize("purpose", ["screen", "rate", "act", "interview"])
-def test_one_unreadable_reply_is_asked_for_again_and_leaves_no_trace(purpose):
-    expected, reference = visit(lambda r: Completion(constant(r).text))
-    requests, outcome = visit(unconstrained(purpose, 1))
-    assert outcome.events == reference.events
-    first = next(n for n, r in enumerate(requests) if r.purpose == purpose)
-    again = requests[first + 1]
-    assert [m.content for m in again.messages[-2:]] == ["I like them all!", REPROMPT]
-    assert again.messages[:-2] == requests[first].messages
-    assert again.answer == requests[first].answer and again.key != requests[first].key
-    assert [r for n, r in enumerate(requests) if n != first + 1] == expected
-
-
-def test_where_the_back_end_cannot_tell_the_choice_has_all_probability():
-    _, outcome = visit(lambda r: Completion(constant(r).text))
-    rate = next(e for e in outcome.events if e.kind == "rate")
-    assert (rate.value, rate.probability, rate.expected) == (4.0, 1.0, 4.0)
-    screens = [e.probability for e in outcome.events if e.kind == "screen"]
-    assert screens[:3] == [1.0, 0.0, 1.0]
-
-
-@pytest.mark.parametrize(
-    "reply", [Completion("?"), Completion("", finish_reason="error", error="away")]
-)
-def test_failures_have_an_event_and_a_default(reply):
-    def fails(purpose):
-        return visit(lambda r: reply if r.purpose == purpose else constant(r))
-
-    for purpose in ("screen", "rate", "act", "interview"):
-        requests, outcome = fails(purpose)
-        failures = [e for e in outcome.events if e.kind == "failure"]
-        assert failures and all(e.text.startswith(f"{purpose}: ") for e in failures)
-        assert outcome.extra["failures"] == len(failures)
-        if reply.error:
-            assert failures[0].text == f"{purpose}: away"
-            assert REPROMPT not in str(requests)
-        assert outcome.state.terminal  # the visit went on to its end
-        roles = [m.role for m in outcome.extra["messages"]]
-        assert roles == ["system"] + ["user", "assistant"] * (len(roles) // 2)
-
-    outcome = fails("screen")[1]
-    assert not {"screen", "rate"} & set(kinds(outcome)) and kinds(outcome).count("page") == 6
-    outcome = fails("rate")[1]
-    assert "rate" not in kinds(outcome) and kinds(outcome).count("failure") == 4
-    assert not any("Rate " in m.content for m in outcome.extra["messages"][1:])
-    outcome = fails("act")[1]
-    assert [e.text for e in outcome.events if e.kind == "act"] == ["[NEXT_PAGE]"] * 2
-    assert "interview" not in kinds(fails("interview")[1])
-
-
-def test_choices_that_do_not_fit_count_as_unreadable():
-    bad = Completion("", choices=(9,))
-    requests, outcome = visit(lambda r: bad if r.purpose == "rate" else constant(r))
-    failure = next(e for e in outcome.events if e.kind == "failure")
-    assert failure.text == "rate: choices (9,) do not fit [5] alternatives"
-    assert failure.item_id == "i0"
-
-
-def test_fail_fast_ends_the_visit_at_an_error():
-    error = Completion("", finish_reason="error", error="away")
-    _, outcome = visit(lambda r: error if r.purpose == "act" else constant(r), fail_fast=True)
-    assert kinds(outcome)[-1] == "failure" and kinds(outcome).count("failure") == 1
-    assert "rate" in kinds(outcome) and "exit" not in kinds(outcome)
-
-
-def test_a_missing_slate_ends_the_visit_but_keeps_what_was_seen():
-    coroutine = session(USER, site(), SessionConfig(), arm="a", number=0, seed=1)
-    answer = None
-    with pytest.raises(StopIteration) as end:
-        while True:
-            question = coroutine.send(answer)
-            if isinstance(question, Request):
-                answer = constant(question)
-            elif question.page == 1:
-                answer = slate_of(question)
-            else:
-                coroutine.throw(RecommendationFailed("recommender of arm 'a' is away"))
-    events = end.value.value.events
-    assert (events[-1].kind, events[-1].text) == ("failure", "recommender of arm 'a' is away")
-    assert sum(e.kind == "page" for e in events) == 3
-
-
-# --- the context limit ---
-
-
-def words(text):
-    return len(text.split())
-
-
-def tokens_of(messages):
-    return sum(words(m.content) + MESSAGE_TOKENS for m in messages)
-
-
 def test_past_the_context_limit_a_page_starts_anew_with_what_is_remembered():
     world = site(horizon=6)
     limits = {"context_tokens": 420, "page_reserve_tokens": 120}
@@ -422,95 +247,6 @@ def test_rate_item_is_one_scored_question_on_a_page_of_one_item():
     assert request.key == key
     in_session = visit(screening=False)[0][0]
     assert replace(request, key=0).messages[0] == in_session.messages[0]
-
-
-# --- many, through the driver ---
-
-
-class ConstrainedModel:
-    """Chooses from key and conversation; answers the newest request first."""
-
-    def __init__(self):
-        self.queue = {}
-        self.count = 0
-
-    def submit(self, request):
-        self.count += 1
-        self.queue[self.count] = request
-        return self.count
-
-    def collect(self):
-        if not self.queue:
-            return []
-        ticket, request = self.queue.popitem()
-        said = tuple(message.content for message in request.messages)
-        choices = [
-            stable_key(request.key, said, line) % len(alternatives)
-            for line, alternatives in enumerate(request.answer)
-        ]
-        return [(ticket, completion(request, *choices))]
-
-    def cancel(self, ticket):
-        self.queue.pop(ticket)
-
-
-class Shelf:
-    """Different slates per arm, from the request alone."""
-
-    def __init__(self, shift):
-        self.shift = shift
-
-    def recommend(self, requests):
-        return [self.slate(request) for request in requests]
-
-    def slate(self, request):
-        free = [i for i in ITEMS if i not in request.exclude]
-        start = (self.shift * request.page + len(request.session)) % (len(free) - request.k)
-        return Slate(tuple(free[start : start + request.k]))
-
-
-def simulate(folder, order=1, concurrency=4):
-    world = site(horizon=None, max_pages=4)
-    config = SessionConfig(context_tokens=400, page_reserve_tokens=150)
-    users = [AgentUser(Persona(f"u{n}"), HISTORY) for n in range(3)]
-
-    def spec(arm, user):
-        return SessionSpec(
-            arm,
-            user.user_id,
-            0,
-            lambda: session(user, world, config, arm=arm, number=0, seed=5, count_tokens=words),
-        )
-
-    specs = [spec(arm, user) for user in users for arm in ("a", "b")][::order]
-    recommenders = {"a": Shelf(1), "b": Shelf(5)}
-    with Journal.open(folder, {"seed": 5}) as journal:
-        events = run_population(
-            specs,
-            ConstrainedModel(),
-            recommenders,
-            journal,
-            concurrency=concurrency,
-            catalogue=ITEMS,
-        )
-        recovered = journal.recovered
-    return write_events(events, folder / "events.parquet").read_bytes(), events, recovered
-
-
-def test_sessions_killed_anywhere_or_shuffled_give_the_same_table(tmp_path):
-    expected, events, _ = simulate(tmp_path / "reference")
-    assert {e.kind for e in events} == {"page", "screen", "rate", "act", "exit", "interview"}
-    assert simulate(tmp_path / "shuffled", order=-1, concurrency=2)[0] == expected
-    data = (tmp_path / "reference" / "segment-00000.bin").read_bytes()
-    manifest = (tmp_path / "reference" / "manifest.json").read_bytes()
-    for number, cut in enumerate(range(0, len(data), len(data) // 12)):
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        (folder / "manifest.json").write_bytes(manifest)
-        (folder / "segment-00000.bin").write_bytes(data[:cut])
-        resumed, _, recovered = simulate(folder, order=1 - 2 * (number % 2))
-        assert resumed == expected
-        assert recovered > 0 or cut < 2000
 
 
 def test_recall_stands_before_a_screening_and_a_rating():

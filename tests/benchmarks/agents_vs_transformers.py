@@ -39,15 +39,12 @@ flags.DEFINE_integer("threads", 2, "Threads of torch.")
 flags.DEFINE_bool("quick", False, "A tiny model and short sessions, to try the program itself.")
 
 COMPARED = 24
-SHAPE = {
+SHAPE = sides.QWEN3 | {
     "hidden_size": 256,
     "intermediate_size": 768,
     "num_hidden_layers": 4,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
-    "head_dim": 64,
-    "rope_theta": 1e6,
-    "tie_word_embeddings": True,
     "max_position_embeddings": 4096,
 }
 TINY = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "head_dim": 8}

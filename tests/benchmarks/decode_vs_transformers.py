@@ -41,17 +41,7 @@ flags.DEFINE_bool("compiled", True, "Let the peer try torch.compile with its sta
 flags.DEFINE_integer("threads", 2, "Threads of torch.")
 flags.DEFINE_bool("quick", False, "A tiny model and short texts, to try the program itself.")
 
-SHAPE = {
-    "hidden_size": 512,
-    "intermediate_size": 1536,
-    "num_hidden_layers": 8,
-    "num_attention_heads": 8,
-    "num_key_value_heads": 4,
-    "head_dim": 64,
-    "rope_theta": 1e6,
-    "tie_word_embeddings": True,
-    "max_position_embeddings": 4096,
-}
+SHAPE = sides.QWEN3 | {"max_position_embeddings": 4096}
 TINY = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "head_dim": 4}
 NEAR_TIE = 1e-3
 """Logits of the peer that are this close in f32 may come out in either order."""

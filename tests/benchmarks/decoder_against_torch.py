@@ -1,6 +1,6 @@
 """One small Qwen3, forward and backward, here and in torch: tokens/s and peak memory as ratios.
 
-    python tests/benchmarks/decoder_against_torch.py --rounds=5
+    python -m tests.benchmarks.decoder_against_torch --rounds=5
 
 Each side is a process of its own that stays; the sides take turns, so that a busy machine hits
 both. Full-parameter gradients of the mean next-token loss; torch with its default attention.
@@ -16,6 +16,8 @@ import time
 
 from absl import app, flags
 
+from tests.benchmarks.sides import QWEN3
+
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("rounds", 5, "Alternating rounds.")
 flags.DEFINE_integer("steps", 2, "Steps of a round.")
@@ -23,17 +25,6 @@ flags.DEFINE_integer("rows", 8, "Rows of a batch.")
 flags.DEFINE_integer("length", 512, "Tokens of a row.")
 flags.DEFINE_integer("vocabulary", 32_000, "Vocabulary.")
 flags.DEFINE_list("dtypes", ["float32", "bfloat16"], "Types to compare in.")
-
-SHAPE = {
-    "hidden_size": 512,
-    "intermediate_size": 1536,
-    "num_hidden_layers": 8,
-    "num_attention_heads": 8,
-    "num_key_value_heads": 4,
-    "head_dim": 64,
-    "rope_theta": 1e6,
-    "tie_word_embeddings": True,
-}
 
 
 def memory() -> float:
@@ -95,7 +86,7 @@ def jax_side(directory, dtype, tokens):
 
         return jax.value_and_grad(loss, has_aux=True)(base)
 
-    len_layers = SHAPE["num_hidden_layers"]
+    len_layers = QWEN3["num_hidden_layers"]
 
     def step():
         (loss, _), grads = jax.block_until_ready(gradient(base))
@@ -112,7 +103,7 @@ def compare(dtype: str) -> list[str]:
     tokens = np.random.default_rng(0).integers(0, FLAGS.vocabulary, (FLAGS.rows, FLAGS.length))
     with tempfile.TemporaryDirectory() as directory:
         torch.manual_seed(0)
-        config = transformers.Qwen3Config(vocab_size=FLAGS.vocabulary, **SHAPE)
+        config = transformers.Qwen3Config(vocab_size=FLAGS.vocabulary, **QWEN3)
         transformers.Qwen3ForCausalLM(config).save_pretrained(directory)
         context = multiprocessing.get_context("spawn")
         sides = {}

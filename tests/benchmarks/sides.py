@@ -11,6 +11,19 @@ from pathlib import Path
 COLUMNS = ("ours", "peer", "ratio")
 
 
+QWEN3 = {
+    "hidden_size": 512,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 8,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 64,
+    "rope_theta": 1e6,
+    "tie_word_embeddings": True,
+}
+"""The small Qwen3 of all comparisons, as `transformers.Qwen3Config` takes it."""
+
+
 class Side:
     """An object made by `make(*arguments)` in a process of its own; `side.ask(name, ...)` calls
     its method there and gives the result. An exception there is one here, with its trace."""

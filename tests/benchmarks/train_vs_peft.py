@@ -28,6 +28,8 @@ from pathlib import Path
 
 from absl import app, flags
 
+from tests.benchmarks.sides import QWEN3
+
 FLAGS = flags.FLAGS
 flags.DEFINE_string("json", None, "Where the rows go.", required=True)
 flags.DEFINE_list("cases", ["dense", "ragged", "curves"], "Cases to run.")
@@ -42,16 +44,6 @@ flags.DEFINE_integer("packed_length", 768, "Tokens of our packed rows.")
 flags.DEFINE_integer("chunk", 512, "Our loss_chunk.")
 flags.DEFINE_string("remat", "dots", "Our remat.")
 
-SHAPE = {
-    "hidden_size": 512,
-    "intermediate_size": 1536,
-    "num_hidden_layers": 8,
-    "num_attention_heads": 8,
-    "num_key_value_heads": 4,
-    "head_dim": 64,
-    "rope_theta": 1e6,
-    "tie_word_embeddings": True,
-}
 RATE, CLIP = 1e-3, 1.0
 TASKS = ("reflection", "world_model")
 
@@ -277,7 +269,7 @@ def write_model(directory: Path, vocabulary: int) -> tuple[str, str]:
     from alignuser_jax.model import LoraConfig, load_decoder, named_arrays, save_adapter, split
 
     torch.manual_seed(0)
-    config = transformers.Qwen3Config(vocab_size=vocabulary, **SHAPE)
+    config = transformers.Qwen3Config(vocab_size=vocabulary, **QWEN3)
     transformers.Qwen3ForCausalLM(config).save_pretrained(directory / "base")
     lora = LoraConfig(rank=16, alpha=32.0)
     _, fresh, _ = split(load_decoder(directory / "base", lora))

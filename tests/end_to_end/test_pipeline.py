@@ -11,6 +11,7 @@ from alignuser_jax import pipeline
 from alignuser_jax.alignment import policy_and_agent_users, simulation_view
 from alignuser_jax.datasets import synthetic
 from alignuser_jax.evaluation.comparison import METRICS, arm_metrics, compare
+from alignuser_jax.evaluation.truth import true_lift
 from alignuser_jax.experiment import load_experiment
 from alignuser_jax.recommenders import ALS, Random
 
@@ -83,7 +84,7 @@ def test_the_comparison_has_every_metric_and_the_lift_is_known(first, dataset):
     events, _ = first
     table = compare(arm_metrics(events), "random")
     assert [c.metric for c in table] == list(METRICS)
-    lift = pipeline.true_lift(dataset, events, "random")
+    lift = true_lift(dataset, events, "random")
     assert lift["als", "mean rating"] > 0
     assert set(lift) == {("als", metric) for metric in METRICS}
 

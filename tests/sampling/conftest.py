@@ -9,10 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from hostile_server import HostileServer
 from uncached import Reference
 
 from alignuser_jax.language import train_sentencepiece
 from alignuser_jax.model import DecoderConfig, LoraConfig, abstract_decoder
+from alignuser_jax.sampling import ServerConfig, ServerGenerator
+from alignuser_jax.sampling.transport import TransportConfig
 
 TEXT = """You browse a list of movies. Answer with one line for each item.
 ITEM_1 [WATCH] ITEM_2 [SKIP] ITEM_3 ITEM_4 RATING: 1 2 3 4 5 6 7 8 9 10
@@ -52,3 +55,45 @@ def decoder(tokenizer):
 @pytest.fixture(scope="session")
 def reference(decoder, tokenizer):
     return Reference(decoder, tokenizer)
+
+
+@pytest.fixture
+def hostile(monkeypatch):
+    """Makes servers that are stopped after the test."""
+    monkeypatch.setenv("TEST_KEY", "sk-secret")
+    made = []
+
+    def make(*arguments, **options):
+        made.append(HostileServer(*arguments, **options))
+        return made[-1]
+
+    yield make
+    for server in made:
+        server.stop()
+
+
+@pytest.fixture
+def connect():
+    made = []
+
+    def make(*servers, structured="none", model="m", prices=(0.0, 0.0), extra=(), **options):
+        urls = tuple(getattr(server, "url", server) for server in servers)
+        options = {"backoff_seconds": 0.02, "api_key_env": "TEST_KEY"} | options
+        made.append(
+            ServerGenerator(
+                ServerConfig(
+                    model,
+                    TransportConfig(urls, **options),
+                    structured,
+                    adapters={"policy": "m-policy"},
+                    extra=dict(extra),
+                    prompt_price=prices[0],
+                    generated_price=prices[1],
+                )
+            )
+        )
+        return made[-1]
+
+    yield make
+    for generator in made:
+        generator.close()
