@@ -45,7 +45,9 @@ class Device:
         self._config, self._mesh, self._tokenizer = config, mesh, tokenizer
         self._shape, self._dtype = decoder.config, decoder.dtype
         with self._here():
-            self.programs = Programs(decoder, ends=ends, steps=config.steps, mesh=mesh)
+            self.programs = Programs(
+                decoder, ends=ends, steps=config.steps, strips=config.strips, mesh=mesh
+            )
         self.bank = Bank(self._put(no_automata(config)), self._install)
         self.tables = np.zeros((config.slots, config.row_pages), np.int32)
         allowed = np.arange(decoder.config.vocab_size) < tokenizer.vocab_size
@@ -130,18 +132,29 @@ class Device:
         if any(row.reasoning for _, row, *_ in replies):
             self._learn_lines()
         results, steps = {}, 0
-        for part in parts(sort_replies(replies), self._config.group):
-            out, taken = self._decode(part)
-            for i, (slot, *_) in enumerate(part):
-                results[slot] = Decoded(*(values[i] for values in out))
-            steps += taken
+        for pages, of_length in self._by_strip(replies).items():
+            for part in parts(sort_replies(of_length), self._config.group):
+                out, taken = self._decode(part, pages)
+                for i, (slot, *_) in enumerate(part):
+                    results[slot] = Decoded(*(values[i] for values in out))
+                steps += taken
         return results, steps
 
-    def _decode(self, part: Sequence[Reply]) -> tuple[Decoded, int]:
+    def _by_strip(self, replies: Sequence[Reply]) -> dict[int, list[Reply]]:
+        """The replies by the pages of the strip that they take: which depends on the request
+        alone, as a row's bits may."""
+        chosen: dict[int, list[Reply]] = {}
+        for reply in replies:
+            needs = -(-reply[1].needs // self._config.chunk)
+            pages = next(n for n in self._config.strip_pages if n >= needs)
+            chosen.setdefault(pages, []).append(reply)
+        return chosen
+
+    def _decode(self, part: Sequence[Reply], pages: int) -> tuple[Decoded, int]:
         rows = pack_replies(part, group=self._config.group)
         programs = self.programs
         with self._here():
-            args = self.tables, rows, self.bank.tables, self._vocabulary
+            args = self.tables[:, :pages], rows, self.bank.tables, self._vocabulary
             self._cache, self._last, out, steps = programs.decode(
                 programs.leaves, *self._memory(), *args
             )
@@ -154,7 +167,8 @@ class Device:
         self._copy([])
         self._next_tokens([], [])
         self._suffixes([])
-        self._decode([])
+        for pages in self._config.strip_pages:
+            self._decode([], pages)
 
     def _install(self, *arguments) -> Tables:
         with self._here():

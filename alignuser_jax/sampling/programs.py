@@ -23,7 +23,16 @@ from jax.sharding import Mesh
 from alignuser_jax.model import Decoder, unstack
 from alignuser_jax.parallel import constrain, place
 from alignuser_jax.sampling.automaton import ACCEPT, LINE, MID
-from alignuser_jax.sampling.forward import Pages, finish, forward, read
+from alignuser_jax.sampling.forward import (
+    Pages,
+    Strips,
+    finish,
+    forward,
+    forward_strips,
+    keep,
+    lay,
+    read,
+)
 from alignuser_jax.sampling.sample import How, pick
 
 JUMP = 4
@@ -116,7 +125,7 @@ class _Loop(NamedTuple):
     """What a decode loop carries: `hidden` is the state of the last token."""
 
     steps: jax.Array  # int32
-    cache: Pages
+    past: Pages | Strips
     hidden: jax.Array  # [G, D]
     state: jax.Array  # int32[G]
     done: jax.Array  # bool[G]
@@ -126,17 +135,23 @@ class _Loop(NamedTuple):
 class Programs:
     """Compiled functions over one decoder; `compilations` counts how often one was traced.
 
-    `steps`: decode steps of a call, of free text and of answers each. `leaves` are the weights,
-    laid over `mesh` where there is one."""
+    `steps`: decode steps of a call, of free text and of answers each; `strips`: whether it
+    takes them on strips. `leaves` are the weights, laid over `mesh` where there is one."""
 
     def __init__(
-        self, decoder: Decoder, *, ends: Sequence[int], steps: int, mesh: Mesh | None = None
+        self,
+        decoder: Decoder,
+        *,
+        ends: Sequence[int],
+        steps: int,
+        strips: bool,
+        mesh: Mesh | None = None,
     ):
         self._graphdef, state = nnx.split(unstack(decoder))
         if mesh is not None:
             state = place(state, mesh)
         self.leaves, self._treedef = jax.tree.flatten(state)
-        self._ends, self._steps = np.asarray(ends, np.int32), steps
+        self._ends, self._steps, self._strips = np.asarray(ends, np.int32), steps, strips
         self.compilations = 0
         self.prefill = jax.jit(self._prefill, donate_argnums=(1, 2))
         self.copy = jax.jit(self._copy, donate_argnums=(0, 1))
@@ -218,7 +233,8 @@ class Programs:
     ):
         """Goes on with all active rows until each has reached ACCEPT or its limit, or the steps
         are used up: the cache, `last` with their newest states, what was decoded, and the steps
-        taken.
+        taken. `tables[S, M]` must hold all pages that these rows may fill; with another M it is
+        another program.
 
         First free text, one token a step, while any row has some left; then answers, where a
         step takes one drawn token and up to J - 1 that are forced after it. Which loop a row is
@@ -229,6 +245,11 @@ class Programs:
         group, e = rows.slot.shape[0], automata.token.shape[2]
         n = self._steps * (1 + JUMP)
         keys, table = jax.random.wrap_key_data(rows.key), tables[rows.slot]
+
+        def look_back(tokens, positions, past, valid):
+            if self._strips:
+                return forward_strips(decoder, tokens, positions, past, valid, rows.adapter)
+            return forward(decoder, tokens, positions, table, past, valid, rows.adapter)
 
         def current(loop):
             """The state each row goes on from: the forced one once its reasoning is over."""
@@ -263,9 +284,7 @@ class Programs:
             added = valid.sum(axis=1)
             positions = (rows.start + count)[:, None] + jnp.arange(width)
             positions = jnp.where(valid, positions, 0)
-            hidden, cache = forward(
-                decoder, tokens, positions, table, loop.cache, valid, rows.adapter
-            )
+            hidden, past = look_back(tokens, positions, loop.past, valid)
             following = jnp.zeros((group, 0), jnp.float32)
             if width > 1:
                 following = _logprobs(decoder.logits(hidden[:, :-1]), tokens[:, 1:])
@@ -294,7 +313,7 @@ class Programs:
             )
             return _Loop(
                 loop.steps + 1,
-                cache,
+                past,
                 jnp.where(active[:, None], newest[:, 0], loop.hidden),
                 jnp.where(active, state, loop.state),
                 loop.done | active & ((state == ACCEPT) | (count + added >= rows.limit)),
@@ -325,12 +344,20 @@ class Programs:
             jnp.zeros(group, jnp.int32),
             rows.state,
         )
-        loop = _Loop(jnp.int32(0), cache, last[rows.slot], rows.state, ~rows.active, out)
+        past = lay(cache, table) if self._strips else cache
+        loop = _Loop(jnp.int32(0), past, last[rows.slot], rows.state, ~rows.active, out)
         loop = looped(loop, in_text, text_step)
         loop = looped(loop, lambda loop: ~loop.done & ~in_text(loop), answer_step)
         at = jnp.where(rows.active, rows.slot, last.shape[0])
         last = last.at[at].set(loop.hidden, mode="drop")
-        return *_laid(loop.cache, last), loop.out, loop.steps
+        if self._strips:
+            order = jnp.arange(n)
+            positions = (rows.start + rows.count)[:, None] + order
+            new = order < loop.out.count[:, None]
+            cache = keep(cache, loop.past, table, jnp.where(new, positions, 0), new)
+        else:
+            cache = loop.past
+        return *_laid(cache, last), loop.out, loop.steps
 
 
 def _laid(cache: Pages, last: jax.Array) -> tuple[Pages, jax.Array]:
