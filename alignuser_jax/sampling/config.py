@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-LEAST_STRIP = 256
-
 
 @dataclass(frozen=True)
 class EngineConfig:
@@ -24,8 +22,9 @@ class EngineConfig:
         long prompt may cost those who wait for their next token.
       steps: decode steps of a call; after each call rows join and leave.
       tensor: devices over which one engine's weights and cache are spread.
-      strips: whether a decode call first lays the pages of its rows end to end. Much faster
-        where gathering is slow, as on a CPU; takes the room of those rows a second time.
+      strips: lengths of the strips in which rows that decode have their pages end to end, the
+        longest being `context`; 0: decode through pages. Strips are faster where gathering is
+        slow, as on a CPU; `group` rows of each length take their room twice.
       pages: pages of the cache; 0 for as many as `slots` rows of `context` positions fill.
       reuse: whether beginnings that lie ready are used.
     """
@@ -37,15 +36,15 @@ class EngineConfig:
     states: int = 256
     edges: int = 32
     prefill: int = 2048
-    steps: int = 8
+    steps: int = 16
     tensor: int = 1
-    strips: bool = True
+    strips: int = 2
     pages: int = 0
     reuse: bool = True
 
     def __post_init__(self):
-        sizes = {name: n for name, n in vars(self).items() if not isinstance(n, bool)}
-        if min(size + (name == "pages") for name, size in sizes.items()) < 1:
+        sizes = {name: size for name, size in vars(self).items() if name != "reuse"}
+        if min(size + (name in ("pages", "strips")) for name, size in sizes.items()) < 1:
             raise ValueError(f"every size of the engine must be positive, got {self}")
         if self.context % self.chunk:
             raise ValueError(f"context={self.context} must be a multiple of chunk={self.chunk}")
@@ -56,9 +55,8 @@ class EngineConfig:
 
     @property
     def strip_pages(self) -> tuple[int, ...]:
-        """Pages of a strip: a row takes the shortest that holds all it may fill. Four lengths
-        at most, none below LEAST_STRIP positions but where `context` is."""
-        lengths = min(max(self.context // LEAST_STRIP, 1), 4) if self.strips else 1
+        """Pages of a strip: a row takes the shortest that holds all it may fill."""
+        lengths = min(self.strips, self.row_pages) or 1
         return tuple(-(-self.row_pages * (n + 1) // lengths) for n in range(lengths))
 
     @property

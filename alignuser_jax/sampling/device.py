@@ -15,7 +15,13 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from alignuser_jax.model import Decoder
 from alignuser_jax.sampling.bank import Bank, no_automata
 from alignuser_jax.sampling.config import EngineConfig
-from alignuser_jax.sampling.forward import Pages, init_pages, page_bytes
+from alignuser_jax.sampling.forward import (
+    Pages,
+    Strips,
+    init_pages,
+    init_strips,
+    page_bytes,
+)
 from alignuser_jax.sampling.pack import (
     Reply,
     cut_suffixes,
@@ -45,9 +51,7 @@ class Device:
         self._config, self._mesh, self._tokenizer = config, mesh, tokenizer
         self._shape, self._dtype = decoder.config, decoder.dtype
         with self._here():
-            self.programs = Programs(
-                decoder, ends=ends, steps=config.steps, strips=config.strips, mesh=mesh
-            )
+            self.programs = Programs(decoder, ends=ends, steps=config.steps, mesh=mesh)
         self.bank = Bank(self._put(no_automata(config)), self._install)
         self.tables = np.zeros((config.slots, config.row_pages), np.int32)
         allowed = np.arange(decoder.config.vocab_size) < tokenizer.vocab_size
@@ -55,16 +59,21 @@ class Device:
         self._vocabulary = Vocabulary(allowed, np.zeros_like(allowed))
         self._lines_known = False
         self._cache: Pages | None = None
+        self._strips: dict[int, tuple[list[tuple[int, Row]], Strips]] = {}  # by their pages
         self._last: jax.Array | None = None
 
     @property
     def cache_bytes(self) -> int:
         page = page_bytes(self._shape, self._config.chunk, self._dtype)
-        return (self._config.all_pages + 1) * page
+        strips = (
+            self._config.group * sum(self._config.strip_pages) if self._config.strips else 0
+        )
+        return (self._config.all_pages + 1 + strips) * page
 
     def clear(self) -> None:
         """Frees the pages; new ones are made at the next use."""
         self._cache = self._last = None
+        self._strips.clear()
 
     def read_prompts(self, pieces: Sequence[tuple[int, Row, int]]) -> int:
         """Reads these pieces of prompts, as many as one call takes, and gives the groups."""
@@ -155,10 +164,28 @@ class Device:
         programs = self.programs
         with self._here():
             args = self.tables[:, :pages], rows, self.bank.tables, self._vocabulary
-            self._cache, self._last, out, steps = programs.decode(
-                programs.leaves, *self._memory(), *args
+            cache, last = self._memory()
+            strips = self._laid(part, rows.slot, pages) if self._config.strips else None
+            self._cache, self._last, strips, out, steps = programs.decode(
+                programs.leaves, cache, last, strips, *args
             )
+            if strips is not None:
+                self._strips[pages] = [(slot, row) for slot, row, *_ in part], strips
             return Decoded(*map(np.asarray, jax.device_get(out))), int(steps)
+
+    def _laid(self, part: Sequence[Reply], slot: np.ndarray, pages: int) -> Strips:
+        """The rows' strips. Those of the last rows of this length are still there: laid out
+        anew where these are others."""
+        rows = [(slot, row) for slot, row, *_ in part]
+        if pages not in self._strips:
+            size = len(slot), pages * self._config.chunk
+            self._strips[pages] = [], init_strips(self._shape, *size, self._dtype)
+        held, strips = self._strips.pop(pages)
+        if rows and len(held) == len(rows):
+            pairs = zip(held, rows, strict=True)
+            if all(slot == before and row is then for (before, then), (slot, row) in pairs):
+                return strips
+        return self.programs.lay(strips, self._cache, self.tables[:, :pages], slot)
 
     def compile_all(self) -> None:
         """Runs every program once, on nothing."""

@@ -66,6 +66,19 @@ def init_pages(config: DecoderConfig, count: int, page: int, dtype: jnp.dtype) -
     return Pages(layers(size, page), layers(page, size))
 
 
+def init_strips(config: DecoderConfig, rows: int, length: int, dtype: jnp.dtype) -> Strips:
+    """Strips of `length` positions for `rows` rows, all 0."""
+    heads, size = config.num_kv_heads, config.head_dim
+
+    def layers(*shape):
+        zeros = jnp.zeros((rows, heads, *shape), dtype)
+        return tuple(
+            constrain(zeros + 0, None, "heads", None, None) for _ in range(config.num_layers)
+        )
+
+    return Strips(layers(size, length), layers(length, size))
+
+
 def page_bytes(config: DecoderConfig, page: int, dtype: jnp.dtype) -> int:
     """Bytes that a page takes in all layers."""
     numbers = 2 * config.num_layers * config.num_kv_heads * config.head_dim * page

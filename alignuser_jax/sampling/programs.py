@@ -15,7 +15,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax import lax
 from jax.sharding import Mesh
@@ -135,27 +134,22 @@ class _Loop(NamedTuple):
 class Programs:
     """Compiled functions over one decoder; `compilations` counts how often one was traced.
 
-    `steps`: decode steps of a call, of free text and of answers each; `strips`: whether it
-    takes them on strips. `leaves` are the weights, laid over `mesh` where there is one."""
+    `steps`: decode steps of a call, of free text and of answers each. `leaves` are the weights,
+    laid over `mesh` where there is one."""
 
     def __init__(
-        self,
-        decoder: Decoder,
-        *,
-        ends: Sequence[int],
-        steps: int,
-        strips: bool,
-        mesh: Mesh | None = None,
+        self, decoder: Decoder, *, ends: Sequence[int], steps: int, mesh: Mesh | None = None
     ):
         self._graphdef, state = nnx.split(unstack(decoder))
         if mesh is not None:
             state = place(state, mesh)
         self.leaves, self._treedef = jax.tree.flatten(state)
-        self._ends, self._steps, self._strips = np.asarray(ends, np.int32), steps, strips
+        self._ends, self._steps = tuple(ends), steps
         self.compilations = 0
         self.prefill = jax.jit(self._prefill, donate_argnums=(1, 2))
         self.copy = jax.jit(self._copy, donate_argnums=(0, 1))
-        self.decode = jax.jit(self._decode, donate_argnums=(1, 2))
+        self.lay = jax.jit(self._lay, donate_argnums=(0,))
+        self.decode = jax.jit(self._decode, donate_argnums=(1, 2, 3))
         self.closed_set = jax.jit(self._closed_set)
         self.suffix = jax.jit(self._suffix, donate_argnums=(1,))
         self.install = jax.jit(self._install, donate_argnums=(0,))
@@ -228,12 +222,26 @@ class Programs:
             lambda held, one: constrain(held.at[at].set(one), *(None,) * held.ndim), tables, new
         )
 
+    def _lay(self, strips: Strips, cache: Pages, tables, slot):
+        """The strips of the rows in `slot[G]`, in the memory of `strips`."""
+        self.compilations += 1
+        return lay(cache, tables[slot])
+
     def _decode(
-        self, leaves, cache, last, tables, rows: Rows, automata: Tables, vocabulary: Vocabulary
+        self,
+        leaves,
+        cache: Pages,
+        last,
+        strips: Strips | None,
+        tables,
+        rows: Rows,
+        automata: Tables,
+        vocabulary: Vocabulary,
     ):
         """Goes on with all active rows until each has reached ACCEPT or its limit, or the steps
-        are used up: the cache, `last` with their newest states, what was decoded, and the steps
-        taken. `tables[S, M]` must hold all pages that these rows may fill; with another M it is
+        are used up: the cache, `last` with their newest states, the rows' strips, what was
+        decoded, and the steps taken. `strips` hold what the pages do (None: they are not used);
+        `tables[S, M]` must have room for all that these rows may fill. With another M it is
         another program.
 
         First free text, one token a step, while any row has some left; then answers, where a
@@ -247,7 +255,7 @@ class Programs:
         keys, table = jax.random.wrap_key_data(rows.key), tables[rows.slot]
 
         def look_back(tokens, positions, past, valid):
-            if self._strips:
+            if strips is not None:
                 return forward_strips(decoder, tokens, positions, past, valid, rows.adapter)
             return forward(decoder, tokens, positions, table, past, valid, rows.adapter)
 
@@ -344,20 +352,20 @@ class Programs:
             jnp.zeros(group, jnp.int32),
             rows.state,
         )
-        past = lay(cache, table) if self._strips else cache
+        past = cache if strips is None else strips
         loop = _Loop(jnp.int32(0), past, last[rows.slot], rows.state, ~rows.active, out)
         loop = looped(loop, in_text, text_step)
         loop = looped(loop, lambda loop: ~loop.done & ~in_text(loop), answer_step)
         at = jnp.where(rows.active, rows.slot, last.shape[0])
         last = last.at[at].set(loop.hidden, mode="drop")
-        if self._strips:
-            order = jnp.arange(n)
-            positions = (rows.start + rows.count)[:, None] + order
-            new = order < loop.out.count[:, None]
-            cache = keep(cache, loop.past, table, jnp.where(new, positions, 0), new)
-        else:
-            cache = loop.past
-        return *_laid(cache, last), loop.out, loop.steps
+        if strips is None:
+            return *_laid(loop.past, last), None, loop.out, loop.steps
+        order = jnp.arange(n)
+        positions = (rows.start + rows.count)[:, None] + order
+        new = order < loop.out.count[:, None]
+        cache = keep(cache, loop.past, table, jnp.where(new, positions, 0), new)
+        strips = jax.tree.map(lambda a: constrain(a, None, "heads", None, None), loop.past)
+        return *_laid(cache, last), strips, loop.out, loop.steps
 
 
 def _laid(cache: Pages, last: jax.Array) -> tuple[Pages, jax.Array]:

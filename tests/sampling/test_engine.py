@@ -228,10 +228,36 @@ def test_a_reply_may_end_at_the_last_position_of_the_context(engine, reference):
         assert (completion.tokens, completion.choices) == (tuple(tokens), choices)
 
 
+def test_strips_change_no_token(engine, decoder, tokenizer):
+    """Lengths change bits, but decoding in pages and on strips of one length say the same."""
+    requests = [replace(r, temperature=0.0) for r in mixed()]
+    expected = generate(engine, requests)
+    assert set(engine._device._strips) == set(GEOMETRY.strip_pages) == {4, 8}
+    for strips in (0, 1):
+        other = Engine(decoder, tokenizer, replace(GEOMETRY, strips=strips))
+        for completion, want in zip(generate(other, requests), expected, strict=True):
+            assert (completion.tokens, completion.choices) == (want.tokens, want.choices)
+            np.testing.assert_allclose(completion.logprobs, want.logprobs, atol=2e-5)
+        assert set(other._device._strips) == ({8} if strips else set())
+
+
+def test_rows_that_go_on_keep_their_strips(decoder, tokenizer):
+    """Strips are laid out when the rows of a group change, not at each call."""
+    engine = Engine(decoder, tokenizer, replace(GEOMETRY, steps=2, strips=1))
+    laid, programs = [], engine._device.programs
+    original = programs.lay
+    programs.lay = lambda *args: laid.append(len(laid)) or original(*args)
+    generate(engine, [ask(n, (), max_tokens=12) for n in range(3)])
+    assert len(laid) == 1
+    generate(engine, [ask(n, (), max_tokens=6 * (n + 1)) for n in range(3)])
+    assert len(laid) == 4  # as each of the shorter ones leaves
+
+
 def test_nothing_that_a_request_chooses_recompiles(engine):
-    generate(engine, mixed())
+    engine.warm_up()
     compiled = engine.compilations
-    assert compiled <= 6
+    assert compiled == 5 + 2 * len(GEOMETRY.strip_pages) == 9
+    generate(engine, mixed())
     generate(engine, [ask(n, RATE, reasoning_tokens=n, temperature=n / 3) for n in range(1, 6)])
     generate(engine, [ask(2, (), max_tokens=31, top_p=0.3, temperature=1.0)])
     generate(engine, [ask(3, WORDS, scored=True, samples=7)])

@@ -5,7 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from alignuser_jax.sampling.forward import finish, forward, init_pages, read
+from alignuser_jax.sampling.forward import (
+    finish,
+    forward,
+    forward_strips,
+    init_pages,
+    keep,
+    lay,
+    read,
+)
 
 PAGE = 32
 
@@ -96,3 +104,36 @@ def test_reading_and_finishing_equal_a_forward_in_any_pages(decoder):
     assert not np.asarray(cache.k[0])[unused].any()
     work = [jax.jit(f).lower(state).compile().cost_analysis()["flops"] for f in (whole, halves)]
     assert work[1] < 0.8 * work[0]  # the compiler does drop it
+
+
+def test_steps_on_strips_equal_steps_in_pages(decoder):
+    rng = np.random.default_rng(6)
+    cache, table = pool_and_tables(decoder, 3, 64)
+    cache = jax.tree.map(lambda a: jnp.asarray(rng.normal(size=a.shape), a.dtype), cache)
+    adapter, graph = np.array([1, 0, 1], np.int32), nnx.split(decoder)[0]
+    start = np.array([[40], [33], [5]])
+    tokens = rng.integers(0, decoder.config.vocab_size, (3, 6)).astype(np.int32)
+
+    @jax.jit
+    def steps(state, cache):
+        model, strips, hidden = nnx.merge(graph, state), lay(cache, table), []
+        in_pages, along = cache, []
+        for width in (1, 1, 4):
+            first = sum(part.shape[1] for part in hidden)
+            given = tokens[:, first : first + width], start + first + np.arange(width)
+            valid = np.arange(first, first + width) < np.array([[6], [6], [4]])
+            x, strips = forward_strips(model, *given, strips, valid, adapter)
+            y, in_pages = forward(model, *given, table, in_pages, valid, adapter)
+            hidden.append(x)
+            along.append(y)
+        order = np.arange(6)
+        valid = order < np.array([[6], [6], [4]])
+        kept = keep(cache, strips, table, start + order, valid)
+        return jnp.concatenate(hidden, 1), jnp.concatenate(along, 1), kept, in_pages
+
+    x, y, kept, in_pages = steps(nnx.split(decoder)[1], cache)
+    valid = np.arange(6) < np.array([[6], [6], [4]])
+    np.testing.assert_allclose(x[valid], y[valid], atol=2e-5)
+    for a, b, before in zip(*map(jax.tree.leaves, (kept, in_pages, cache)), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-5)
+        assert (a != before).sum() == np.prod(a.shape[1:]) / PAGE * 16  # the new tokens' alone
