@@ -45,7 +45,7 @@ experiment = Experiment(
     ),
     align_shards=BuildConfig(tasks=("world_model", "reflection"), site=site, session=session),
     lora=LoraConfig(rank=16, alpha=32),
-    engine=EngineConfig(slots=128, context=SEQUENCE, chunk=256, group=128, strips=0),
+    engine=EngineConfig(slots=128, context=SEQUENCE, chunk=256, group=128),
     agents=1000,
     seed=0,
 )

@@ -23,8 +23,9 @@ class EngineConfig:
       steps: decode steps of a call; after each call rows join and leave.
       tensor: devices over which one engine's weights and cache are spread.
       strips: lengths of the strips in which rows that decode have their pages end to end, the
-        longest being `context`; 0: decode through pages. Strips are faster where gathering is
-        slow, as on a CPU; `group` rows of each length take their room twice.
+        longest being `context`; 0: decode through pages. On a CPU strips are faster where one
+        group goes on with long replies, and slower where groups or rows change often; `group`
+        rows of each length take their room twice.
       pages: pages of the cache; 0 for as many as `slots` rows of `context` positions fill.
       reuse: whether beginnings that lie ready are used.
     """
@@ -36,9 +37,9 @@ class EngineConfig:
     states: int = 256
     edges: int = 32
     prefill: int = 2048
-    steps: int = 16
+    steps: int = 8
     tensor: int = 1
-    strips: int = 2
+    strips: int = 0
     pages: int = 0
     reuse: bool = True
 

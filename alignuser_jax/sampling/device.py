@@ -65,10 +65,8 @@ class Device:
     @property
     def cache_bytes(self) -> int:
         page = page_bytes(self._shape, self._config.chunk, self._dtype)
-        strips = (
-            self._config.group * sum(self._config.strip_pages) if self._config.strips else 0
-        )
-        return (self._config.all_pages + 1 + strips) * page
+        strips = sum(self._config.strip_pages) if self._config.strips else 0
+        return (self._config.all_pages + 1 + self._config.group * strips) * page
 
     def clear(self) -> None:
         """Frees the pages; new ones are made at the next use."""

@@ -55,8 +55,8 @@ class _Work:
 
 class Engine:
     """A decoder at work. `stats` accumulates what was done, `report` says what it comes to;
-    `compilations` counts compiled programs: five and two for each length of a strip at most,
-    whatever is asked.
+    `compilations` counts compiled programs: six, or five and two for each length of a strip,
+    at most, whatever is asked.
 
     `mesh`: the devices over whose axis "tensor" weights and cache are spread."""
 

@@ -6,9 +6,9 @@
 A case is a batch size (prompts of `--prompt` tokens, `--new` tokens each) or `k4`: four samples
 of one prompt of `--long_prompt` tokens, beside four separate requests to the same engine with
 prefix reuse off. Both sides hold the same weights and get the same ids; every round has new
-prompts, so nothing is there to be reused. The peer is `generate` with a dynamic, a static or a
-compiled static cache, whichever was faster in the warm-up of that cell (`--nocompiled`: of the
-first two); the time to compile is not counted.
+prompts, so nothing is there to be reused. The peer is `generate` with a dynamic or a static
+cache (`--compiled`: or a compiled static one, the time to compile not counted), whichever was
+faster in the warm-up of that cell.
 In f32 both sides' tokens must be equal but for near-ties; the share of equal rows is a row.
 
 Tokens/s are generated tokens by the whole time, prefill included; `prefill` rows are the same
@@ -37,7 +37,8 @@ flags.DEFINE_integer("new", 64, "New tokens of each row.")
 flags.DEFINE_integer("vocabulary", 32_768, "Vocabulary of the model.")
 flags.DEFINE_integer("chunk", 64, "Our chunk.")
 flags.DEFINE_integer("group", 0, "Our group; 0: as many rows as the batch has.")
-flags.DEFINE_bool("compiled", True, "Let the peer try torch.compile with its static cache.")
+flags.DEFINE_integer("strips", 1, "Our strips.")
+flags.DEFINE_bool("compiled", False, "Let the peer try torch.compile with its static cache.")
 flags.DEFINE_integer("threads", 2, "Threads of torch.")
 flags.DEFINE_bool("quick", False, "A tiny model and short texts, to try the program itself.")
 
@@ -62,7 +63,7 @@ class Here:
         self._tokenizer = NumberedWords(self._decoder.config.vocab_size)
         self._engines = {}
 
-    def open(self, name, slots, context, *, chunk, group, prefill, reuse=False):
+    def open(self, name, slots, context, *, chunk, group, prefill, strips, reuse=False):
         """An engine under this name, in place of the one that had it."""
         from alignuser_jax.sampling import Engine, EngineConfig
 
@@ -73,6 +74,7 @@ class Here:
             chunk=chunk,
             context=-(-context // chunk) * chunk,
             prefill=prefill,
+            strips=strips,
             reuse=reuse,
         )
         self._engines[name] = Engine(self._decoder, self._tokenizer, config)
@@ -185,6 +187,7 @@ def batch_rows(here, peer, dtype, batch):
     name, random = f"batch {batch} {dtype}", np.random.default_rng(batch)
     new, length = FLAGS.new, FLAGS.prompt
     engine = {"chunk": FLAGS.chunk, "group": FLAGS.group, "prefill": batch * length}
+    engine["strips"] = FLAGS.strips
     here.ask("open", "ours", batch, length + new, **engine)
     prompts, best = prompts_of(random, batch, length), {}
     _, ours = here.ask("generate", prompts, new)
@@ -225,6 +228,7 @@ def samples_rows(here, dtype):
     name, random = f"k4 {dtype}", np.random.default_rng(4)
     length, new = FLAGS.long_prompt, FLAGS.new
     engine = {"chunk": FLAGS.chunk, "group": FLAGS.group, "prefill": SAMPLES * length}
+    engine["strips"] = FLAGS.strips
     for side in ("ours", "peer"):
         here.ask("open", side, SAMPLES, length + new, reuse=side == "ours", **engine)
     seconds = {(side, n): [] for side in ("ours", "peer") for n in (1, new)}

@@ -22,7 +22,16 @@ from alignuser_jax.records import Request, stable_key
 from alignuser_jax.sampling import Engine, EngineConfig, generate
 
 GEOMETRY = EngineConfig(
-    slots=3, context=128, chunk=16, group=2, states=256, edges=12, prefill=64, steps=3, pages=18
+    slots=3,
+    context=128,
+    chunk=16,
+    group=2,
+    states=256,
+    edges=12,
+    prefill=64,
+    steps=3,
+    strips=2,
+    pages=18,
 )
 NEAR_TIE = 1e-4
 
