@@ -237,8 +237,10 @@ def test_strips_change_no_token(engine, decoder, tokenizer):
         for completion, want in zip(generate(other, requests), expected, strict=True):
             assert (completion.tokens, completion.choices) == (want.tokens, want.choices)
             np.testing.assert_allclose(completion.logprobs, want.logprobs, atol=2e-5)
-        assert set(other._device._strips) == set(other.config.strip_pages)
         assert other.config.strip_pages == ((8,), (4, 8))[strips - 1]
+        assert (
+            set(other._device._strips) == ({8}, {4})[strips - 1]
+        )  # the shortest that holds all
 
 
 def test_rows_that_go_on_keep_their_strips(decoder, tokenizer):

@@ -74,6 +74,7 @@ def world(decoder, tokenizer):
         expected += [result(c) for c in generate(engine, [request])]
     assert all(c.finish_reason != "error" for c in expected), [c.error for c in expected]
     assert engine.compilations <= 5 + 2 * len(GEOMETRY.strip_pages)
+    assert set(engine._device._strips) == set(GEOMETRY.strip_pages) == {4, 8}
     return engine, requests, expected
 
 
