@@ -256,8 +256,8 @@ def _engine_summary(report: Mapping[str, float]) -> str:
     )
     return (
         f"engine: {report['rows']:.0f} replies, {report['generated_tokens']:.0f} tokens "
-        f"generated; {report['saved_share']:.0%} of {report['prompt_tokens']:.0f} prompt tokens "
-        f"were there already ({report['hit_rate']:.0%} of the replies found some); seconds: "
+        f"generated; {report['saved_share']:.0%} of {report['prompt_tokens']:.0f} prompt "
+        f"tokens were there already ({report['hit_rate']:.0%} of the replies found some); seconds: "
         f"{parts}; {report['compiled_later']:.0f} programs compiled after the start"
     )
 

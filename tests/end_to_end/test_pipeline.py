@@ -102,7 +102,7 @@ def test_an_engine_is_compiled_ahead(backend, told):
         Request(ask, "longer", answer=(("a", "a b c d e f", "b"),), scored=True),
         Request(ask, "json", answer=fields, reasoning_tokens=3, samples=3),
         Request(ask, "many", max_tokens=5, samples=5, temperature=0.0),
-        Request((Message.of("user", "long " * 300),), "long", max_tokens=40),
+        Request((Message.of("user", "long " * 60),), "long", max_tokens=40),
         Request((Message.of("user", "long " * 9000),), "too long"),
         Request(ask, "late", max_tokens=100, timeout_seconds=1e-6),
     ]
