@@ -257,8 +257,8 @@ def _engine_summary(report: Mapping[str, float]) -> str:
     return (
         f"engine: {report['rows']:.0f} replies, {report['generated_tokens']:.0f} tokens "
         f"generated; {report['saved_share']:.0%} of {report['prompt_tokens']:.0f} prompt "
-        f"tokens were there already ({report['hit_rate']:.0%} of the replies found some); seconds: "
-        f"{parts}; {report['compiled_later']:.0f} programs compiled after the start"
+        f"tokens were there already ({report['hit_rate']:.0%} of the replies found some); "
+        f"seconds: {parts}; {report['compiled_later']:.0f} programs compiled after the start"
     )
 
 

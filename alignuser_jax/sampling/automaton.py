@@ -219,12 +219,11 @@ def compile_answer(
             twins = builder.trie(at_once, 0, end, opened)
             start = builder.state(free=True, forced=opened)
             builder.trie(at_once, 0, end, start, twins=twins)
-    longest = sum(max(len(path) for path in paths) for paths in lines)
-    if at_once:
-        longest += max(map(len, at_once))
+    first, *others = (max(map(len, paths)) for paths in lines)
+    first += len(newline) if reasoning else 0
     return builder.build(
         start=start,
-        longest=longest + (len(newline) if reasoning else 0),
+        longest=max(first, *map(len, at_once), 0) + sum(others),
         lines=(len(paths) for paths in lines),
         states=states,
         edges=edges,

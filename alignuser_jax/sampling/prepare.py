@@ -16,6 +16,7 @@ from alignuser_jax.records import Message, Request, Ticket, stable_key
 from alignuser_jax.sampling.automaton import (
     Automaton,
     ClosedSet,
+    Path,
     closed_set,
     compile_answer,
     free_text,
@@ -140,7 +141,7 @@ class Preparation:
         return replace(row, tokens=tokens, closed=closed, automaton=None, limit=0)
 
     def _answer(self, request: Request) -> tuple[Automaton, ClosedSet | None, ClosedSet | None]:
-        """The automaton, and for a scored answer its closed set, after reasoning and at once."""
+        """The automaton, and the closed set of a scored answer, after reasoning and at once."""
         reasoning = request.reasoning_tokens > 0
         key = (request.answer, reasoning, request.scored)
         if key not in self._answers:
@@ -167,9 +168,7 @@ class Preparation:
             self._answers[key] = automaton, *sets
         return self._answers[key]
 
-    def _paths(
-        self, line: Sequence[str], last: bool, first: bool
-    ) -> tuple[tuple[int, ...], ...]:
+    def _paths(self, line: Sequence[str], last: bool, first: bool) -> tuple[Path, ...]:
         return tuple(map(tuple, answer_token_paths(self._tokenizer, line, last, first)))
 
     def _prefixes(self, tokens: np.ndarray, adapter: int) -> tuple[bytes, ...]:
