@@ -5,6 +5,8 @@ say of it, so that a run goes on under the same one only.
 from __future__ import annotations
 
 import dataclasses
+import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +21,7 @@ from alignuser_jax.language import TextTokenizer
 from alignuser_jax.records import Generator
 from alignuser_jax.sampling import Recording, Replay, ServerConfig, ServerGenerator
 
+METRICS = "metrics.jsonl"
 ESTIMATE = "estimated: UTF-8 bytes / 3"
 SERVED_CONTEXT = 8192
 """Tokens of a served model's context, if nothing else is said."""
@@ -27,15 +30,18 @@ SERVED_CONTEXT = 8192
 @dataclass(frozen=True)
 class Choice:
     """What is asked for. At most one of `server` and `replay`; with neither the run's own
-    policy answers. `record` keeps every answer in that file. For a server, `tokenizer` is the
-    folder of its model's tokenizer ("": tokens are estimated, rather too many) and
-    `context_tokens` its context."""
+    policy answers. `record` keeps every answer in that file; without it those of a server are
+    kept in a file of the folder `keep`, named by the model and the program's `part`. For a
+    server, `tokenizer` is the folder of its model's tokenizer ("": tokens are estimated, rather
+    too many) and `context_tokens` its context."""
 
     server: ServerConfig | None = None
     tokenizer: str = ""
     context_tokens: int = SERVED_CONTEXT
     record: str = ""
     replay: str = ""
+    keep: str = ""
+    part: str = ""
 
     def __post_init__(self) -> None:
         if self.replay and (self.server or self.record):
@@ -48,7 +54,16 @@ class Choice:
     def of_part(self, part: str) -> Choice:
         """The same with files of their own for a part of a program."""
         names = {"record": self.record, "replay": self.replay}
-        return replace(self, **{k: f"{name}.{part}" for k, name in names.items() if name})
+        named = {k: f"{name}.{part}" for k, name in names.items() if name}
+        return replace(self, part=part, **named)
+
+    @property
+    def recording(self) -> Path | None:
+        """The file that keeps the answers, if any does."""
+        if self.record or not (self.server and self.keep):
+            return Path(self.record) if self.record else None
+        model = re.sub(r"[^\w.@-]+", "-", self.server.model)
+        return Path(self.keep) / ".".join(filter(None, (model, self.part, "log")))
 
 
 @dataclass(frozen=True)
@@ -81,11 +96,14 @@ def open_backend(
     adapter: str | Path | None = None,
     reply: int = 0,
     say: pipeline.Say | None = None,
+    metrics: Path | None = None,
 ) -> Iterator[Backend]:
-    """The chosen back end, open until the block ends; `say` is then told what a server did.
+    """The chosen back end, open until the block ends; `say` is then told what it did, and
+    figures of that are added to the file `metrics` as a line of JSON.
 
     `run` is needed for the run's own policy (`adapter` as in `load_policy`; `reply` makes room
     for so many tokens more than a session needs) and for the replay of one."""
+    say = say or (lambda text: None)
     if adapter and not choice.needs_run:
         raise ValueError(f"--adapter={adapter} is for the policy of --run, not for a back end")
     if choice.replay:
@@ -95,20 +113,36 @@ def open_backend(
         backend = _served(choice, choice.server, experiment, dataset)
     else:
         assert run is not None
-        backend = _own(experiment, run, adapter, reply)
+        backend = _own(experiment, run, adapter, reply, say)
     inner, recording = backend.generator, None
+    compiled = getattr(inner, "compilations", 0)
     try:
-        if choice.record:
-            recording = Recording(inner, choice.record, _identity(backend))
+        if choice.recording:
+            recording = Recording(inner, choice.recording, _identity(backend))
             backend = replace(backend, generator=recording)
         yield backend
+    except BaseException:
+        if recording and recording.kept:
+            say(
+                f"{recording.kept} answers are kept in {choice.recording}: the same command "
+                "goes on from them"
+            )
+        raise
     finally:
         if recording:
             recording.close()
+            if recording.reused:
+                say(f"{recording.reused} answers were in {choice.recording} and not asked for")
         if isinstance(inner, ServerGenerator):
             inner.close()
-            if say:
-                say(_summary(inner.stats))
+            figures: dict[str, Any] = dict(inner.stats)
+            say(_server_summary(figures))
+        else:
+            late = inner.compilations - compiled
+            figures = inner.report() | {"compiled_ahead": compiled, "compiled_later": late}
+            say(_engine_summary(figures))
+        if metrics:
+            _add_line(metrics, {"policy": backend.policy_id, "part": choice.part, **figures})
 
 
 def _identity(backend: Backend) -> dict[str, Any]:
@@ -120,13 +154,19 @@ def _identity(backend: Backend) -> dict[str, Any]:
     }
 
 
-def _own(experiment: Experiment, run: Path, adapter: str | Path | None, reply: int) -> Backend:
+def _own(
+    experiment: Experiment,
+    run: Path,
+    adapter: str | Path | None,
+    reply: int,
+    say: pipeline.Say,
+) -> Backend:
     decoder, tokenizer, policy_id = pipeline.load_policy(experiment, run, adapter)
     geometry = experiment.engine
     room = geometry.context + reply + -reply % geometry.chunk
     geometry = replace(geometry, context=room)
     experiment = replace(experiment, engine=geometry)
-    engine = pipeline.make_engine(experiment, decoder, tokenizer)
+    engine = pipeline.make_engine(experiment, decoder, tokenizer, say)
     return Backend(
         engine,
         tokenizer.count,
@@ -202,7 +242,27 @@ def with_context(experiment: Experiment, tokens: int) -> Experiment:
     return replace(experiment, **shards)
 
 
-def _summary(stats: Mapping[str, float]) -> str:
+def _add_line(path: Path, record: Mapping[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(record) + "\n")
+
+
+def _engine_summary(report: Mapping[str, float]) -> str:
+    """What an engine did, in a line."""
+    parts = ", ".join(
+        f"{part} {report[f'{part}_seconds']:.1f}"
+        for part in ("prefill", "score", "decode", "host")
+    )
+    return (
+        f"engine: {report['rows']:.0f} replies, {report['generated_tokens']:.0f} tokens "
+        f"generated; {report['saved_share']:.0%} of {report['prompt_tokens']:.0f} prompt "
+        f"tokens were there already ({report['hit_rate']:.0%} of the replies found some); "
+        f"seconds: {parts}; {report['compiled_later']:.0f} programs compiled after the start"
+    )
+
+
+def _server_summary(stats: Mapping[str, float]) -> str:
     """What a server did, in a line."""
     n = Counter({name: round(value) for name, value in stats.items()})
     return (

@@ -130,10 +130,11 @@ def build_stage(
     policy_id: str | None = None,
     folder: Path | None = None,
     say: Say | None = None,
+    drop_failed: bool = False,
     **changes: Any,
 ) -> Path:
     """The stage's shards, built from the policy's users only; `changes` to its `BuildConfig`
-    go to a `folder` of their own."""
+    go to a `folder` of their own. `drop_failed`: see `build_shards`."""
     folder = folder or run / "shards" / stage
     if not (folder / "manifest.json").is_file():
         config = replace(experiment.stage(stage)[1], **changes)
@@ -147,6 +148,7 @@ def build_stage(
             generator=generator,
             count_tokens=tokenizer_of(experiment, dataset, run).count,
             progress=say,
+            drop_failed=drop_failed,
             **named,
         )
     return folder
@@ -268,13 +270,31 @@ def load_policy(experiment: Experiment, run: Path, adapter: str | Path | None = 
     return decoder, tokenizer, weights_hash((lora, base))
 
 
-def make_engine(experiment: Experiment, decoder, tokenizer):
+def make_engine(experiment: Experiment, decoder, tokenizer, say: Say | None = None):
     """The engine with the experiment's geometry, or one for each part of this host's devices;
-    adapters are merged into the weights."""
+    adapters are merged into the weights. It is compiled ahead: nothing is afterwards, whatever
+    is asked. `say` is told so."""
     from alignuser_jax.model import merge_lora
     from alignuser_jax.sampling import make_replicas
 
-    return make_replicas(merge_lora(decoder), tokenizer, experiment.engine)
+    engine = make_replicas(merge_lora(decoder), tokenizer, experiment.engine)
+    warm_up(engine, say)
+    return engine
+
+
+def warm_up(engine, say: Say | None = None) -> None:
+    """Compiles all that the engine may need, or has it read from the compilation cache."""
+    from alignuser_jax.sampling.compiling import counted
+
+    say = say or (lambda text: None)
+    say(f"engine: compiling ahead for {engine.slots} slots of {engine.context} tokens")
+    started = time.perf_counter()
+    with counted() as compiled:
+        engine.warm_up()
+    say(
+        f"engine: ready in {time.perf_counter() - started:.1f} s: {compiled.programs} XLA "
+        f"programs, {compiled.cached} of them from the compilation cache"
+    )
 
 
 # --- simulation ---------------------------------------------------------------------------

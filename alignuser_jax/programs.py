@@ -57,8 +57,9 @@ def backend_flags() -> None:
     flags.DEFINE_string("replay", "", "Answer from such a file, without a model.")
 
 
-def backend_choice() -> Choice:
-    """What those flags say."""
+def backend_choice(keep: str | Path = "") -> Choice:
+    """What those flags say. A server's answers are kept in a file of the folder `keep`, where
+    --record names no file."""
     from alignuser_jax.backend import Choice
     from alignuser_jax.sampling import ServerConfig, TransportConfig
 
@@ -92,7 +93,9 @@ def backend_choice() -> Choice:
             prompt_price=prompt_price,
             generated_price=generated_price,
         )
-    choice = Choice(server, FLAGS.tokenizer, FLAGS.context_tokens, FLAGS.record, FLAGS.replay)
+    choice = Choice(
+        server, FLAGS.tokenizer, FLAGS.context_tokens, FLAGS.record, FLAGS.replay, str(keep)
+    )
     if choice.needs_run and not FLAGS.run:
         raise app.UsageError("--run must be given (but for --server and some --replay)")
     return choice
@@ -118,6 +121,8 @@ def run(main: Callable[..., None], *, arguments: bool = False) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(cache, "alignuser_jax"))
+    # by default what compiles within a second is left out, and compiled at every start
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
     def quiet() -> None:
         if FLAGS.verbosity <= 0:  # absl has raised an unset flag to 0 by now

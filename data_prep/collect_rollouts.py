@@ -4,21 +4,30 @@
         --run=runs/ml-1m --out=runs/ml-1m/shards/rollouts --episodes=1000 [--policy]
 
 Epsilon falls linearly over the episodes. The greedy branch is the run's own policy with
---policy, otherwise random (labelled so in the manifest).
+--policy, a model behind a --server, or else random (labelled so in the manifest). What a server
+answered is kept in OUT/answers and not asked for again.
 """
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
-from absl import flags
+from absl import app, flags
 
 from alignuser_jax import pipeline
-from alignuser_jax.programs import experiment_flags, open_experiment
+from alignuser_jax.backend import METRICS, open_backend
+from alignuser_jax.programs import (
+    backend_choice,
+    backend_flags,
+    experiment_flags,
+    open_experiment,
+)
 from alignuser_jax.programs import run as run_program
 from alignuser_jax.training.records_io import read_manifest
 
 FLAGS = flags.FLAGS
 experiment_flags()
+backend_flags()
 flags.DEFINE_string("out", None, "Folder of the shards.", required=True)
 flags.DEFINE_integer("episodes", None, "Episodes (default: the experiment's).")
 flags.DEFINE_float("epsilon_start", None, "Share of random actions in the first episode.")
@@ -30,27 +39,43 @@ flags.DEFINE_string("adapter", None, "Another adapter's folder; '' for the first
 
 
 def main() -> None:
+    out = Path(FLAGS.out)
+    choice = backend_choice(out / "answers")
+    other = not choice.needs_run
+    if FLAGS.policy and other:
+        raise app.UsageError("the greedy branch is --policy, --server or --replay: give one")
+    if not (FLAGS.policy or other) and (FLAGS.record or FLAGS.adapter is not None):
+        raise app.UsageError("--record and --adapter go with --policy: nobody is asked")
     experiment, dataset, run = open_experiment()
-    engine, policy_id = None, None
-    if FLAGS.policy:
-        decoder, tokenizer, policy_id = pipeline.load_policy(experiment, run, FLAGS.adapter)
-        engine = pipeline.make_engine(experiment, decoder, tokenizer)
     names = ("episodes", "epsilon_start", "epsilon_end", "max_actions")
     given = {name: FLAGS[name].value for name in names if FLAGS[name].value is not None}
-    folder = pipeline.build_stage(
-        experiment,
-        dataset,
-        run,
-        "align",
-        generator=engine,
-        policy_id=policy_id,
-        folder=Path(FLAGS.out),
-        say=print,
-        tasks=("world_model",),
-        sources=("rollout",),
-        limits={} if FLAGS.limit is None else {"world_model": FLAGS.limit},
-        rollouts=replace(experiment.stage("align")[1].rollouts, **given),
-    )
+    with (
+        open_backend(
+            choice,
+            experiment,
+            dataset,
+            run,
+            adapter=FLAGS.adapter,
+            say=print,
+            metrics=out / METRICS,
+        )
+        if FLAGS.policy or other
+        else nullcontext()
+    ) as backend:
+        folder = pipeline.build_stage(
+            experiment,
+            dataset,
+            run,
+            "align",
+            generator=backend and backend.generator,
+            policy_id=backend and backend.policy_id,
+            folder=out,
+            say=print,
+            tasks=("world_model",),
+            sources=("rollout",),
+            limits={} if FLAGS.limit is None else {"world_model": FLAGS.limit},
+            rollouts=replace(experiment.stage("align")[1].rollouts, **given),
+        )
     manifest = read_manifest(folder)
     print(f"{manifest['tasks']['world_model']['count']} transitions")
     print(f"greedy branch: {manifest['labels']['rollouts']}; shards: {folder}")

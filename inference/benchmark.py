@@ -6,7 +6,7 @@
 
 The model is a folder (or hub id) of Hugging Face weights, a run's policy, or random weights of
 a shape. Sessions are those of `sampling/workload.py`: their text means nothing, their lengths
-are what the flags say. A small run before it compiles and is not counted.
+are what the flags say. The engine compiles ahead, and a small run before is not counted.
 """
 
 import json
@@ -131,6 +131,7 @@ def main() -> None:
     import jax
     from tabulate import tabulate
 
+    from alignuser_jax.pipeline import warm_up
     from alignuser_jax.sampling import Engine
 
     shared = FLAGS.shared_tokens
@@ -141,7 +142,9 @@ def main() -> None:
     decoder, tokenizer, label, experiment = load()
     config = engine_config(shape, experiment)
     engine = Engine(decoder, tokenizer, config)
-    say("compiling, and a page of some sessions")
+    warm_up(engine, say)
+    compiled = engine.compilations
+    say("a page of some sessions, not counted")
     few = replace(shape, sessions=min(shape.sessions, config.slots), pages=1)
     run_sessions(engine, tokenizer, few, name="warm up")
     before = dict(engine.stats)
@@ -152,10 +155,14 @@ def main() -> None:
     rows = [("model", label), ("device", device), ("sessions", done.sessions)]
     rows += [("pages", done.pages), ("seconds", f"{done.seconds:.2f}")]
     rows += [(name, f"{value:.4g}") for name, value in done.rates.items()]
+    replies, hits = (engine.stats[n] - before.get(n, 0) for n in ("rows", "hits"))
+    rows += [("replies that found a prefix", f"{hits / max(replies, 1):.4g}")]
     rows += [
         (f"{part} seconds", f"{value:.2f} ({value / max(done.seconds, 1e-9):.0%})")
         for part, value in seconds.items()
     ]
+    late = engine.compilations - compiled
+    rows += [("programs compiled ahead", compiled), ("programs compiled later", late)]
     print(tabulate(rows, ["measure", "value"], tablefmt="github", disable_numparse=True))
     if FLAGS.json:
         figures = {
@@ -168,6 +175,9 @@ def main() -> None:
             "pages": done.pages,
             "rates": done.rates,
             "usage": done.usage._asdict(),
+            "hit_rate": hits / max(replies, 1),
+            "compiled_ahead": compiled,
+            "compiled_later": late,
             "seconds": {"all": done.seconds, **seconds},
         }
         Path(FLAGS.json).write_text(json.dumps(figures, indent=1) + "\n")

@@ -4,8 +4,10 @@
         --run=runs/ml-1m --out=runs/ml-1m/shards/generated --k=4 --limit=20000
 
 The writer is the policy's own base model, the policy with --adapter, or a model behind a
---server; with --record=FILE what it wrote survives an interruption. Texts that fail the filter
-(METHOD.md section 8.3) are dropped and counted in the manifest.
+--server. What a server wrote is kept in OUT/answers (what the policy wrote, with --record=FILE)
+and not asked for again. Where requests fail, no shards are written: run the command again, or
+with --drop_failed leave out what they were for. Texts that fail the filter (METHOD.md section
+8.3) are dropped and counted in the manifest.
 """
 
 from pathlib import Path
@@ -13,7 +15,7 @@ from pathlib import Path
 from absl import flags
 
 from alignuser_jax import pipeline
-from alignuser_jax.backend import open_backend
+from alignuser_jax.backend import METRICS, open_backend
 from alignuser_jax.programs import (
     backend_choice,
     backend_flags,
@@ -31,16 +33,25 @@ flags.DEFINE_integer("k", None, "Alternatives per rating (default: the experimen
 flags.DEFINE_integer("limit", None, "Reflections, at most (default: the experiment's).")
 flags.DEFINE_integer("reflection_tokens", 400, "Tokens of one reflection, at most.")
 flags.DEFINE_string("adapter", "", "Folder of an adapter for the writer; '' for none.")
+flags.DEFINE_bool("drop_failed", False, "Leave out reflections whose request failed.")
 flags.DEFINE_bool("shuffle_reflections", False, "Permute the reflections (the ablation).")
 
 
 def main() -> None:
-    choice = backend_choice()
+    out = Path(FLAGS.out)
+    choice = backend_choice(out / "answers")
     experiment, dataset, run = open_experiment()
     settings = experiment.stage("align")[1]
     limits = settings.limits if FLAGS.limit is None else {"reflection": FLAGS.limit}
     with open_backend(
-        choice, experiment, dataset, run, adapter=FLAGS.adapter, say=print
+        choice,
+        experiment,
+        dataset,
+        run,
+        adapter=FLAGS.adapter,
+        reply=FLAGS.reflection_tokens,
+        say=print,
+        metrics=out / METRICS,
     ) as backend:
         folder = pipeline.build_stage(
             experiment,
@@ -49,8 +60,9 @@ def main() -> None:
             "align",
             generator=backend.generator,
             policy_id=backend.policy_id,
-            folder=Path(FLAGS.out),
+            folder=out,
             say=print,
+            drop_failed=FLAGS.drop_failed,
             tasks=("reflection",),
             limits=limits,
             k=settings.k if FLAGS.k is None else FLAGS.k,

@@ -5,6 +5,7 @@
 
 An arm is NAME=FOLDER of a saved recommender or NAME=module:attr; NAME@1=... is an independent
 repetition (for A/A tests). Killed and started again, it goes on; the table comes out the same.
+What the back end did (prefix reuse, seconds) is printed and added to OUT/metrics.jsonl.
 
     alignuser simulate --config=… --dataset=… --arms=… --out=… \
         --server=http://HOST:8000/v1 --model=Qwen/Qwen3-8B [--record=answers.log]
@@ -13,12 +14,13 @@ lets a model behind an OpenAI-compatible server act instead, without a --run.
 """
 
 import os
+from pathlib import Path
 
 from absl import app, flags
 
 from alignuser_jax import pipeline
 from alignuser_jax.alignment import policy_and_agent_users, simulation_view
-from alignuser_jax.backend import open_backend
+from alignuser_jax.backend import METRICS, open_backend
 from alignuser_jax.experiment import HORIZON
 from alignuser_jax.programs import (
     backend_choice,
@@ -63,7 +65,13 @@ def main() -> None:
     watch = pipeline.Stopwatch()
     with (
         open_backend(
-            choice, experiment, dataset, run, adapter=FLAGS.adapter, say=print
+            choice,
+            experiment,
+            dataset,
+            run,
+            adapter=FLAGS.adapter,
+            say=print,
+            metrics=Path(FLAGS.out) / METRICS,
         ) as backend,
         watch.stage("simulation"),
     ):

@@ -13,9 +13,11 @@ from absl import flags
 
 from alignuser_jax import pipeline
 from alignuser_jax.alignment import policy_and_agent_users, simulation_view
+from alignuser_jax.backend import METRICS, Choice, open_backend
 from alignuser_jax.datasets import Dataset, synthetic
 from alignuser_jax.evaluation import tables
 from alignuser_jax.evaluation.comparison import arm_metrics, compare
+from alignuser_jax.evaluation.truth import true_lift
 from alignuser_jax.experiment import load_experiment
 from alignuser_jax.programs import run as run_program
 from alignuser_jax.recommenders import ALS, Random
@@ -50,26 +52,29 @@ def main() -> None:
             pipeline.build_stage(experiment, dataset, run, stage)
         with watch.stage(f"training: {label}"):
             pipeline.train_stage(experiment, dataset, run, stage)
-    with watch.stage("simulation"):
-        decoder, tokenizer, policy_id = pipeline.load_policy(experiment, run)
-        engine = pipeline.make_engine(experiment, decoder, tokenizer)
+    with (
+        watch.stage("simulation"),
+        open_backend(
+            Choice(), experiment, dataset, run, say=print, metrics=run / "simulation" / METRICS
+        ) as backend,
+    ):
         users = policy_and_agent_users(dataset, experiment.agents, experiment.seed)[1]
         events = pipeline.simulate(
             experiment,
             dataset,
             simulation_view(dataset),
             arms,
-            engine,
-            tokenizer.count,
+            backend.generator,
+            backend.count_tokens,
             run / "simulation",
             users=users,
-            policy_id=policy_id,
+            policy_id=backend.policy_id,
             seed=FLAGS.seed,
             visit_numbers={"als, again": 1},
         )
     with watch.stage("statistics"):
         metrics = arm_metrics(events)
-        lift = pipeline.true_lift(dataset, events, "random")
+        lift = true_lift(dataset, events, "random")
         comparisons = compare(metrics, "random", ["als"], seed=FLAGS.seed)
         again = compare(metrics, "als", ["als, again"], seed=FLAGS.seed)
         tables.forest_plot(comparisons, run / "ab_test.png", experiment.note)

@@ -29,6 +29,7 @@ def build_shards(
     policy_id: str = TEMPLATE,
     count_tokens: Callable[[str], int] | None = None,
     progress: Callable[[str], None] | None = None,
+    drop_failed: bool = False,
 ) -> dict[str, Any]:
     """Writes `<out_dir>` and, where users are held out, `<out_dir>/validation`; returns the
     manifest. The same arguments give the same bytes.
@@ -38,7 +39,9 @@ def build_shards(
     and imagined pages); default: ALS fitted on the profile part. `generator` writes the
     reflections, draws alternatives and acts in rollouts; without it reflections are the
     labelled template and rollouts random. `policy_id` names it in the manifest.
-    `count_tokens` must be given where `config.session.context_tokens` is.
+    `count_tokens` must be given where `config.session.context_tokens` is. Where requests to the
+    generator fail, `RequestsFailed` is raised and nothing written; with `drop_failed` what they
+    were for is left out and counted (an action of a rollout cannot be).
     """
     if generator is None and policy_id != TEMPLATE:
         raise ValueError(f"policy_id is {policy_id!r} but no generator was given")
@@ -53,7 +56,9 @@ def build_shards(
         raise ValueError(f"{len(unknown)} unknown users, the first is {unknown[0]!r}")
     training, validation = held_out_users(users, config.validation_share, config.seed)
     view = training_view(dataset, config.profile_share)
-    common = Common(dataset, view, config, recommender, generator, count_tokens, progress)
+    common = Common(
+        dataset, view, config, recommender, generator, count_tokens, progress, drop_failed
+    )
     out_dir = Path(out_dir)
     if validation:
         share = len(validation) / len(training)

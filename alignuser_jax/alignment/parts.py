@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
 from itertools import chain, islice
@@ -46,13 +46,16 @@ from alignuser_jax.recommenders import ALS
 from alignuser_jax.records import (
     RATINGS,
     Action,
+    Completion,
     Example,
     Interaction,
     Recommender,
+    Request,
     Transition,
     stable_key,
 )
 from alignuser_jax.sampling import generate as generate_all
+from alignuser_jax.sampling.scripted import check_answered
 from alignuser_jax.training.records_io import write_shards
 
 STEPS_AT_ONCE = 4096
@@ -72,7 +75,17 @@ def _shares(counts: Mapping[str, int], limit: int | None) -> dict[str, int]:
 class Common:
     """What both parts share; the recommender is fitted when it is first needed."""
 
-    def __init__(self, dataset, view, config, recommender, generator, count_tokens, progress):
+    def __init__(
+        self,
+        dataset,
+        view,
+        config,
+        recommender,
+        generator,
+        count_tokens,
+        progress,
+        drop_failed=False,
+    ):
         self.dataset: Dataset = dataset
         self.view: View = view
         self.config: BuildConfig = config
@@ -82,7 +95,14 @@ class Common:
         self._recommender: Recommender | None = recommender
         self.generate: Generate | None = None
         if generator is not None:
-            self.generate = lambda requests: generate_all(generator, requests)
+
+            def generate(requests: Sequence[Request]) -> list[Completion]:
+                completions = generate_all(generator, requests)
+                if not drop_failed:
+                    check_answered(completions, requests[0].purpose if requests else "none")
+                return completions
+
+            self.generate = generate
 
     @cached_property
     def recommender(self) -> Recommender:

@@ -25,6 +25,7 @@ from alignuser_jax.records import (
     Slate,
 )
 from alignuser_jax.sampling import generate
+from alignuser_jax.sampling.scripted import check_answered
 from alignuser_jax.world import SiteConfig
 
 CHUNK = 1024
@@ -40,15 +41,14 @@ CountTokens = Callable[[str], int]
 def ask(
     generator: Generator, requests: Sequence[Request], what: str, say: Say | None = None
 ) -> list[Completion]:
-    """All completions. Raises `RuntimeError` naming the first error where a request failed."""
+    """All completions. Raises `RequestsFailed` with the reasons where some failed, after all
+    have been asked."""
     done: list[Completion] = []
     for start in range(0, len(requests), CHUNK):
         done += generate(generator, requests[start : start + CHUNK])
         if say:
             say(f"{what}: {len(done)}/{len(requests)}")
-    failed = [c for c in done if c.finish_reason == "error"]
-    if failed:
-        raise RuntimeError(f"{what}: {len(failed)} requests failed, e.g. {failed[0].error}")
+    check_answered(done, what)
     return done
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import io
+import itertools
 import re
 import string
 from collections.abc import Iterable, Sequence
@@ -165,6 +166,7 @@ class HuggingFaceTokenizer(TextTokenizer):
         marks = sorted((mark for mark in marks if len(mark) > 1), key=len, reverse=True)
         self._marks = re.compile("|".join(map(re.escape, marks)) or r"(?!)")
         self._lead = self._lead_of_a_text()
+        self._bytes, self._inside = self._byte_tokens(), self._from_start("a")[-1:]
         self.eot_id, self.reply_opening, self.reply_closing = self._turn()
         pad = tokenizer.pad_token_id
         self.pad_id = self.eot_id if pad is None else pad
@@ -249,12 +251,35 @@ class HuggingFaceTokenizer(TextTokenizer):
         return encoded["input_ids"], encoded["offset_mapping"]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text; special tokens give nothing."""
+        """The text; special tokens give nothing. Bytes that are no character are U+FFFD, and
+        only they: left to itself a vocabulary with byte tokens (Llama 2) gives U+FFFD for all
+        bytes in a row with a broken one, a newline among them."""
+        ids = [int(token) for token in ids if token not in self.special_ids]
+        if self._bytes.keys().isdisjoint(ids):
+            return self._decode(ids)
+        text = ""
+        for spelled, tokens in itertools.groupby(ids, self._bytes.__contains__):
+            run = list(tokens)
+            if spelled:
+                text += bytes(self._bytes[token] for token in run).decode(errors="replace")
+            elif text:  # a space is cut off at the beginning of the whole text only
+                text += self._decode([*self._inside, *run])[1:]
+            else:
+                text = self._decode(run)
+        return text
+
+    def _decode(self, ids: Sequence[int]) -> str:
         return self.tokenizer.decode(
-            [int(token) for token in ids],
-            skip_special_tokens=True,
-            clean_up_tokenization_spaces=False,
+            ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
+
+    def _byte_tokens(self) -> dict[int, int]:
+        """The bytes that tokens such as <0x0A> stand for."""
+        if '"ByteFallback"' not in self.tokenizer.backend_tokenizer.to_str():
+            return {}
+        ids = self.tokenizer.get_vocab()
+        names = ((f"<0x{byte:02X}>", byte) for byte in range(256))
+        return {ids[name]: byte for name, byte in names if name in ids}
 
     def count(self, text: str) -> int:
         return len(self.encode(text))

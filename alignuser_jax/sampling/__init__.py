@@ -3,7 +3,7 @@
 from importlib import import_module
 
 from alignuser_jax.sampling.recorded import NotRecorded, Recording, Replay
-from alignuser_jax.sampling.scripted import ScriptedGenerator, generate
+from alignuser_jax.sampling.scripted import RequestsFailed, ScriptedGenerator, generate
 
 _LATER = {
     "Engine": "engine",
@@ -16,7 +16,15 @@ _LATER = {
 }
 """Loaded on first use: an engine needs jax, a server its client; scripted replies neither."""
 
-__all__ = [*_LATER, "NotRecorded", "Recording", "Replay", "ScriptedGenerator", "generate"]
+__all__ = [
+    *_LATER,
+    "NotRecorded",
+    "Recording",
+    "Replay",
+    "RequestsFailed",
+    "ScriptedGenerator",
+    "generate",
+]
 
 
 def __getattr__(name: str):

@@ -171,6 +171,7 @@ def compile_answer(
     *,
     reasoning: bool = False,
     newline: Path = (),
+    at_once: Sequence[Path] = (),
     states: int = 256,
     edges: int = 32,
 ) -> Automaton:
@@ -178,13 +179,17 @@ def compile_answer(
 
     `lines[i]` holds the token paths of line i's alternatives, each with what ends the line (a
     newline, end-of-turn in the last line). `newline` is put before an answer that is forced in
-    the middle of a line. Raises `ValueError` for paths that cannot be told apart and for
-    answers that need more than `states` states or `edges` edges.
+    the middle of a line. `at_once` are the paths of the first line where no reasoning comes
+    before it, if they are others (a reply that opens with a space). Raises `ValueError` for
+    paths that cannot be told apart and for answers that need more than `states` states or
+    `edges` edges.
     """
     if not lines:
         raise ValueError("an answer needs at least one line; use free_text for none")
     for number, paths in enumerate(lines):
         _check_paths(paths, number)
+    if at_once:
+        _check_paths(at_once, 0)
     builder = _Builder()
     for state in (ACCEPT, LINE, MID):  # forced below, once their targets exist
         builder.state(free=state != ACCEPT)
@@ -209,10 +214,16 @@ def compile_answer(
             node = following
         builder.edges[node][newline[-1]] = root
         start = LINE
-    longest = sum(max(len(path) for path in paths) for paths in lines)
+        if at_once:
+            opened = builder.state(line=0)
+            twins = builder.trie(at_once, 0, end, opened)
+            start = builder.state(free=True, forced=opened)
+            builder.trie(at_once, 0, end, start, twins=twins)
+    first, *others = (max(map(len, paths)) for paths in lines)
+    first += len(newline) if reasoning else 0
     return builder.build(
         start=start,
-        longest=longest + (len(newline) if reasoning else 0),
+        longest=max(first, *map(len, at_once), 0) + sum(others),
         lines=(len(paths) for paths in lines),
         states=states,
         edges=edges,

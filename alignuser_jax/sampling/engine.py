@@ -109,6 +109,11 @@ class Engine:
         return self.config.slots
 
     @property
+    def context(self) -> int:
+        """Tokens of a conversation with its reply, at most."""
+        return self.config.context
+
+    @property
     def cache_bytes(self) -> int:
         """What keys and values take, on all devices of the mesh together."""
         return self._device.cache_bytes

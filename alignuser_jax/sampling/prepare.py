@@ -16,6 +16,7 @@ from alignuser_jax.records import Message, Request, Ticket, stable_key
 from alignuser_jax.sampling.automaton import (
     Automaton,
     ClosedSet,
+    Path,
     closed_set,
     compile_answer,
     free_text,
@@ -43,14 +44,16 @@ class Row:
     prefixes: tuple[bytes, ...]  # of the whole pages, without the last token's
     automaton: Automaton | None  # None: nothing to decode
     closed: ClosedSet | None  # None: nothing to score
+    at_once: ClosedSet | None  # the same where no reasoning comes before the answer
     reasoning: int
     limit: int
 
     @property
     def needs(self) -> int:
         """Positions that the row may fill."""
-        suffix = max(map(len, self.closed.suffixes)) if self.closed else 0
-        appended = len(self.closed.prefix) if self.closed and self.automaton else 0
+        sets = [closed for closed in (self.closed, self.at_once) if closed]
+        suffix = max((len(path) for closed in sets for path in closed.suffixes), default=0)
+        appended = max((len(c.prefix) for c in sets), default=0) if self.automaton else 0
         return len(self.tokens) + self.limit + appended + suffix
 
 
@@ -79,7 +82,7 @@ class Preparation:
         self._numbers[None] = min(len(adapters), 1)
         self._model, self._sizes = model, sizes
         self._context, self._chunk, self._pages = context, chunk, pages
-        self._answers: dict[tuple, tuple[Automaton, ClosedSet | None]] = {}
+        self._answers: dict[tuple, tuple[Automaton, ClosedSet | None, ClosedSet | None]] = {}
         self._free = free_text(ends, **sizes)
         self._message = functools.lru_cache(MESSAGES_KEPT)(
             lambda message: render(tokenizer, (message,)).tokens
@@ -90,10 +93,10 @@ class Preparation:
         tokens = self._prompt(request.messages)
         prompt = len(tokens)
         adapter = self._numbers[request.adapter]
-        automaton, closed = self._free, None
+        automaton, closed, at_once = self._free, None, None
         reasoning, limit = 0, request.max_tokens
         if request.answer:
-            automaton, closed = self._answer(request)
+            automaton, closed, at_once = self._answer(request)
             reasoning = request.reasoning_tokens
             limit = reasoning + automaton.longest
         if closed and not reasoning:
@@ -110,6 +113,7 @@ class Preparation:
             prefixes=self._prefixes(tokens, adapter),
             automaton=automaton,
             closed=closed,
+            at_once=at_once,
             reasoning=reasoning,
             limit=limit,
         )
@@ -131,29 +135,41 @@ class Preparation:
 
     def with_reasoning(self, row: Row, reasoning: np.ndarray) -> Row:
         """The second half of a row that reasons before it is scored."""
-        appended = np.array(row.closed.prefix, np.int32)
+        closed = row.closed if len(reasoning) else row.at_once
+        appended = np.array(closed.prefix, np.int32)
         tokens = np.concatenate([row.tokens, reasoning, appended])
-        return replace(row, tokens=tokens, automaton=None, limit=0)
+        return replace(row, tokens=tokens, closed=closed, automaton=None, limit=0)
 
-    def _answer(self, request: Request) -> tuple[Automaton, ClosedSet | None]:
+    def _answer(self, request: Request) -> tuple[Automaton, ClosedSet | None, ClosedSet | None]:
+        """The automaton, and the closed set of a scored answer, after reasoning and at once."""
         reasoning = request.reasoning_tokens > 0
         key = (request.answer, reasoning, request.scored)
         if key not in self._answers:
             if len(self._answers) >= ANSWERS_KEPT:
                 self._answers.clear()
             last = len(request.answer) - 1
-            paths = []
-            for i, line in enumerate(request.answer):
-                first = i == 0 and not reasoning
-                of_line = answer_token_paths(self._tokenizer, line, i == last, first)
-                paths.append(tuple(map(tuple, of_line)))
+            paths = [
+                self._paths(line, number == last, number == 0 and not reasoning)
+                for number, line in enumerate(request.answer)
+            ]
+            at_once = self._paths(request.answer[0], not last, True)
             newline = tuple(self._tokenizer.encode("\n")) if reasoning else ()
             automaton = compile_answer(
-                paths, reasoning=reasoning, newline=newline, **self._sizes
+                paths,
+                reasoning=reasoning,
+                newline=newline,
+                at_once=at_once if at_once != paths[0] else (),
+                **self._sizes,
             )
-            closed = closed_set(paths[0], self._tokenizer.eot_id) if request.scored else None
-            self._answers[key] = (automaton, closed)
+            sets = None, None
+            if request.scored:
+                eot = self._tokenizer.eot_id
+                sets = closed_set(paths[0], eot), closed_set(at_once, eot)
+            self._answers[key] = automaton, *sets
         return self._answers[key]
+
+    def _paths(self, line: Sequence[str], last: bool, first: bool) -> tuple[Path, ...]:
+        return tuple(map(tuple, answer_token_paths(self._tokenizer, line, last, first)))
 
     def _prefixes(self, tokens: np.ndarray, adapter: int) -> tuple[bytes, ...]:
         """One name per whole page; the last token is never in one (its logits are needed)."""

@@ -27,6 +27,7 @@ from alignuser_jax.durable import (
     unpack,
 )
 from alignuser_jax.records import Completion, Generator, Request, Ticket
+from alignuser_jax.sampling.scripted import errors_of
 
 RECORDING_VERSION = 1
 _KIND = "alignuser recording"
@@ -67,12 +68,17 @@ class Recording:
         if found is None:
             self._append([_KIND, RECORDING_VERSION, given])
 
+    @property
+    def kept(self) -> int:
+        """Requests with an answer in the file, failures among them."""
+        return len(self._answers)
+
     def submit(self, request: Request) -> Ticket:
         self._tickets += 1
         hashes = field_hashes(request)
         known = self._answers.get(_name(hashes))
         answer = known and decode_answer(unpack(known)[1])
-        if answer and answer.finish_reason != "error":
+        if answer and not errors_of(answer):
             self.reused += 1
             self._ready.append((self._tickets, answer))
         else:

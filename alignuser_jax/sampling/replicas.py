@@ -92,6 +92,11 @@ class Replicas:
         """Rows that are at work at a time."""
         return sum(engine.slots for engine in self.engines)
 
+    @property
+    def context(self) -> int:
+        """Tokens of a conversation with its reply, at most."""
+        return self.engines[0].context
+
     def warm_up(self) -> None:
         for engine in self.engines:
             engine.warm_up()

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 
 from alignuser_jax.language.parsing import ReplyError, parse_answer
 from alignuser_jax.records import Completion, Generator, Request, Ticket, Usage
 
 Reply = str | Completion
+
+REASON = 300
+"""Characters of an error that are told, at most."""
 
 
 class ScriptedGenerator:
@@ -101,6 +104,27 @@ def with_samples(completions: Sequence[Completion]) -> Completion:
         ),
         samples=tuple(completions),
     )
+
+
+class RequestsFailed(RuntimeError):
+    """Some of many requests have no answer; the others have theirs."""
+
+
+def errors_of(completion: Completion) -> list[str]:
+    """What went wrong, of each of its samples that failed."""
+    replies = completion.samples or (completion,)
+    return [r.error or "no reason given" for r in replies if r.finish_reason == "error"]
+
+
+def check_answered(completions: Sequence[Completion], what: str) -> None:
+    """Raises `RequestsFailed`, which says how many failed and the most frequent reasons."""
+    failed = [errors for completion in completions if (errors := errors_of(completion))]
+    if failed:
+        often = Counter(error[:REASON] for errors in failed for error in errors[:1])
+        reasons = "; ".join(f"{n} x {error!r}" for error, n in often.most_common(3))
+        raise RequestsFailed(
+            f"{what}: {len(failed)} of {len(completions)} requests failed: {reasons}"
+        )
 
 
 def generate(generator: Generator, requests: Sequence[Request]) -> list[Completion]:

@@ -1,6 +1,8 @@
 """`alignuser benchmark`: a table and a JSON for a model, and one line for what it cannot do."""
 
 import json
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,16 +14,23 @@ SESSIONS = ["--sessions=4", "--pages=3", "--persona_tokens=40", "--page_tokens=2
 SESSIONS += ["--reply_tokens=5", "--samples=2", "--slots=4", "--chunk=16", "--group=2"]
 
 
-def benchmark(*flags):
+def benchmark(*flags, **environment):
     return subprocess.run(
         [sys.executable, "-m", "launch.cli", "benchmark", *flags],
-        capture_output=True, text=True, cwd=ROOT,
+        capture_output=True, text=True, cwd=ROOT, env=os.environ | environment,
     )  # fmt: skip
 
 
+def programs_in(done):
+    """What was compiled ahead, and how much of it came from the compilation cache."""
+    found = re.search(r"(\d+) XLA programs, (\d+) of them from the compilation", done.stderr)
+    return tuple(map(int, found.groups()))
+
+
 def test_random_weights_are_labelled_and_measured(tmp_path):
-    path = tmp_path / "speed.json"
-    done = benchmark("--shape=32,2,4,2,64,256", *SESSIONS, f"--json={path}")
+    path, own = tmp_path / "speed.json", {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "xla")}
+    command = ["--shape=32,2,4,2,64,256", *SESSIONS, f"--json={path}"]
+    done = benchmark(*command, **own)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "RANDOM WEIGHTS" in done.stdout and "sessions/s" in done.stdout
     assert "4 sessions of 3 pages" in done.stderr
@@ -33,6 +42,16 @@ def test_random_weights_are_labelled_and_measured(tmp_path):
     assert 0 < rates["prompt tokens saved"] < 1
     parts = sum(seconds[part] for part in ("prefill", "score", "decode", "host"))
     assert parts == pytest.approx(seconds["all"])
+    assert figures["compiled_later"] == 0 < figures["compiled_ahead"] <= 6
+    assert 0 < figures["hit_rate"] <= 1
+
+    compiled, cached = programs_in(done)
+    files = sorted(f.name for f in (tmp_path / "xla").iterdir() if f.name.endswith("-cache"))
+    assert compiled >= 6 and files
+    again = benchmark(*command, **own)
+    assert programs_in(again) == (compiled, compiled)  # a second start compiles nothing
+    kept = sorted(f.name for f in (tmp_path / "xla").iterdir() if f.name.endswith("-cache"))
+    assert kept == files
 
 
 def test_a_folder_of_weights(decoder_folder, tmp_path):

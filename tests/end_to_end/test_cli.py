@@ -1,7 +1,10 @@
 """The `alignuser` command: one verb per program, one line each, errors that help."""
 
+import ast
+import inspect
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -9,6 +12,8 @@ import pytest
 from launch.cli import main, verbs
 
 ROOT = Path(__file__).parents[2]
+FOLDERS = ("data_prep", "launch", "inference")
+PROGRAMS = sorted(path for folder in FOLDERS for path in (ROOT / folder).glob("[a-z]*.py"))
 
 
 def test_every_program_is_a_verb_with_a_summary(capsys):
@@ -58,3 +63,23 @@ def test_wrong_flags_have_exit_code_2_too(flags, message):
     command = [sys.executable, "-m", "launch.train", "--config=configs/tiny.py", *flags]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 2 and message in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("path", PROGRAMS, ids=lambda path: path.stem)
+def test_what_a_program_uses_of_a_module_is_there(path):
+    """`pipeline.name` in a line that only a long run reaches."""
+    tree = ast.parse(path.read_text())
+    modules = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("alignuser_jax"):
+            for alias in node.names:
+                found = getattr(import_module(node.module), alias.name, None)
+                if inspect.ismodule(found):
+                    modules[alias.asname or alias.name] = found
+    missing = [
+        f"{node.value.id}.{node.attr}, line {node.lineno}"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
+        if node.value.id in modules and not hasattr(modules[node.value.id], node.attr)
+    ]
+    assert not missing

@@ -1,5 +1,6 @@
 """From logs to an A/B table with a model trained for a few steps: the machinery only."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -9,11 +10,16 @@ import pytest
 
 from alignuser_jax import pipeline
 from alignuser_jax.alignment import policy_and_agent_users, simulation_view
+from alignuser_jax.backend import Choice, open_backend
 from alignuser_jax.datasets import synthetic
 from alignuser_jax.evaluation.comparison import METRICS, arm_metrics, compare
 from alignuser_jax.evaluation.truth import true_lift
 from alignuser_jax.experiment import load_experiment
+from alignuser_jax.language.answers import json_answer
 from alignuser_jax.recommenders import ALS, Random
+from alignuser_jax.records import Message, Request
+from alignuser_jax.sampling import generate
+from alignuser_jax.sampling.compiling import counted
 
 TINY = Path(__file__).parents[2] / "configs" / "tiny.py"
 SMALLER = (
@@ -48,9 +54,18 @@ def run(experiment, dataset, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def simulate(experiment, dataset, run):
-    decoder, tokenizer, policy_id = pipeline.load_policy(experiment, run)
-    engine = pipeline.make_engine(experiment, decoder, tokenizer)
+def told():
+    return []
+
+
+@pytest.fixture(scope="module")
+def backend(experiment, dataset, run, told):
+    with open_backend(Choice(), experiment, dataset, run, say=told.append) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def simulate(experiment, dataset, backend):
     train = dataset.log.of_split("train")
     arms = {
         "random": Random(dataset.item_ids),
@@ -60,8 +75,9 @@ def simulate(experiment, dataset, run):
 
     def simulated(out, **options):
         return pipeline.simulate(
-            experiment, dataset, simulation_view(dataset), arms, engine, tokenizer.count, out,
-            users=users, policy_id=policy_id, horizon=2, progress=False, **options,
+            experiment, dataset, simulation_view(dataset), arms, backend.generator,
+            backend.count_tokens, out, users=users, policy_id=backend.policy_id, horizon=2,
+            progress=False, **options,
         )  # fmt: skip
 
     return simulated
@@ -71,6 +87,29 @@ def simulate(experiment, dataset, run):
 def first(simulate, tmp_path_factory):
     out = tmp_path_factory.mktemp("simulation")
     return simulate(out), out
+
+
+def test_an_engine_is_compiled_ahead(backend, told):
+    """Whatever is asked of it first; jax counts every program of the process."""
+    assert "compiling ahead" in told[0] and "XLA programs" in told[1]
+    ask = (Message.of("user", "Rate it."),)
+    ratings = (tuple(f"RATING: {n}" for n in range(1, 6)),)
+    fields = json_answer({"watch": ["yes", "no, as I saw it in 1999"], "rating": [1, 2]})
+    asked = [
+        Request(ask, "free", max_tokens=12, top_k=3, min_p=0.1, stop=("so",)),
+        Request(ask, "rate", answer=ratings, scored=True),
+        Request(ask, "rate", answer=ratings, scored=True, reasoning_tokens=5),
+        Request(ask, "longer", answer=(("a", "a b c d e f", "b"),), scored=True),
+        Request(ask, "json", answer=fields, reasoning_tokens=3, samples=3),
+        Request(ask, "many", max_tokens=5, samples=5, temperature=0.0),
+        Request((Message.of("user", "long " * 60),), "long", max_tokens=40),
+        Request((Message.of("user", "long " * 9000),), "too long"),
+        Request(ask, "late", max_tokens=100, timeout_seconds=1e-6),
+    ]
+    with counted() as compiled:
+        done = generate(backend.generator, asked)
+    assert [c.finish_reason == "error" for c in done] == [False] * 7 + [True] * 2
+    assert compiled.programs == 0
 
 
 def test_every_action_is_valid_and_the_horizon_is_fixed(first, experiment):
@@ -167,6 +206,13 @@ def test_several_policies_are_evaluated_in_one_table(dataset, run, tmp_path):
     averaged = text.split("Mean over seeds")[1].splitlines()
     assert any(line.startswith("| aligned, after reasoning") for line in averaged)
     assert ("NOT ACCEPTED" in done.stdout) == (done.returncode == 1)
+    lines = (tmp_path / "tables" / "metrics.jsonl").read_text().splitlines()
+    told = [json.loads(line) for line in lines]
+    parts = ["ratings.first", "ratings.aligned@0", "ratings.aligned@1"]
+    assert [t["part"] for t in told] == [*parts, "preference.first", "next_state.first"]
+    assert all(t["compiled_later"] == 0 and t["rows"] > 0 for t in told)
+    assert told[0]["saved_share"] > 0 and told[0]["policy"] != told[1]["policy"]
+    assert done.stdout.count("0 programs compiled after the start") == len(told)
 
 
 def test_another_experiment_in_the_same_folder_is_refused(experiment, dataset, run):

@@ -1,17 +1,12 @@
 """A small vocabulary of ours, a small fast tokenizer with two ChatML templates, Qwen3's, and
 Llama 2's and 3's (or small ones of their kinds where those are absent)."""
 
-import gzip
-import shutil
-from pathlib import Path
-
 import llama_files
 import pytest
 
 from alignuser_jax.language import TextTokenizer, train_sentencepiece
 from alignuser_jax.language.tokenizer import HuggingFaceTokenizer
 
-SHARED_DATA = Path(__file__).parents[2].parent / "shared" / "data"
 PAGE = "\n".join(
     [
         "PAGE 1",
@@ -87,15 +82,8 @@ def fast():
 
 
 @pytest.fixture(scope="session")
-def qwen(shared_data, tmp_path_factory):
-    source = shared_data / "tokenizers" / "qwen"
-    if not (source / "tokenizer.json.gz").is_file():
-        pytest.skip("no Qwen tokenizer in ../shared/data/tokenizers/qwen")
-    directory = tmp_path_factory.mktemp("qwen")
-    packed = (source / "tokenizer.json.gz").read_bytes()
-    (directory / "tokenizer.json").write_bytes(gzip.decompress(packed))
-    shutil.copy(source / "qwen3_tokenizer_config.json", directory / "tokenizer_config.json")
-    return TextTokenizer.load(directory)
+def qwen(tmp_path_factory):
+    return llama_files.qwen_3(tmp_path_factory.mktemp("qwen"))
 
 
 @pytest.fixture(scope="session")
@@ -108,17 +96,12 @@ def with_default(fast, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def llama2(tmp_path_factory):
-    source = SHARED_DATA / "tokenizers" / "llama2" / "tokenizer.model"
-    model = source.read_bytes() if source.is_file() else None
-    model = model or llama_files.small_sentencepiece(TEXTS)
-    return llama_files.load_llama_2(model, tmp_path_factory.mktemp("llama2"))
+    return llama_files.llama_2(tmp_path_factory.mktemp("llama2"), TEXTS)
 
 
 @pytest.fixture(scope="session")
 def llama3(fast, tmp_path_factory):
-    source = SHARED_DATA / "tokenizers" / "llama3" / "tokenizer.model"
-    ranks = source.read_text() if source.is_file() else llama_files.small_ranks(fast.tokenizer)
-    return llama_files.load_llama_3(ranks, tmp_path_factory.mktemp("llama3"))
+    return llama_files.llama_3(tmp_path_factory.mktemp("llama3"), fast)
 
 
 CHAT = ["fast", "with_default", "qwen", "llama2", "llama3"]

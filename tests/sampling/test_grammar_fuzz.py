@@ -4,8 +4,11 @@ Random valid sets of alternatives go through the engine's own preparation; rando
 the automaton, reasoning with tokens chosen to confuse included, take the place of the model.
 """
 
+import functools
 import os
+import unicodedata
 
+import llama_files
 import numpy as np
 import pytest
 
@@ -15,8 +18,8 @@ from alignuser_jax.records import Message, Request
 from alignuser_jax.sampling.automaton import ACCEPT, LINE, MID
 from alignuser_jax.sampling.prepare import Preparation
 
-SETS = int(os.environ.get("FUZZ_SETS", "5000"))
-"""Sets per tokenizer; there are two."""
+SETS = int(os.environ.get("FUZZ_SETS", "2000"))
+"""Sets per tokenizer in the slow test; there are five. A fifth of them at each change."""
 
 STATES, EDGES = 2048, 32
 PIECES = (
@@ -116,6 +119,21 @@ def bytes_():
     return HuggingFaceTokenizer(tokenizer)
 
 
+@pytest.fixture(scope="module")
+def qwen(tmp_path_factory):
+    return llama_files.qwen_3(tmp_path_factory.mktemp("qwen"))
+
+
+@pytest.fixture(scope="module")
+def llama2(tmp_path_factory):
+    return llama_files.llama_2(tmp_path_factory.mktemp("llama2"), TEXTS)
+
+
+@pytest.fixture(scope="module")
+def llama3(bytes_, tmp_path_factory):
+    return llama_files.llama_3(tmp_path_factory.mktemp("llama3"), bytes_)
+
+
 def some_text(rng) -> str:
     return "".join(rng.choice(PIECES) for _ in range(rng.integers(1, 5)))
 
@@ -133,10 +151,19 @@ def some_line(rng) -> tuple[str, ...]:
 
 
 def shown(tokenizer, alternative: str) -> str:
-    """How an alternative comes out of its tokens: chat markers broken, U+2581 as a space."""
-    if isinstance(tokenizer, SentencePieceTokenizer):
-        return alternative.replace("\u2581", " ")
-    return tokenizer.safe(alternative)
+    """How an alternative comes out of its tokens: chat markers broken, U+2581 as a space where
+    that is how a vocabulary writes one, accents composed where it does so (Qwen)."""
+    if not isinstance(tokenizer, SentencePieceTokenizer):
+        alternative = tokenizer.safe(alternative)
+    spaced, composes = habits(tokenizer)
+    alternative = alternative.replace("\u2581", " ") if spaced else alternative
+    return unicodedata.normalize("NFC", alternative) if composes else alternative
+
+
+@functools.cache
+def habits(tokenizer) -> tuple[bool, bool]:
+    texts = [tokenizer.decode(tokenizer.encode(text)) for text in ("a\u2581a", "e\u0301")]
+    return texts[0] == "a a", texts[1] == "\xe9"
 
 
 class Fuzz:
@@ -206,7 +233,7 @@ def check_set(fuzz: Fuzz, rng, answer) -> bool:
     alike = [len({shown(tokenizer, a) for a in line}) < len(line) for line in answer]
     try:
         (row,) = fuzz.prepare.rows(0, request)
-        automaton, _ = fuzz.prepare._answer(request)
+        automaton, *_ = fuzz.prepare._answer(request)
     except ValueError:
         assert any(alike), "a set whose alternatives can be told apart was refused"
         return False
@@ -235,12 +262,16 @@ def check_set(fuzz: Fuzz, rng, answer) -> bool:
 
 
 def check_scored(fuzz, row, answer):
-    """Prefix and suffix of each alternative are its tokens."""
-    texts = [
-        fuzz.tokenizer.decode([*row.closed.prefix, *suffix]) for suffix in row.closed.suffixes
-    ]
-    assert texts == [shown(fuzz.tokenizer, alternative) for alternative in answer[0]]
-    assert len(set(row.closed.suffixes)) == len(answer[0])
+    """Prefix and suffix of each alternative are its tokens, after reasoning and at once."""
+    tokenizer = fuzz.tokenizer
+    newline, alternatives = tokenizer.encode("\n"), [shown(tokenizer, a) for a in answer[0]]
+    sets = [(row.at_once, tokenizer.reply_opening)]
+    sets.append((row.closed, "" if row.reasoning else tokenizer.reply_opening))
+    for closed, opening in sets:
+        texts = [tokenizer.decode([*newline, *closed.prefix, *s]) for s in closed.suffixes]
+        closing = tokenizer.reply_closing
+        assert texts == [f"\n{opening}{text}{closing}" for text in alternatives]
+        assert len(set(closed.suffixes)) == len(answer[0])
 
 
 def run_fuzz(tokenizer, count, seed):
@@ -255,15 +286,55 @@ def run_fuzz(tokenizer, count, seed):
     assert refused < 0.2 * count, f"{refused} of {count} sets were refused"
 
 
-def test_sets_of_our_own_vocabulary(pieces):
-    run_fuzz(pieces, SETS, 1)
+KINDS = ["pieces", "bytes_", "llama2", "llama3", "qwen"]
 
 
-def test_sets_of_a_byte_level_vocabulary(bytes_):
-    run_fuzz(bytes_, SETS, 2)
+@pytest.mark.parametrize("kind", KINDS)
+def test_sets_of_each_vocabulary(kind, request):
+    run_fuzz(request.getfixturevalue(kind), SETS // 5, 1 + KINDS.index(kind))
 
 
-@pytest.mark.parametrize("kind", ["pieces", "bytes_"])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_many_sets_of_each_vocabulary(kind, request):
+    run_fuzz(request.getfixturevalue(kind), SETS, 11 + KINDS.index(kind))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_answer_right_at_the_start_of_a_reply_that_might_reason(kind, request):
+    """Llama 2 opens a reply with a space: its first line has other tokens than later ones."""
+    fuzz = Fuzz(request.getfixturevalue(kind))
+    answer = (("RATING: 1", "RATING: 2", "RATING: 21"), ("BEST-ACTION: [EXIT]",))
+    asked = Request((Message.of("user", "a"),), "fuzz", answer=answer, reasoning_tokens=9)
+    (row,) = fuzz.prepare.rows(0, asked)
+    automaton, reply = row.automaton, "RATING: 21\nBEST-ACTION: [EXIT]"
+    prompt = render(fuzz.tokenizer, asked.messages, generation=True).tokens.tolist()
+    whole = render(fuzz.tokenizer, [*asked.messages, Message.of("assistant", reply)]).tokens
+    tokens = whole[len(prompt) :].tolist()
+    tokens = tokens[: tokens.index(fuzz.tokenizer.eot_id) + 1]
+    for cut in range(len(tokens)):  # after so many tokens the reasoning is over
+        state, states, edges = automaton.start, [], []
+        for number, token in enumerate(tokens):
+            state = int(automaton.forced[state]) if number >= cut > 0 else state
+            (edge,) = np.nonzero(automaton.token[state] == token)
+            states.append(state)
+            edges.append(int(edge[0]))
+            state = int(automaton.next[state, edge[0]])
+        flat = np.zeros((len(tokens), EDGES))
+        choices, _, begin = automaton.read(np.array(states), np.array(edges), flat)
+        assert (choices, begin, state) == ((2, 0), 0, ACCEPT)
+
+
+def test_a_newline_after_a_broken_character(llama2):
+    """Reasoning that is cut off inside a character, and the newline before a forced answer."""
+    broken = llama2.encode("\U0001f9ff")[:1]  # the first of four bytes
+    newline = llama2.encode("\n")
+    assert llama2.decode(broken + newline + llama2.encode("1")) == "\ufffd\n1"
+    assert llama2.decode(llama2.encode(" a\n  b")) == "a\n  b"
+    assert llama2.decode(llama2.encode("\U0001f9ff\n")) == "\U0001f9ff\n"
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_tokens_of_a_reply_are_those_of_its_turn(kind, request):
     """A reply that stays in the conversation is rendered with the tokens that were sampled."""
     tokenizer, ask = request.getfixturevalue(kind), Message.of("user", "a")

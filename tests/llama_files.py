@@ -1,9 +1,15 @@
-"""Directories in Hugging Face's layout around Llama vocabularies, with chat templates of the
-published formats; and small vocabularies of the same kinds where the real ones are absent."""
+"""Directories in Hugging Face's layout around published vocabularies (Llama's with chat
+templates of the published formats), and small ones of the same kinds where Llama's are absent.
+"""
 
 import base64
+import gzip
 import io
 import json
+import shutil
+from pathlib import Path
+
+import pytest
 
 from alignuser_jax.language import TextTokenizer
 
@@ -40,6 +46,33 @@ LLAMA_3 = """
 {%- endfor -%}
 {%- if add_generation_prompt -%}{{- head('assistant') -}}{%- endif -%}
 """
+
+
+PUBLISHED = Path(__file__).parents[1].parent / "shared" / "data" / "tokenizers"
+
+
+def qwen_3(directory):
+    source = PUBLISHED / "qwen"
+    if not (source / "tokenizer.json.gz").is_file():
+        pytest.skip("no Qwen tokenizer in ../shared/data/tokenizers/qwen")
+    packed = (source / "tokenizer.json.gz").read_bytes()
+    (directory / "tokenizer.json").write_bytes(gzip.decompress(packed))
+    shutil.copy(source / "qwen3_tokenizer_config.json", directory / "tokenizer_config.json")
+    return TextTokenizer.load(directory)
+
+
+def llama_2(directory, texts):
+    """The published one, else a small one made of `texts`."""
+    source = PUBLISHED / "llama2" / "tokenizer.model"
+    model = source.read_bytes() if source.is_file() else small_sentencepiece(texts)
+    return load_llama_2(model, directory)
+
+
+def llama_3(directory, fast):
+    """The published one, else one with the tokens of `fast`."""
+    source = PUBLISHED / "llama3" / "tokenizer.model"
+    ranks = source.read_text() if source.is_file() else small_ranks(fast.tokenizer)
+    return load_llama_3(ranks, directory)
 
 
 def special_tokens():
