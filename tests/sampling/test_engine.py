@@ -238,9 +238,7 @@ def test_strips_change_no_token(engine, decoder, tokenizer):
             assert (completion.tokens, completion.choices) == (want.tokens, want.choices)
             np.testing.assert_allclose(completion.logprobs, want.logprobs, atol=2e-5)
         assert other.config.strip_pages == ((8,), (4, 8))[strips - 1]
-        assert (
-            set(other._device._strips) == ({8}, {4})[strips - 1]
-        )  # the shortest that holds all
+        assert set(other._device._strips) == ({8}, {4})[strips - 1]
 
 
 def test_rows_that_go_on_keep_their_strips(decoder, tokenizer):
