@@ -168,12 +168,14 @@ def forward_strips(
     adapter: jax.Array,
 ) -> tuple[jax.Array, Strips]:
     """`forward` over strips."""
-    windows, rows = decoder.config.windows(), jnp.arange(tokens.shape[0])[:, None]
-    at = jnp.where(valid, positions, strips.k[0].shape[3])  # a position that does not exist
+    windows, (_, heads, _, length) = decoder.config.windows(), strips.k[0].shape
+    # Heads are numbered too: a scatter into one row alone would copy its strip (XLA, CPU).
+    rows, heads = jnp.arange(tokens.shape[0])[:, None, None], jnp.arange(heads)
+    at = jnp.where(valid, positions, length)[..., None]  # `length` is no position
 
     def look(layer, q, k, v):
-        k = strips.k[layer].at[rows, :, :, at].set(_cast(k, strips.k), mode="drop")
-        v = strips.v[layer].at[rows, :, at].set(_cast(v, strips.v), mode="drop")
+        k = strips.k[layer].at[rows, heads, :, at].set(_cast(k, strips.k), mode="drop")
+        v = strips.v[layer].at[rows, heads, at].set(_cast(v, strips.v), mode="drop")
         return attend_strips(q, k, v, positions, windows[layer]), (k, v)
 
     _, x, kept = _layers(decoder, tokens, positions, adapter, look)

@@ -38,6 +38,7 @@ flags.DEFINE_integer("vocabulary", 32_768, "Vocabulary of the model.")
 flags.DEFINE_integer("chunk", 64, "Our chunk.")
 flags.DEFINE_integer("group", 0, "Our group; 0: as many rows as the batch has.")
 flags.DEFINE_integer("strips", 1, "Our strips.")
+flags.DEFINE_integer("steps", 32, "Our steps.")
 flags.DEFINE_bool("compiled", False, "Let the peer try torch.compile with its static cache.")
 flags.DEFINE_integer("threads", 2, "Threads of torch.")
 flags.DEFINE_bool("quick", False, "A tiny model and short texts, to try the program itself.")
@@ -63,7 +64,7 @@ class Here:
         self._tokenizer = NumberedWords(self._decoder.config.vocab_size)
         self._engines = {}
 
-    def open(self, name, slots, context, *, chunk, group, prefill, strips, reuse=False):
+    def open(self, name, slots, context, *, chunk, group, prefill, strips, steps, reuse=False):
         """An engine under this name, in place of the one that had it."""
         from alignuser_jax.sampling import Engine, EngineConfig
 
@@ -75,6 +76,7 @@ class Here:
             context=-(-context // chunk) * chunk,
             prefill=prefill,
             strips=strips,
+            steps=steps,
             reuse=reuse,
         )
         self._engines[name] = Engine(self._decoder, self._tokenizer, config)
@@ -187,7 +189,7 @@ def batch_rows(here, peer, dtype, batch):
     name, random = f"batch {batch} {dtype}", np.random.default_rng(batch)
     new, length = FLAGS.new, FLAGS.prompt
     engine = {"chunk": FLAGS.chunk, "group": FLAGS.group, "prefill": batch * length}
-    engine["strips"] = FLAGS.strips
+    engine |= {"strips": FLAGS.strips, "steps": FLAGS.steps}
     here.ask("open", "ours", batch, length + new, **engine)
     prompts, best = prompts_of(random, batch, length), {}
     _, ours = here.ask("generate", prompts, new)
@@ -228,7 +230,7 @@ def samples_rows(here, dtype):
     name, random = f"k4 {dtype}", np.random.default_rng(4)
     length, new = FLAGS.long_prompt, FLAGS.new
     engine = {"chunk": FLAGS.chunk, "group": FLAGS.group, "prefill": SAMPLES * length}
-    engine["strips"] = FLAGS.strips
+    engine |= {"strips": FLAGS.strips, "steps": FLAGS.steps}
     for side in ("ours", "peer"):
         here.ask("open", side, SAMPLES, length + new, reuse=side == "ours", **engine)
     seconds = {(side, n): [] for side in ("ours", "peer") for n in (1, new)}
