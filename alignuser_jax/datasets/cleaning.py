@@ -13,11 +13,13 @@ from alignuser_jax.datasets.delimited import LINE
 from alignuser_jax.datasets.log import SPLITS, Log
 from alignuser_jax.datasets.report import Report
 from alignuser_jax.datasets.splits import SHARES, chronological_split, global_time_split
+from alignuser_jax.datasets.values import plain_columns, unusable_ids
 
 SplitKind = Literal["per_user", "global"]
 RATING_RANGE = (0.5, 5.0)
 MAX_TIMESTAMP = 4_102_444_800
 """2100-01-01: a later time is milliseconds or nonsense."""
+UNUSABLE = "id with control characters or over 512 bytes"
 _NUMBER = r"^\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*$"
 
 
@@ -51,7 +53,7 @@ def build_dataset(
     are those interacted with, titled by their ids. Ids of users and items are unique there
     (`unique_rows`). Users without interactions are left out, items without are not.
 
-    Dropped and counted, each with its line: an empty user or item id, a rating that is no
+    Dropped and counted, each with its line: an empty or unusable user or item id, a rating that is no
     number or outside 0.5 to 5, a timestamp that is no number or not in 1970 to 2100, an item
     that the item file does not know, a second rating of the same item by the same user (the
     first in the file stays). Raises `DirtyInput` where the report is strict, `ValueError` where
@@ -72,6 +74,8 @@ def build_dataset(
     rating, time = _numbers(interactions["rating"]), _numbers(interactions["timestamp"])
     empty = pc.or_(pc.equal(user, ""), pc.equal(item, ""))
     drop("empty user or item id", empty.to_numpy(zero_copy_only=False))
+    unusable = pc.or_(unusable_ids(user), unusable_ids(item))
+    drop(UNUSABLE, unusable.to_numpy(zero_copy_only=False))
     with np.errstate(invalid="ignore"):
         drop("bad rating", ~((rating >= RATING_RANGE[0]) & (rating <= RATING_RANGE[1])))
         drop("bad timestamp", ~((time >= 0) & (time < MAX_TIMESTAMP)))
@@ -111,6 +115,9 @@ def build_dataset(
         len(user_order),
         len(item_names),
     )
+    items = plain_columns(items, ("title", "description"), report)
+    if users is not None:
+        users = plain_columns(users, ("age", "occupation"), report)
     log = (chronological_split if split == "per_user" else global_time_split)(log, shares)
     tables = (
         _user_table([user_names[code] for code in user_order], users),
@@ -154,9 +161,11 @@ def unique_rows(rows: pa.Table, key: str, file: str, report: Report) -> pa.Table
     empty = np.array([name == "" for name in names], bool)[codes]
     lines = rows[LINE].to_numpy()
     report.add("empty id", file, lines[empty])
-    report.add("duplicate id", file, lines[~first & ~empty])
+    unusable = unusable_ids(ids).to_numpy(zero_copy_only=False)
+    report.add(UNUSABLE, file, lines[unusable])
+    report.add("duplicate id", file, lines[~first & ~empty & ~unusable])
     rows = rows.set_column(rows.column_names.index(key), key, ids)
-    return rows.drop_columns(LINE).filter(pa.array(first & ~empty))
+    return rows.drop_columns(LINE).filter(pa.array(first & ~empty & ~unusable))
 
 
 def _codes(column: pa.ChunkedArray) -> tuple[np.ndarray, list[str]]:

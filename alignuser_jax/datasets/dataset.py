@@ -25,6 +25,9 @@ from alignuser_jax.records import Interaction, Item
 
 FORMAT_VERSION = 1
 TABLES = ("users", "items", "interactions")
+EXTRA_TABLES = ("sessions", "steps", "surveys", "impressions")
+"""Tables that only some logs have; `sessions.py` describes the first three, `usermirrorer.py`
+the last."""
 MANIFEST, TRUTH = "manifest.json", "truth.npz"
 
 
@@ -38,6 +41,7 @@ class Dataset:
     time, ties in file order. manifest: format_version, name, synthetic, source, counts, split,
     report and `hash`, which names the content. `truth`: the true utilities of a synthetic
     dataset, kept aside in a file of their own that no prompt and no recommender reads.
+    `extra_tables`: those of `EXTRA_TABLES` that the log has, by name.
     """
 
     user_table: pa.Table
@@ -45,6 +49,7 @@ class Dataset:
     interaction_table: pa.Table
     manifest: dict[str, Any]
     truth: dict[str, np.ndarray] = field(default_factory=dict)
+    extra_tables: dict[str, pa.Table] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -142,7 +147,7 @@ class Dataset:
         else, which would be lost.
         """
         directory = Path(directory)
-        ours = {MANIFEST, TRUTH, *(f"{name}.parquet" for name in TABLES)}
+        ours = {MANIFEST, TRUTH, *(f"{name}.parquet" for name in TABLES + EXTRA_TABLES)}
         if directory.exists() and (others := {p.name for p in directory.iterdir()} - ours):
             raise FileExistsError(
                 f"{directory} holds {', '.join(sorted(others)[:5])}, which is no part of a "
@@ -154,7 +159,8 @@ class Dataset:
             new = work / "new"
             new.mkdir()
             tables = (self.user_table, self.item_table, self.interaction_table)
-            for name, table in zip(TABLES, tables, strict=True):
+            named = dict(zip(TABLES, tables, strict=True)) | self.extra_tables
+            for name, table in named.items():
                 pq.write_table(table, new / f"{name}.parquet")
             if self.truth:
                 np.savez_compressed(new / TRUTH, **self.truth)
@@ -184,7 +190,9 @@ class Dataset:
                 f"program reads {FORMAT_VERSION}: import the logs again"
             )
         tables = [pq.read_table(directory / f"{name}.parquet") for name in TABLES]
-        if content_hash(*tables) != manifest["hash"]:
+        present = (n for n in EXTRA_TABLES if (directory / f"{n}.parquet").is_file())
+        extra = {name: pq.read_table(directory / f"{name}.parquet") for name in present}
+        if content_hash(*tables, extra) != manifest["hash"]:
             raise ValueError(
                 f"the tables in {directory} are not those its manifest describes: they were "
                 "changed after the import; import the logs again"
@@ -193,7 +201,7 @@ class Dataset:
         if (directory / TRUTH).is_file():
             with np.load(directory / TRUTH) as arrays:
                 truth = dict(arrays)
-        return cls(*tables, manifest=manifest, truth=truth)
+        return cls(*tables, manifest=manifest, truth=truth, extra_tables=extra)
 
 
 def load_dataset(directory: str | Path) -> Dataset:
@@ -201,12 +209,17 @@ def load_dataset(directory: str | Path) -> Dataset:
     return Dataset.load(directory)
 
 
-def content_hash(users: pa.Table, items: pa.Table, interactions: pa.Table) -> str:
-    """A name for the content: blake2b over the values of the three tables, column by column.
+def content_hash(
+    users: pa.Table,
+    items: pa.Table,
+    interactions: pa.Table,
+    extra: Mapping[str, pa.Table] = MappingProxyType({}),
+) -> str:
+    """A name for the content: blake2b over the values of the tables, column by column.
 
     It depends on neither the Parquet encoding nor the Arrow version."""
     digest = hashlib.blake2b(digest_size=16)
-    for table in (users, items, interactions):
+    for table in (users, items, interactions, *(extra[name] for name in sorted(extra))):
         for name, column in zip(table.column_names, table.columns, strict=True):
             digest.update(name.encode())
             _add_column(digest, column.combine_chunks())
@@ -217,6 +230,10 @@ def _add_column(digest: Any, column: pa.Array) -> None:
     if pa.types.is_list(column.type):
         digest.update(pc.list_value_length(column).to_numpy().astype("<i8").tobytes())
         column = column.flatten()
+    if pa.types.is_struct(column.type):
+        for part in column.flatten():
+            _add_column(digest, part)
+        return
     if pa.types.is_string(column.type):
         encoded = column.dictionary_encode()  # distinct values in the order they appear
         digest.update(json.dumps(encoded.dictionary.to_pylist()).encode())

@@ -63,7 +63,10 @@ def decode(data: bytes, encoding: str, file: str, report: Report) -> tuple[str, 
     UTF-8 is tried first whatever `encoding` says: text that is valid UTF-8 is hardly ever
     meant as anything else. Lines in neither encoding are reported.
     """
-    data = data.replace(b"\r\n", b"\n").removeprefix(b"\xef\xbb\xbf").rstrip(b"\n") + b"\n"
+    data = data.replace(b"\r\n", b"\n").removeprefix(b"\xef\xbb\xbf")
+    if b"\r" in data:  # an old Mac's line ends, or stray ones inside a text
+        data = data.replace(b"\r", b" " if b"\n" in data else b"\n")
+    data = data.rstrip(b"\n") + b"\n"
     for attempt in ("utf-8", encoding):
         try:
             return data.decode(attempt), np.arange(1, data.count(b"\n") + 1)
