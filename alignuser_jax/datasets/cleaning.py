@@ -53,11 +53,11 @@ def build_dataset(
     are those interacted with, titled by their ids. Ids of users and items are unique there
     (`unique_rows`). Users without interactions are left out, items without are not.
 
-    Dropped and counted, each with its line: an empty or unusable user or item id, a rating that is no
-    number or outside 0.5 to 5, a timestamp that is no number or not in 1970 to 2100, an item
-    that the item file does not know, a second rating of the same item by the same user (the
-    first in the file stays). Raises `DirtyInput` where the report is strict, `ValueError` where
-    nothing is left.
+    Dropped and counted, each with its line: an empty or unusable user or item id, a rating
+    that is no number or outside 0.5 to 5, a timestamp that is no number or not in 1970 to
+    2100, an item that the item file does not know, a second rating of the same item by the
+    same user (the first in the file stays). Raises `DirtyInput` where the report is strict,
+    `ValueError` where nothing is left.
     """
     report.read += interactions.num_rows
     line = interactions[LINE].to_numpy()

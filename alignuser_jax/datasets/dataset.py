@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
@@ -207,6 +207,18 @@ class Dataset:
 def load_dataset(directory: str | Path) -> Dataset:
     """The dataset in a folder made by `alignuser import-logs`."""
     return Dataset.load(directory)
+
+
+def with_extra_tables(dataset: Dataset, tables: Mapping[str, pa.Table]) -> Dataset:
+    """`dataset` with these of `EXTRA_TABLES` beside its own, and a hash that names them too.
+    Raises `ValueError` for another name."""
+    if unknown := sorted(set(tables) - set(EXTRA_TABLES)):
+        raise ValueError(f"unknown tables {unknown}: expected some of {EXTRA_TABLES}")
+    extra = dataset.extra_tables | dict(tables)
+    own = (dataset.user_table, dataset.item_table, dataset.interaction_table)
+    counts = dataset.manifest["counts"] | {n: table.num_rows for n, table in tables.items()}
+    manifest = dataset.manifest | {"hash": content_hash(*own, extra), "counts": counts}
+    return replace(dataset, manifest=manifest, extra_tables=extra)
 
 
 def content_hash(

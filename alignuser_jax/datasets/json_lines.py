@@ -42,7 +42,7 @@ def read_lines(path: Path, report: Report) -> Iterator[tuple[int, str]]:
         tqdm(total=path.stat().st_size, unit="B", unit_scale=True, desc=path.name, leave=False)
         as progress,
     ):  # fmt: skip
-        file = gzip.open(raw) if path.suffix == ".gz" else raw
+        file = gzip.GzipFile(fileobj=raw) if path.suffix == ".gz" else raw
         number = 0
         try:
             while line := file.readline(LINE_BYTES):
@@ -158,5 +158,6 @@ def require_fields(path: Path, record: dict, names: Sequence[str]) -> None:
     """Raises `InputError` where the first record of a file lacks fields it must have."""
     if missing := [name for name in names if name not in record]:
         raise InputError(
-            f"{path} lacks the fields {missing}: its first record has {sorted(map(str, record))}"
+            f"{path} lacks the fields {missing}: its first record has "
+            f"{sorted(map(str, record))}"
         )

@@ -8,6 +8,7 @@ come from the same columns.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import groupby
@@ -44,11 +45,11 @@ class Step:
     """What a person saw and then did.
 
     `order` counts from 0 in the session; `page_kind` is one of `PAGE_KINDS`; `page_number` the
-    page of results, from 1; `elements` the semantic ids in document order. `action_kind` is one
-    of `ACTION_KINDS`, `target` the semantic id acted on, `text` what was typed, `click_type` one
-    of `CLICK_TYPES` (others in OPeRA's full tables), `item_id` the product acted on where the
-    log says. `target_on_page` is False where a target is missing from `elements`: it is never
-    added to them (METHOD.md section 2.4).
+    page of results, from 1; `elements` the semantic ids in document order. `action_kind` is
+    one of `ACTION_KINDS`, `target` the semantic id acted on, `text` what was typed,
+    `click_type` one of `CLICK_TYPES` (others in OPeRA's full tables), `item_id` the product
+    acted on where the log says. `target_on_page` is False where a target is missing from
+    `elements`: it is never added to them (METHOD.md section 2.4).
     """
 
     session_id: str
@@ -99,21 +100,21 @@ class Survey:
     interview: str = ""
 
 
-_TYPES = {"str": pa.string(), "int": pa.int64(), "bool": pa.bool_()}
-_PRODUCTS = pa.list_(pa.struct([(f.name, pa.string()) for f in fields(Product)]))
-STEP_SCHEMA = pa.schema(
-    [
-        (f.name, {"products": _PRODUCTS, "elements": pa.list_(pa.string())}.get(f.name))
-        if f.name in ("products", "elements")
-        else (f.name, pa.int32() if f.name in ("order", "page_number") else _TYPES[f.type])
-        for f in fields(Step)
-    ]
-)
+_TYPES = {
+    "str": pa.string(),
+    "int": pa.int64(),
+    "bool": pa.bool_(),
+    "tuple[str, ...]": pa.list_(pa.string()),
+    "tuple[Product, ...]": pa.list_(
+        pa.struct([(f.name, pa.string()) for f in fields(Product)])
+    ),
+}
+STEP_SCHEMA = pa.schema([(f.name, _TYPES[f.type]) for f in fields(Step)])
 SESSION_SCHEMA = pa.schema(
     [
         *((name, pa.string()) for name in ("session_id", "user_id", "split")),
         ("start_milliseconds", pa.int64()),
-        ("steps", pa.int32()),
+        ("steps", pa.int64()),
         ("outcome", pa.string()),
     ]
 )
@@ -220,8 +221,8 @@ def split_sessions(
 def check_session_leaks(dataset: Dataset) -> list[str]:
     """What is wrong with the split of a dataset's sessions, in words; empty where nothing is.
 
-    Looks for: a session in two splits, a user's validation session earlier than a train one, and
-    tables that do not fit together. The test sessions are the log's own and may be older.
+    Looks for: a session in two splits, a user's validation session earlier than a train one,
+    and tables that do not fit together. The test sessions are the log's own and may be older.
     """
     table, steps = (_table(dataset, name) for name in ("sessions", "steps"))
     if not table.num_rows:
@@ -229,12 +230,14 @@ def check_session_leaks(dataset: Dataset) -> list[str]:
     problems = []
     rows = table.to_pylist()
     ids = [row["session_id"] for row in rows]
-    if repeated := sorted({name for name in ids if ids.count(name) > 1}):
+    if repeated := sorted(name for name, count in Counter(ids).items() if count > 1):
         problems.append(f"{len(repeated)} sessions stand twice, e.g. {repeated[0]!r}")
     expected = np.repeat(np.array(ids, object), [row["steps"] for row in rows]).tolist()
     if steps["session_id"].to_pylist() != expected:
         problems.append("the steps are not those of the sessions, in their order")
-    for user, group in groupby(sorted(rows, key=lambda r: r["user_id"]), lambda r: r["user_id"]):
+    for user, group in groupby(
+        sorted(rows, key=lambda r: r["user_id"]), lambda r: r["user_id"]
+    ):
         starts: dict[str, list[int]] = {name: [] for name in SPLITS}
         for row in group:
             starts[row["split"]].append(row["start_milliseconds"])

@@ -1,8 +1,8 @@
-"""Steam reviews and games: Kang & McAuley's dumps, the Australian users' dump, and its CSV form.
+"""Steam reviews and games: Kang & McAuley's dumps, the Australian users', its CSV form.
 
-Steam has no stars. DEFAULT (METHOD.md section 12.2; the paper does not say): a recommendation is
-5 and its absence 1 where the file has the flag, else the hours played are cut at their quintiles
-into 1 to 5.
+Steam has no stars. DEFAULT (METHOD.md section 12.2; the paper does not say): a recommendation
+is 5 and its absence 1 where the file has the flag, else the hours played are cut at their
+quintiles into 1 to 5.
 """
 
 from __future__ import annotations
@@ -60,9 +60,9 @@ def read(
     one of `GAMES`, which `games` may name instead), plain or gzipped.
 
     `rating` says what becomes of hours and recommendations; "auto" takes the recommendation
-    where the file has it. Pages of the crawl's own year show no year: such dates are dropped and
-    counted unless `crawl_year` names it. User names of Kang & McAuley's dump are replaced by
-    hashes. A game's description is its developer, release date and tags.
+    where the file has it. Pages of the crawl's own year show no year: such dates are dropped
+    and counted unless `crawl_year` names it. User names of Kang & McAuley's dump are replaced
+    by hashes. A game's description is its developer, release date and tags.
 
     Raises `FileNotFoundError`, `InputError`, `DirtyInput` (strict) or `ValueError` as
     `build_dataset` does.
@@ -109,9 +109,7 @@ def read(
         }
     ).filter(keep)
     files, items = [path], None
-    if games is not None or (
-        source.is_dir() and any(has_file(source, name) for name in GAMES)
-    ):
+    if games is not None or (source.is_dir() and any(has_file(source, name) for name in GAMES)):
         files.append(the_file(Path(games or source), GAMES, "a Steam games file"))
         items = read_games(files[-1], report)
     if descriptions is not None:

@@ -1,4 +1,4 @@
-"""Single values of foreign logs made plain: ids, numbers, moments and texts without surprises."""
+"""Single values of foreign logs made plain: ids, numbers, moments, texts."""
 
 from __future__ import annotations
 
