@@ -25,9 +25,9 @@ from alignuser_jax.records import Interaction, Item
 
 FORMAT_VERSION = 1
 TABLES = ("users", "items", "interactions")
-EXTRA_TABLES = ("sessions", "steps", "surveys", "impressions")
-"""Tables that only some logs have; `sessions.py` describes the first three, `usermirrorer.py`
-the last."""
+EXTRA_TABLES = ("sessions", "steps", "surveys", "impressions", "graph")
+"""Tables that only some logs have, described in `sessions.py` (three), `usermirrorer.py` and
+`recbole.py`."""
 MANIFEST, TRUTH = "manifest.json", "truth.npz"
 
 
