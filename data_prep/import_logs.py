@@ -4,6 +4,8 @@
         --descriptions=../shared/data/ml-1m-text/movies_extrainfos.dat.gz --output=runs/ml-1m
     alignuser import-logs --format=tabular --input=log.csv --columns=user=uid,timestamp=ts \
         --items=items.parquet --item_columns=item=asin --output=runs/mine
+    alignuser import-logs --format=movielens --input=downloads/ml-1m --output=runs/ml-1m-part \
+        --k_core=20 --sample_users=1000 --seed=101 --split=global --shares=0.8,0.1,0.1
     alignuser import-logs --format=synthetic --output=runs/synthetic
 """
 
@@ -13,7 +15,16 @@ import numpy as np
 from absl import app, flags
 from tabulate import tabulate
 
-from alignuser_jax.datasets import Dataset, check_leaks, movielens, synthetic, tabular
+from alignuser_jax.datasets import (
+    Dataset,
+    Filters,
+    check_leaks,
+    filtered,
+    movielens,
+    synthetic,
+    tabular,
+)
+from alignuser_jax.datasets.filters import SAMPLE_SEED
 from alignuser_jax.datasets.log import SPLITS
 from alignuser_jax.programs import run as run_program
 
@@ -45,7 +56,14 @@ flags.DEFINE_list("user_columns", [], "tabular: role=column for user, age, occup
 flags.DEFINE_integer("synthetic_users", 240, "synthetic: users.")
 flags.DEFINE_integer("synthetic_items", 160, "synthetic: items.")
 flags.DEFINE_float("synthetic_ratings", 40.0, "synthetic: ratings per user.")
-flags.DEFINE_integer("seed", 0, "synthetic: seed.")
+flags.DEFINE_integer(
+    "seed", None, f"Of synthetic (default 0) and --sample_users (default {SAMPLE_SEED})."
+)
+flags.DEFINE_list("shares", [], "Train, validation and test shares; default 0.8,0.1,0.1.")
+flags.DEFINE_integer(
+    "k_core", 0, "Keep the part in which every user and item has so many interactions."
+)
+flags.DEFINE_integer("sample_users", 0, "Then keep so many users, drawn by --seed.")
 flags.DEFINE_bool("check_leaks", True, "Refuse (exit code 1) a split that leaks.")
 
 
@@ -68,7 +86,7 @@ def read() -> Dataset:
                 users=FLAGS.synthetic_users,
                 items=FLAGS.synthetic_items,
                 ratings_per_user=FLAGS.synthetic_ratings,
-                seed=FLAGS.seed,
+                seed=FLAGS.seed or 0,
             ),
             split=FLAGS.split,
         )
@@ -88,6 +106,35 @@ def read() -> Dataset:
         user_columns=mapping("user_columns", tabular.USER_COLUMNS),
         **common,
     )
+
+
+def shares() -> tuple[float, ...] | None:
+    try:
+        return tuple(map(float, FLAGS.shares)) or None
+    except ValueError:
+        raise app.UsageError(
+            f"--shares={','.join(FLAGS.shares)}: expected three numbers, as 0.8,0.1,0.1",
+            exitcode=2,
+        ) from None
+
+
+def filters() -> Filters:
+    seed = SAMPLE_SEED if FLAGS.seed is None else FLAGS.seed
+    return Filters(FLAGS.k_core, FLAGS.sample_users, seed)
+
+
+def steps(dataset: Dataset) -> str:
+    """What each filter left, a line each."""
+    lines = []
+    for step in dataset.manifest.get("filters", []):
+        what = f"{step['k_core']}-core" if "k_core" in step else (
+            f"sample of users, seed {step['sample']['seed']}"
+        )  # fmt: skip
+        lines.append(
+            f"{what}: {step['left_interactions']} interactions, {step['left_users']} users and "
+            f"{step['left_items']} items are left\n"
+        )
+    return "".join(lines)
 
 
 def counts(dataset: Dataset) -> str:
@@ -118,7 +165,8 @@ def main() -> None:
         raise app.UsageError(
             f"--format={FLAGS.format} has no use for {', '.join(given)}", exitcode=2
         )
-    dataset = read()
+    wanted, split_shares = filters(), shares()
+    dataset = filtered(read(), wanted, split_shares)
     if FLAGS.name:
         dataset.manifest["name"] = FLAGS.name
     problems = check_leaks(dataset) if FLAGS.check_leaks else []
@@ -126,7 +174,7 @@ def main() -> None:
         dataset.save(FLAGS.output)
     label = " (SYNTHETIC: generated, no human made these ratings)" if dataset.synthetic else ""
     print(f"{dataset.name}{label}: {len(dataset.item_ids)} items, {FLAGS.split} split\n")
-    print(counts(dataset), dataset.report, sep="\n\n")
+    print(counts(dataset), steps(dataset) + str(dataset.report), sep="\n\n")
     if problems:
         print("\nleaks found, nothing written:", *problems, sep="\n  ")
         sys.exit(1)
