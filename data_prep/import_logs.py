@@ -11,6 +11,8 @@
     alignuser import-logs --format=recbole --input=ml-100k --output=runs/ml-100k
     alignuser import-logs --format=tabular --input=log.csv --columns=user=uid,timestamp=ts \
         --items=items.parquet --item_columns=item=asin --output=runs/mine
+    alignuser import-logs --format=movielens --input=downloads/ml-1m --output=runs/ml-1m-part \
+        --k_core=20 --sample_users=1000 --seed=101 --split=global --shares=0.8,0.1,0.1
     alignuser import-logs --format=synthetic --output=runs/synthetic
 """
 
@@ -22,8 +24,10 @@ from tabulate import tabulate
 
 from alignuser_jax.datasets import (
     Dataset,
+    Filters,
     amazon,
     check_leaks,
+    filtered,
     movielens,
     opera,
     recbole,
@@ -32,6 +36,7 @@ from alignuser_jax.datasets import (
     tabular,
     usermirrorer,
 )
+from alignuser_jax.datasets.filters import SAMPLE_SEED
 from alignuser_jax.datasets.log import SPLITS
 from alignuser_jax.datasets.sessions import check_session_leaks, sessions
 from alignuser_jax.programs import run as run_program
@@ -100,7 +105,14 @@ flags.DEFINE_string(
 flags.DEFINE_integer("synthetic_users", 240, "synthetic: users.")
 flags.DEFINE_integer("synthetic_items", 160, "synthetic: items.")
 flags.DEFINE_float("synthetic_ratings", 40.0, "synthetic: ratings per user.")
-flags.DEFINE_integer("seed", 0, "synthetic: seed.")
+flags.DEFINE_integer(
+    "seed", None, f"Of synthetic (default 0) and --sample_users (default {SAMPLE_SEED})."
+)
+flags.DEFINE_list("shares", [], "Train, validation and test shares; default 0.8,0.1,0.1.")
+flags.DEFINE_integer(
+    "k_core", 0, "Keep the part in which every user and item has so many interactions."
+)
+flags.DEFINE_integer("sample_users", 0, "Then keep so many users, drawn by --seed.")
 flags.DEFINE_bool("check_leaks", True, "Refuse (exit code 1) a split that leaks.")
 
 
@@ -123,7 +135,7 @@ def read() -> Dataset:
                 users=FLAGS.synthetic_users,
                 items=FLAGS.synthetic_items,
                 ratings_per_user=FLAGS.synthetic_ratings,
-                seed=FLAGS.seed,
+                seed=FLAGS.seed or 0,
             ),
             split=FLAGS.split,
         )
@@ -170,6 +182,35 @@ def check_flags() -> None:
         raise app.UsageError(
             f"--format={FLAGS.format} has no use for {', '.join(given)}", exitcode=2
         )
+
+
+def shares() -> tuple[float, ...] | None:
+    try:
+        return tuple(map(float, FLAGS.shares)) or None
+    except ValueError:
+        raise app.UsageError(
+            f"--shares={','.join(FLAGS.shares)}: expected three numbers, as 0.8,0.1,0.1",
+            exitcode=2,
+        ) from None
+
+
+def filters() -> Filters:
+    seed = SAMPLE_SEED if FLAGS.seed is None else FLAGS.seed
+    return Filters(FLAGS.k_core, FLAGS.sample_users, seed)
+
+
+def steps(dataset: Dataset) -> str:
+    """What each filter left, a line each."""
+    lines = []
+    for step in dataset.manifest.get("filters", []):
+        what = f"{step['k_core']}-core" if "k_core" in step else (
+            f"sample of users, seed {step['sample']['seed']}"
+        )  # fmt: skip
+        lines.append(
+            f"{what}: {step['left_interactions']} interactions, {step['left_users']} users and "
+            f"{step['left_items']} items are left\n"
+        )
+    return "".join(lines)
 
 
 def counts(dataset: Dataset) -> str:
@@ -219,7 +260,8 @@ def session_counts(dataset: Dataset) -> str:
 
 def main() -> None:
     check_flags()
-    dataset = read()
+    wanted, split_shares = filters(), shares()
+    dataset = filtered(read(), wanted, split_shares)
     if FLAGS.name:
         dataset.manifest["name"] = FLAGS.name
     check = check_session_leaks if "sessions" in dataset.extra_tables else check_leaks
@@ -230,7 +272,7 @@ def main() -> None:
     kind = dataset.manifest["split"]["kind"]
     print(f"{dataset.name}{label}: {len(dataset.item_ids)} items, {kind} split\n")
     table = session_counts if "sessions" in dataset.extra_tables else counts
-    print(table(dataset), dataset.report, sep="\n\n")
+    print(table(dataset), steps(dataset) + str(dataset.report), sep="\n\n")
     if problems:
         print("\nleaks found, nothing written:", *problems, sep="\n  ")
         sys.exit(1)

@@ -13,14 +13,15 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from alignuser_jax.datasets.cleaning import SplitKind, build_dataset, unique_rows
+from alignuser_jax.datasets.cleaning import build_dataset, unique_rows
 from alignuser_jax.datasets.dataset import Dataset
 from alignuser_jax.datasets.delimited import InputError
 from alignuser_jax.datasets.descriptions import join_descriptions, read_descriptions
 from alignuser_jax.datasets.files import matching_file
-from alignuser_jax.datasets.json_lines import INTERACTIONS, ITEMS, records, table_of
+from alignuser_jax.datasets.json_lines import INTERACTIONS, ITEMS, blocks_of, records, table_of
 from alignuser_jax.datasets.report import Report
 from alignuser_jax.datasets.sources import source_of
+from alignuser_jax.datasets.splits import SplitKind
 from alignuser_jax.datasets.values import identifier, number, without_html, words
 
 DESCRIPTION_CHARACTERS = 2_000
@@ -71,7 +72,9 @@ def read(
     """
     report, source = Report(strict), Path(source)
     path = matching_file(source, REVIEW_FILES, "reviews")
-    interactions, release = _reviews(path, report)
+    _, first = next(records(path, Report()))
+    release = _release(path, first)
+    interactions = blocks_of(_reviews(path, release, report), INTERACTIONS)
     files, items, origin = [path], None, {"release": release.name}
     if metadata is not None or (
         source.is_dir() and any(any(source.glob(pattern)) for pattern in META_FILES)
@@ -101,27 +104,18 @@ def read(
     )
 
 
-def _reviews(path: Path, report: Report) -> tuple[pa.Table, Release]:
-    release: Release | None = None
-
-    def rows() -> Iterator[tuple]:
-        nonlocal release
-        for line, record in records(path, report):
-            if release is None:
-                release = _release(path, record)
-            time = record.get(release.time)
-            if release.per_second != 1 and isinstance(time, int | float):
-                time = _divided(time, release.per_second)
-            yield (
-                identifier(record.get(release.user)),
-                identifier(record.get(release.item)),
-                number(record.get(release.rating)),
-                number(time),
-                line,
-            )
-
-    table = table_of(rows(), INTERACTIONS)
-    return table, release
+def _reviews(path: Path, release: Release, report: Report) -> Iterator[tuple]:
+    for line, record in records(path, report):
+        time = record.get(release.time)
+        if release.per_second != 1 and isinstance(time, int | float):
+            time = _divided(time, release.per_second)
+        yield (
+            identifier(record.get(release.user)),
+            identifier(record.get(release.item)),
+            number(record.get(release.rating)),
+            number(time),
+            line,
+        )
 
 
 def _divided(value: int | float, by: int) -> int | float | None:

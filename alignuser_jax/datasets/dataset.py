@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +28,9 @@ TABLES = ("users", "items", "interactions")
 EXTRA_TABLES = ("sessions", "steps", "surveys", "impressions", "graph")
 """Tables that only some logs have, described in `sessions.py` (three), `usermirrorer.py` and
 `recbole.py`."""
+CHUNK_ROWS = 1 << 20
+"""Rows of a chunk of the interaction table and of a row group on disk."""
+_JSON_STRINGS = 1 << 16
 MANIFEST, TRUTH = "manifest.json", "truth.npz"
 
 
@@ -209,6 +212,43 @@ def load_dataset(directory: str | Path) -> Dataset:
     return Dataset.load(directory)
 
 
+def interaction_table(log: Log, user_ids: pa.Array, item_ids: pa.Array) -> pa.Table:
+    """The rows of `log` under its ids, in chunks: no column of strings has to fit in one."""
+    names = ("user_id", "item_id", "rating", "timestamp", "split")
+    splits = pa.array(SPLITS)
+    blocks = []
+    for start in range(0, max(len(log), 1), CHUNK_ROWS):
+        part = slice(start, start + CHUNK_ROWS)
+        columns = (
+            user_ids.take(pa.array(log.user[part])),
+            item_ids.take(pa.array(log.item[part])),
+            pa.array(log.rating[part]),
+            pa.array(log.timestamp[part]),
+            splits.take(pa.array(log.split[part])),
+        )
+        blocks.append(pa.table(dict(zip(names, columns, strict=True))))
+    return pa.concat_tables(blocks)
+
+
+def describe_log(
+    log: Log, n_items: int, split: str, shares: Sequence[float]
+) -> dict[str, dict[str, Any]]:
+    """A manifest's `counts` and `split`."""
+    return {
+        "counts": {
+            "users": log.n_users,
+            "items": n_items,
+            "rated_items": int(np.count_nonzero(np.bincount(log.item))),
+            "interactions": len(log),
+        },
+        "split": {
+            "kind": split,
+            "shares": list(shares),
+            "counts": {s: int((log.split == n).sum()) for n, s in enumerate(SPLITS)},
+        },
+    }
+
+
 def with_extra_tables(dataset: Dataset, tables: Mapping[str, pa.Table]) -> Dataset:
     """`dataset` with these of `EXTRA_TABLES` beside its own, and a hash that names them too.
     Raises `ValueError` for another name."""
@@ -229,26 +269,43 @@ def content_hash(
 ) -> str:
     """A name for the content: blake2b over the values of the tables, column by column.
 
-    It depends on neither the Parquet encoding nor the Arrow version."""
+    It depends on neither the Parquet encoding nor the chunks nor the Arrow version."""
     digest = hashlib.blake2b(digest_size=16)
     for table in (users, items, interactions, *(extra[name] for name in sorted(extra))):
         for name, column in zip(table.column_names, table.columns, strict=True):
             digest.update(name.encode())
-            _add_column(digest, column.combine_chunks())
+            _add_column(digest, column.chunks, column.type)
     return digest.hexdigest()
 
 
-def _add_column(digest: Any, column: pa.Array) -> None:
-    if pa.types.is_list(column.type):
-        digest.update(pc.list_value_length(column).to_numpy().astype("<i8").tobytes())
-        column = column.flatten()
-    if pa.types.is_struct(column.type):
-        for part in column.flatten():
-            _add_column(digest, part)
+def _add_column(digest: Any, chunks: list[pa.Array], kind: pa.DataType) -> None:
+    if pa.types.is_list(kind):
+        for chunk in chunks:
+            _add_values(digest, pc.list_value_length(chunk).to_numpy(), "<i8")
+        chunks, kind = [chunk.flatten() for chunk in chunks], kind.value_type
+    if pa.types.is_struct(kind):
+        for place, part in enumerate(kind):
+            _add_column(digest, [chunk.flatten()[place] for chunk in chunks], part.type)
         return
-    if pa.types.is_string(column.type):
-        encoded = column.dictionary_encode()  # distinct values in the order they appear
-        digest.update(json.dumps(encoded.dictionary.to_pylist()).encode())
-        column = encoded.indices
-    values = column.to_numpy(zero_copy_only=False)
-    digest.update(values.astype(values.dtype.newbyteorder("<")).tobytes())
+    if pa.types.is_string(kind):
+        # distinct values in the order they appear, the same for all chunks
+        encoded = pa.chunked_array(chunks, kind).dictionary_encode()
+        chunks = encoded.chunks
+        distinct = chunks[-1].dictionary if chunks else pa.array([], kind)
+        _add_json(digest, distinct)
+        chunks = [chunk.indices for chunk in chunks]
+    for chunk in chunks:
+        values = chunk.to_numpy(zero_copy_only=False)
+        _add_values(digest, values, values.dtype.newbyteorder("<"))
+
+
+def _add_values(digest: Any, values: np.ndarray, kind: Any) -> None:
+    digest.update(values.astype(kind, copy=False).tobytes())
+
+
+def _add_json(digest: Any, strings: pa.Array) -> None:
+    """What `json.dumps` makes of the list, a part at a time."""
+    for start in range(0, max(len(strings), 1), _JSON_STRINGS):
+        text = json.dumps(strings.slice(start, _JSON_STRINGS).to_pylist())
+        digest.update(("[" if start == 0 else ", ").encode() + text[1:-1].encode())
+    digest.update(b"]")

@@ -26,7 +26,7 @@ RECBOLE_PARTS = {"train": "train", "validation": "valid", "test": "test"}
 
 
 def new_folder(directory: str | Path) -> Path:
-    """The folder, made where it is missing. Raises `FileExistsError` where it holds anything."""
+    """The folder, made where it is missing. Raises `FileExistsError` where it is not empty."""
     directory = Path(directory)
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise FileExistsError(f"{directory} exists and is not empty: choose another folder")

@@ -12,6 +12,7 @@ import json
 import warnings
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 import pyarrow as pa
@@ -22,7 +23,7 @@ from alignuser_jax.datasets.report import Report
 
 LINE_BYTES = 1 << 24
 """A longer line is no record."""
-_BATCH_ROWS = 1 << 16
+_BLOCK_ROWS = 1 << 16
 NO_RECORD = "line that is no record"
 
 
@@ -112,25 +113,19 @@ def records(path: Path, report: Report) -> Iterator[tuple[int, dict]]:
         )
 
 
-def table_of(rows: Iterable[tuple], schema: pa.Schema) -> pa.Table:
-    """Rows in the order of `schema` as a table, `_BATCH_ROWS` of them as Python objects at a
-    time."""
-    batches: list[pa.RecordBatch] = []
-    columns: list[list] = [[] for _ in schema]
-
-    def flush() -> None:
+def blocks_of(rows: Iterable[tuple], schema: pa.Schema) -> Iterator[pa.Table]:
+    """Rows in the order of `schema` as tables of `_BLOCK_ROWS`: so many are Python objects at
+    a time."""
+    rows = iter(rows)
+    while part := list(islice(rows, _BLOCK_ROWS)):
+        columns = zip(*part, strict=True)
         arrays = [pa.array(c, f.type) for c, f in zip(columns, schema, strict=True)]
-        batches.append(pa.record_batch(arrays, schema))
-        for column in columns:
-            column.clear()
+        yield pa.Table.from_arrays(arrays, schema=schema)
 
-    for row in rows:
-        for column, value in zip(columns, row, strict=True):
-            column.append(value)
-        if len(columns[0]) == _BATCH_ROWS:
-            flush()
-    flush()
-    return pa.Table.from_batches(batches, schema)
+
+def table_of(rows: Iterable[tuple], schema: pa.Schema) -> pa.Table:
+    """Rows in the order of `schema` as one table."""
+    return pa.concat_tables([schema.empty_table(), *blocks_of(rows, schema)])
 
 
 INTERACTIONS = pa.schema(

@@ -13,13 +13,14 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from alignuser_jax.datasets.cleaning import SplitKind, build_dataset, unique_rows
+from alignuser_jax.datasets.cleaning import build_dataset, unique_rows
 from alignuser_jax.datasets.dataset import Dataset, with_extra_tables
 from alignuser_jax.datasets.delimited import LINE, InputError, has_file, read_delimited
 from alignuser_jax.datasets.descriptions import join_descriptions, read_descriptions
 from alignuser_jax.datasets.files import matching_file, the_file
 from alignuser_jax.datasets.report import Report
 from alignuser_jax.datasets.sources import source_of
+from alignuser_jax.datasets.splits import SplitKind
 
 TYPES = ("token", "token_seq", "float", "float_seq")
 COLUMNS = {"user": "user_id", "item": "item_id", "rating": "rating", "timestamp": "timestamp"}

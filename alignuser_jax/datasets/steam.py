@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from alignuser_jax.datasets.cleaning import SplitKind, build_dataset, unique_rows
+from alignuser_jax.datasets.cleaning import build_dataset, unique_rows
 from alignuser_jax.datasets.dataset import Dataset
 from alignuser_jax.datasets.delimited import LINE, InputError, has_file, read_delimited
 from alignuser_jax.datasets.descriptions import join_descriptions, read_descriptions
@@ -25,6 +25,7 @@ from alignuser_jax.datasets.files import the_file
 from alignuser_jax.datasets.json_lines import ITEMS, records, require_fields, table_of
 from alignuser_jax.datasets.report import Report
 from alignuser_jax.datasets.sources import source_of
+from alignuser_jax.datasets.splits import SplitKind
 from alignuser_jax.datasets.values import identifier, number, plain, seconds, words
 from alignuser_jax.records import stable_key
 

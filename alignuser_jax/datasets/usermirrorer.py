@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from alignuser_jax.datasets.cleaning import SplitKind, build_dataset, unique_rows
+from alignuser_jax.datasets.cleaning import build_dataset, unique_rows
 from alignuser_jax.datasets.dataset import Dataset, with_extra_tables
 from alignuser_jax.datasets.delimited import InputError
 from alignuser_jax.datasets.descriptions import join_descriptions, read_descriptions
@@ -27,6 +27,7 @@ from alignuser_jax.datasets.json_lines import (
 )
 from alignuser_jax.datasets.report import Report
 from alignuser_jax.datasets.sources import source_of
+from alignuser_jax.datasets.splits import SplitKind
 from alignuser_jax.datasets.values import identifier, number, seconds, without_html, words
 
 TITLES = ("title", "app_name", "name", "song", "caption")
