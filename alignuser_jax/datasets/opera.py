@@ -22,7 +22,7 @@ from alignuser_jax.datasets.cleaning import UNUSABLE
 from alignuser_jax.datasets.dataset import FORMAT_VERSION, Dataset, content_hash
 from alignuser_jax.datasets.json_lines import INTERACTIONS
 from alignuser_jax.datasets.log import SPLITS
-from alignuser_jax.datasets.opera_page import build_page, loaded
+from alignuser_jax.datasets.opera_page import build_page, listed_products, loaded
 from alignuser_jax.datasets.opera_survey import read_surveys
 from alignuser_jax.datasets.parquet import open_parquet, parquet_rows
 from alignuser_jax.datasets.report import Report
@@ -167,14 +167,16 @@ def _step(row: dict, users_of: dict[str, str], titles: dict[str, str]) -> dict |
     html = row["simplified_html"] if isinstance(row["simplified_html"], str) else ""
     if len(html) > PAGE_CHARACTERS:
         return f"page of more than {PAGE_CHARACTERS} characters"
-    page = build_page(html, words(row["url"]), row["page_meta"], row["products"])
+    page = build_page(html, words(row["url"]), row["page_meta"])
     item, title = _acted_on(row)
+    bought = listed_products(row["products"])
     own_page = words(row["click_type"]) in ("purchase", "product_option", "quantity", "review")
-    if not item and page.products and loaded(row["products"]):
-        item = page.products[0].item_id
+    if not item and bought:
+        item = bought[0].item_id
     if not item and own_page:
         item = page.item_id
-    for product_id, name in ((item, title), *((p.item_id, p.title) for p in page.products)):
+    named = ((p.item_id, p.title) for p in (*bought, *page.products))
+    for product_id, name in ((item, title), *named):
         if product_id and name:
             titles.setdefault(product_id, name)
     return {

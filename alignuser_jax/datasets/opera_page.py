@@ -127,10 +127,12 @@ def read_markup(html: str) -> Markup:
     return Markup(tuple(reader.names), tuple(reader.texts), heading)
 
 
-def build_page(html: str, url: str, page_meta: object, products: object) -> Page:
-    """The page of one action row: its `simplified_html`, `url`, `page_meta` and `products`
-    (the last two as JSON text or what it holds). Products are those of the column where it is
-    filled, else those that the HTML shows."""
+def build_page(html: str, url: str, page_meta: object) -> Page:
+    """The page of one action row: its `simplified_html`, `url` and `page_meta` (JSON text).
+
+    The column `products` is not used, against METHOD.md section 2.4: it is filled on purchases
+    only, so that a page made from it would tell the action that the person is about to take.
+    """
     markup, meta = read_markup(html), loaded(page_meta)
     meta = meta if isinstance(meta, dict) else {}
     path = urlsplit_safe(url)
@@ -139,14 +141,10 @@ def build_page(html: str, url: str, page_meta: object, products: object) -> Page
     found = _ASIN.search(path.path)
     item_id = found.group(1) if found else ""
     number = next((int(v) for v in query.get("page", ()) if v.isdecimal() and len(v) < 5), 1)
-    listed = listed_products(products)
-    if not listed:
-        listed = _shown_products(markup)
-        if kind == "detail" and "product-reviews" not in path.path:
-            listed = (_main_product(markup, item_id), *listed)
-    return Page(
-        kind, max(number, 1), _context(kind, meta, query), listed, markup.names, item_id
-    )
+    shown = _shown_products(markup)
+    if kind == "detail" and "product-reviews" not in path.path:
+        shown = (_main_product(markup, item_id), *shown)
+    return Page(kind, max(number, 1), _context(kind, meta, query), shown, markup.names, item_id)
 
 
 def urlsplit_safe(url: str):
