@@ -40,7 +40,7 @@ def read_lines(path: Path, report: Report) -> Iterator[tuple[int, str]]:
     seen = False
     with (
         path.open("rb") as raw,
-        tqdm(total=path.stat().st_size, unit="B", unit_scale=True, desc=path.name, leave=False)
+        tqdm(total=path.stat().st_size, unit="B", unit_scale=True, desc=path.name, leave=False, delay=1)
         as progress,
     ):  # fmt: skip
         file = gzip.GzipFile(fileobj=raw) if path.suffix == ".gz" else raw

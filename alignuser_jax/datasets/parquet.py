@@ -32,7 +32,7 @@ def parquet_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, di
     file = open_parquet(path, columns)
     total, number = file.metadata.num_rows, 0
     try:
-        with tqdm(total=total, unit="row", desc=path.name, leave=False) as progress:
+        with tqdm(total=total, unit="row", desc=path.name, leave=False, delay=1) as progress:
             for group in range(file.num_row_groups):
                 for batch in file.iter_batches(
                     _BATCH_ROWS, row_groups=[group], columns=list(columns), use_threads=False

@@ -71,7 +71,7 @@ def read(
     if rating not in ("auto", "recommend", "playtime"):
         raise ValueError(f"rating is {rating!r}: expected auto, recommend or playtime")
     report, source = Report(strict), Path(source)
-    path = the_file(source, REVIEWS, "a Steam reviews file")
+    path = the_file(source, REVIEWS, "Steam reviews file")
     raw, nameless = _reviews(path, report)
     has = {
         name: bool(pc.any(pc.not_equal(raw[column], "")).as_py())
@@ -111,7 +111,7 @@ def read(
     ).filter(keep)
     files, items = [path], None
     if games is not None or (source.is_dir() and any(has_file(source, name) for name in GAMES)):
-        files.append(the_file(Path(games or source), GAMES, "a Steam games file"))
+        files.append(the_file(Path(games or source), GAMES, "Steam games file"))
         items = read_games(files[-1], report)
     if descriptions is not None:
         if items is None:

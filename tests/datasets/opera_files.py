@@ -1,9 +1,11 @@
-"""A small copy of the OPeRA repository: its folders, columns and quirks, with invented people."""
+"""A small copy of the OPeRA repository: folders, columns and quirks, invented people."""
 
 import json
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from alignuser_jax.records import stable_key
 
 COLUMNS = (
     *("session_id", "action_id", "timestamp", "action_type", "click_type", "semantic_id"),
@@ -53,7 +55,7 @@ def action(session, number, kind, html, url, **fields):
     row = dict.fromkeys(COLUMNS)
     row |= {
         "session_id": session,
-        "action_id": f"{abs(hash_of(session, number)):032x}",
+        "action_id": f"{stable_key(session, number):032x}",
         "timestamp": f"2025-04-14T21:{50 + number:02d}:57.792Z",
         "action_type": kind,
         "mouse_position": '{"clientX": 1493, "clientY": 716}',
@@ -69,15 +71,10 @@ def action(session, number, kind, html, url, **fields):
     return row | fields
 
 
-def hash_of(*parts):
-    from alignuser_jax.records import stable_key
-
-    return stable_key(*parts)
-
-
 def shopping(user, day, buys=True):
-    """One session: search, open a product that is not on the page's list, put it in the cart."""
-    name = session_id(user, f"2025-04-{day:02d}T21:52:46.756000Z", f"2025-04-{day:02d}T22:10Z")
+    """One session: a search, a product, its reviews (not on the page), the cart."""
+    start = f"2025-04-{day:02d}T21:52:46.756000Z"
+    name = session_id(user, start, f"2025-04-{day:02d}T22:10Z")
     cart = {"title": "Bonide Soap, 32 oz", "asin": "B000HCNSWI", "price": "$9.97"}
     meta = {"search_term": [{"term": "rice cooker"}], "cart_items": [cart]}
     tiger = {
@@ -169,7 +166,8 @@ def write_opera(folder, rows_by_split=None, kind="filtered", users=None, row_gro
     if users is None:
         users = [
             {"user_id": ANN, "survey": json.dumps(SURVEY), "raw_survey": "{}",
-             "interview_transcript": "", "interview_transcript_processed": "### Shopping\nOften."},
+             "interview_transcript": "",
+             "interview_transcript_processed": "### Shopping\nOften."},
             {"user_id": BOB, "survey": "{}", "raw_survey": "{}", "interview_transcript": "",
              "interview_transcript_processed": ""},
         ]  # fmt: skip
@@ -190,8 +188,14 @@ def write_opera(folder, rows_by_split=None, kind="filtered", users=None, row_gro
             {"session_id": name, "user_id": (name or "").split("_")[0], "action_count": count}
             for name, count in counts.items()
         ]
-        pq.write_table(
-            pa.Table.from_pylist(sessions), root / f"session/{split}/{split}.parquet"
+        own = pa.schema(
+            [
+                ("session_id", pa.string()),
+                ("user_id", pa.string()),
+                ("action_count", pa.int64()),
+            ]
         )
+        table = pa.Table.from_pylist(sessions, own)
+        pq.write_table(table, root / f"session/{split}/{split}.parquet")
         pq.write_table(pa.Table.from_pylist(users), root / f"user/{split}/{split}.parquet")
     return folder
