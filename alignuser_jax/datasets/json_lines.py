@@ -38,11 +38,9 @@ def read_lines(path: Path, report: Report) -> Iterator[tuple[int, str]]:
     bad: list[int] = []
     long: list[int] = []
     seen = False
-    with (
-        path.open("rb") as raw,
-        tqdm(total=path.stat().st_size, unit="B", unit_scale=True, desc=path.name, leave=False, delay=1)
-        as progress,
-    ):  # fmt: skip
+    size = path.stat().st_size
+    bar = tqdm(total=size, unit="B", unit_scale=True, desc=path.name, leave=False, delay=1)
+    with path.open("rb") as raw, bar as progress:
         file = gzip.GzipFile(fileobj=raw) if path.suffix == ".gz" else raw
         number = 0
         try:
