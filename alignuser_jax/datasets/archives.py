@@ -185,11 +185,13 @@ def _zip_members(archive: Path, max_bytes: int, max_files: int) -> Iterator[list
 
 @contextmanager
 def _tar_members(archive: Path, max_bytes: int, max_files: int) -> Iterator[list[_Member]]:
-    opened = gzip.open if archive.suffix in (".gz", ".tgz") else Path.open
-    overhead = 2 * max_bytes + max_files * 2048  # listed once and read once
+    opened, most = Path.open, max_bytes + max_files * 2048
+    if archive.suffix in (".gz", ".tgz"):
+        check_gzip(archive, max_bytes=most)  # tar stops before the checksum at the end
+        opened = gzip.open
     with (
         opened(archive, "rb") as raw,
-        tarfile.open(fileobj=_Measured(raw, archive, overhead), mode="r:") as file,
+        tarfile.open(fileobj=_Measured(raw, archive, 2 * most), mode="r:") as file,
     ):
         found, total = [], 0
         for number, info in enumerate(file):
@@ -207,7 +209,8 @@ def _tar_members(archive: Path, max_bytes: int, max_files: int) -> Iterator[list
 
 
 class _Measured:
-    """Reads at most `max_bytes` in all, and never a whole header that fills the memory."""
+    """Reads at most `max_bytes` in all (a tar is listed once and read once), and never a header
+    that fills the memory."""
 
     def __init__(self, file: IO[bytes], archive: Path, max_bytes: int):
         self.file, self.archive, self.left = file, archive, max_bytes
