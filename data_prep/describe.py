@@ -2,7 +2,7 @@
 
     alignuser describe --dataset=runs/ml-1m --output=runs/ml-1m-described
 
-Prints the tables and writes description.md, description.json and a PNG for ratings, interactions
+Prints the tables and writes description.md, description.json and PNGs of ratings, interactions
 per user and per item, time, sessions, genres and traits, as far as the log has them.
 """
 
