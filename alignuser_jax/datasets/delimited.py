@@ -69,6 +69,15 @@ def _refuse_utf16(data: bytes, path: Path) -> None:
         raise InputError(f"{path} is UTF-16: expected UTF-8; convert it first")
 
 
+def _newlines(data: bytes, mixed: bool = False) -> bytes:
+    """`data` with `\\n` alone at the ends of lines: a lone `\\r` is one only in a file that has
+    no other (an old Mac's); elsewhere (`mixed`: or where `\\n` was before) it is a blank."""
+    data = data.replace(b"\r\n", b"\n")
+    if b"\r" in data:
+        data = data.replace(b"\r", b" " if mixed or b"\n" in data else b"\n")
+    return data
+
+
 def read_blocks(path: Path, block_bytes: int = BLOCK_BYTES) -> Iterator[bytes]:
     """The content of a plain or gzipped file in blocks of whole lines, ended by newlines alone;
     without a byte order mark and without the empty lines at the end of the file.
@@ -99,8 +108,8 @@ def read_blocks(path: Path, block_bytes: int = BLOCK_BYTES) -> Iterator[bytes]:
                 )
             if end:
                 seen = seen or bool(whole[:end].strip())
-                yield whole[:end].replace(b"\r\n", b"\n")
-    rest = whole.replace(b"\r\n", b"\n").rstrip(b"\n")
+                yield _newlines(whole[:end])
+    rest = _newlines(whole, seen).rstrip(b"\n")
     if not seen and not rest.strip():
         raise _is_empty(path)
     if rest:
@@ -174,7 +183,7 @@ def read_delimited(
     Raises `InputError` for an empty file, for one that the separator does not fit, and for a
     multi-line quote that is never closed.
     """
-    data = read_bytes(path).replace(b"\r\n", b"\n").removeprefix(_BOM).rstrip(b"\n") + b"\n"
+    data = _newlines(read_bytes(path).removeprefix(_BOM)).rstrip(b"\n") + b"\n"
     text, numbers = decode(data, encoding, path.name, report)
     if columns is None:
         columns, text, numbers = _header(text, numbers, separator, quoted, path)

@@ -71,8 +71,13 @@ def filtered(
 
     The k-core takes items out of the catalogue, the sample does not: what other users know can
     still be recommended. Raises `ValueError` where nothing is left, where there are fewer users
-    than asked for, and for shares of a split that is the publisher's.
+    than asked for, for shares of a split that is the publisher's, and for a log of sessions.
     """
+    if (filters.k_core or filters.users or shares) and getattr(dataset, "extra_tables", None):
+        raise ValueError(
+            f"{dataset.name} has tables of {', '.join(dataset.extra_tables)} beside its "
+            "interactions: filters and shares of the split are for logs of interactions alone"
+        )
     log, old_split = dataset.log, dataset.manifest.get("split", {})
     kind, old_shares = old_split.get("kind"), old_split.get("shares", SHARES)
     if shares and kind not in SPLIT_KINDS:

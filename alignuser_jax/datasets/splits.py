@@ -90,10 +90,10 @@ def check_leaks(dataset) -> list[str]:
             f"e.g. user {dataset.user_ids[log.user[row]]!r}, item "
             f"{dataset.item_ids[log.item[row]]!r} in {SPLITS[log.split[row]]}"
         )
-    pairs = log.user.astype(np.int64) * log.n_items + log.item
-    _, first, counts = np.unique(pairs, return_index=True, return_counts=True)
-    if (repeated := first[counts > 1]).size:
-        row = int(repeated[0])
+    pairs = np.sort(log.user.astype(np.int64) * log.n_items + log.item)
+    if (repeated := np.unique(pairs[1:][pairs[1:] == pairs[:-1]])).size:
+        user, item = divmod(int(repeated[0]), log.n_items)
+        row = int(np.flatnonzero((log.user == user) & (log.item == item))[0])
         problems.append(
             f"{len(repeated)} user-item pairs occur more than once, e.g. user "
             f"{dataset.user_ids[log.user[row]]!r}, item {dataset.item_ids[log.item[row]]!r}"
