@@ -24,7 +24,7 @@ from alignuser_jax.datasets.delimited import LINE
 from alignuser_jax.datasets.log import Log
 from alignuser_jax.datasets.report import Report
 from alignuser_jax.datasets.splits import SHARES, SplitKind, split_log
-from alignuser_jax.datasets.values import plain_columns, unusable_ids
+from alignuser_jax.datasets.values import plain_columns, plain_genres, unusable_ids
 
 RATING_RANGE = (0.5, 5.0)
 MAX_TIMESTAMP = 4_102_444_800
@@ -111,7 +111,7 @@ def build_dataset(
         len(item_ids),
     )
     del user, item, rating, time, order
-    items = plain_columns(items, ("title", "description"), report)
+    items = plain_columns(plain_genres(items, report), ("title", "description"), report)
     if users is not None:
         users = plain_columns(users, ("age", "occupation"), report)
     log = split_log(log, split, shares)

@@ -37,9 +37,10 @@ def parquet_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, di
                 for batch in file.iter_batches(
                     _BATCH_ROWS, row_groups=[group], columns=list(columns), use_threads=False
                 ):
+                    batch.validate(full=True)  # text that is no UTF-8
                     for row in batch.to_pylist():
                         number += 1
                         yield number, row
                     progress.update(batch.num_rows)
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowInvalid, OSError, OverflowError) as error:
         raise InputError(f"{path} is broken near row {number}: {error}") from error

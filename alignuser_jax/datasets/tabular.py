@@ -140,12 +140,13 @@ def _parquet_blocks(path: Path) -> Iterator[pa.Table]:
         with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(PARQUET_ROWS):
                 table = pa.Table.from_batches([batch])
+                table.validate(full=True)  # text that is no UTF-8
                 columns = dict(
                     zip(table.column_names, map(_as_text, table.columns), strict=True)
                 )
                 yield pa.table({**columns, LINE: np.arange(first, first + table.num_rows)})
                 first += table.num_rows
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise InputError(f"{path}: {error}") from error
     if first == 1:
         raise InputError(f"{path} is empty: expected at least one row")
@@ -194,6 +195,10 @@ def _select(
     nested = [n for r, n in present.items() if pa.types.is_nested(table[n].type)]
     if unfit := [n for n in nested if n != mapping.get("genres")]:
         raise InputError(f"{path}: the columns {unfit} hold lists: expected one value a row")
+    for name in nested:  # genres
+        kind = table[name].type
+        if not (pa.types.is_list(kind) and pa.types.is_string(kind.value_type)):
+            raise InputError(f"{path}: the column {name} holds {kind}: expected lists of text")
     return pa.table({**{r: table[n] for r, n in present.items()}, LINE: table[LINE]})
 
 

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from alignuser_jax.datasets.report import Report
 
 ID_BYTES = 512
-TEXT_CHARACTERS = {"title": 1_000, "description": 20_000}
+TEXT_CHARACTERS = {"title": 1_000, "description": 20_000, "genre": 200}
 """Longest texts that are kept whole; what is longer is cut, and counted."""
 _CONTROL = r"[\x00-\x1f\x7f-\x9f\u200b\u200e\u200f\u202a-\u202e\u2028\u2029\u2066-\u2069\ufeff]"
 _ESCAPES = re.compile(
@@ -126,3 +126,21 @@ def plain_columns(table: pa.Table, names: tuple[str, ...], report: Report) -> pa
             column = pa.chunked_array([pa.array(texts, pa.string())])
         table = table.set_column(table.column_names.index(name), name, column)
     return table
+
+
+def plain_genres(items: pa.Table, report: Report) -> pa.Table:
+    """`items` with genres made plain as `plain_columns` does; empty ones are left out."""
+    limit = TEXT_CHARACTERS["genre"]
+    column = pc.fill_null(items["genres"].cast(pa.list_(pa.string())), [])
+    flat = pc.list_flatten(column)
+    odd = pc.fill_null(pc.match_substring_regex(flat, _ARROW_CONTROL), False)
+    long = pc.fill_null(pc.greater(pc.utf8_length(flat), limit), False)
+    report.repair("control characters taken out of a genre", pc.sum(odd).as_py() or 0)
+    report.repair(f"genre cut to {limit} characters", pc.sum(long).as_py() or 0)
+    if flat.null_count or pc.any(pc.or_(odd, long)).as_py():
+        rows = [
+            [text for genre in row if genre and (text := plain(genre)[:limit])]
+            for row in column.to_pylist()
+        ]
+        column = pa.chunked_array([pa.array(rows, pa.list_(pa.string()))])
+    return items.set_column(items.column_names.index("genres"), "genres", column)
