@@ -23,7 +23,7 @@ flags.DEFINE_string("output", None, "Folder to write to (default: downloads/DATA
 flags.DEFINE_bool("accept_licence", False, "You have read the terms and accept them.")
 flags.DEFINE_list("url", [], "Your mirror's URL of each file, in the order that is shown.")
 flags.DEFINE_string("hub_endpoint", None, "Another Hugging Face hub, as HF_ENDPOINT.")
-flags.DEFINE_bool("gunzip", False, "Unpack .gz files too (import-logs reads them as they are).")
+flags.DEFINE_bool("gunzip", False, "Unpack .gz files (import-logs reads them as they are).")
 
 
 def catalogue() -> str:
@@ -87,8 +87,12 @@ def main(given: list[str]) -> None:
     top = {about["contents"] for about in record["files"].values()}
     only = folder / top.pop() if len(top) == 1 else folder
     source = only if only.is_dir() else folder
-    print(f"\n{folder / RECORD} says what was fetched. Next:\n")
-    print(f"alignuser import-logs --format={published.format} --input={source} --output=DATA")
+    print(f"\n{folder / RECORD} says what was fetched.")
+    if published.format:
+        command = f"alignuser import-logs --format={published.format} --input={source}"
+        print(f"Next:\n\n{command} --output=DATA")
+    else:
+        print("alignuser import-logs does not read these files: they are chats, not logs.")
 
 
 if __name__ == "__main__":

@@ -54,7 +54,7 @@ def read_bytes(path: Path) -> bytes:
             data = gzip.decompress(data)
         except (OSError, EOFError, zlib.error) as error:
             raise InputError(f"{path} is no complete gzip file: {error}") from error
-    if not data.strip():
+    if not data.removeprefix(_BOM).strip():
         raise _is_empty(path)
     _refuse_utf16(data, path)
     return data
@@ -88,15 +88,15 @@ def read_blocks(path: Path, block_bytes: int = BLOCK_BYTES) -> Iterator[bytes]:
     with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
         while True:
             try:
-                data = file.read(block_bytes)
+                data = file.read(max(block_bytes, len(_BOM)))
             except (OSError, EOFError, zlib.error) as error:
                 raise InputError(f"{path} is no complete gzip file: {error}") from error
-            if first:
-                _refuse_utf16(data, path)
-                data, first = data.removeprefix(_BOM), False
             whole = pending + data
             if not data:
                 break
+            if first:
+                _refuse_utf16(whole, path)
+                whole, first = whole.removeprefix(_BOM), False
             # what may be the end of the file waits: a part of a line, empty lines, half a CRLF
             end = len(whole[: whole.rfind(b"\n") + 1].rstrip(b"\r\n"))
             end = whole.find(b"\n", end) + 1 if end else 0

@@ -13,11 +13,12 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from alignuser_jax.datasets import archives
-from alignuser_jax.datasets.fetching import Fetched, fetch
+from alignuser_jax.datasets.fetching import fetch
 from alignuser_jax.datasets.published import Published, WebFile
 
-RECORD = "download.json"
-"""What lies in the folder, whence it came, what was checked, and the terms accepted."""
+RECORD = ".download/record.json"
+"""What lies in the folder, whence it came, what was checked, and the terms accepted; apart, so
+that no adapter takes it for data."""
 
 
 def download(
@@ -33,14 +34,14 @@ def download(
     """Fetch `published` into `folder` and give back what `RECORD` then says.
 
     A .zip or .tar.gz is unpacked in a folder of its name; a .gz of one file stays as it is,
-    since `import-logs` reads it, but for `gunzip`. Every archive's own checksums are held
-    against it. `urls` replace the files' (as many, in their order), `endpoint` the hub's.
-    What is there whole is not asked for again. Raises what `fetch` and `archives.unpack` do,
-    and `ValueError` for another number of urls.
+    since `import-logs` reads it; with `gunzip` its content takes its place. Every archive's own
+    checksums are held against it. `urls` replace the files' (as many, in their order),
+    `endpoint` the hub's. What is there whole is not asked for again. Raises what `fetch` and
+    `archives.unpack` do, and `ValueError` for another number of urls.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".download.lock")
+    (folder / RECORD).parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock((folder / RECORD).parent / "lock")
     try:
         with lock.acquire(timeout=0):
             if published.repositories:
@@ -77,20 +78,28 @@ def _from_web(
     found = {}
     for file, original in zip(files, published.files, strict=True):
         path = folder / original.name
-        if path.is_file() and path.name in known:
-            before = known[path.name]
-            if path.stat().st_size == before["bytes"] and _sha256(path) == before["sha256"]:
-                _unpacked(path, folder, original, gunzip)
-                found[path.name] = before
-                continue
-        fetched = fetch(file.url, path, md5=original.md5, quiet=quiet)
-        try:
-            contents = _unpacked(path, folder, original, gunzip)
-        except archives.HostileArchive:
-            path.rename(path.with_name(path.name + ".refused"))
-            raise
-        found[path.name] = _described(fetched, file.url, contents)
+        before = known.get(path.name)
+        if before is None or not _is_here(path, folder, before):
+            fetched = fetch(file.url, path, md5=original.md5, quiet=quiet)
+            before = asdict(fetched) | {"url": file.url}
+            del before["path"]
+        if path.is_file():
+            try:
+                before |= _unpacked(path, folder, original, gunzip)
+            except archives.HostileArchive:
+                path.rename(path.with_name(path.name + ".refused"))
+                raise
+        found[path.name] = before
     return found
+
+
+def _is_here(path: Path, folder: Path, before: Mapping[str, Any]) -> bool:
+    """Whether what an earlier download recorded is there: as it came, or its content."""
+    content = folder / before["contents"]
+    if "content_bytes" in before and content.is_file():
+        return content.stat().st_size == before["content_bytes"]
+    same = path.is_file() and path.stat().st_size == before["bytes"]
+    return same and _sha256(path) == before["sha256"]
 
 
 def _known(folder: Path) -> Mapping[str, dict[str, Any]]:
@@ -100,29 +109,22 @@ def _known(folder: Path) -> Mapping[str, dict[str, Any]]:
         return {}
 
 
-def _described(fetched: Fetched, url: str, contents: str) -> dict[str, Any]:
-    described = asdict(fetched) | {"url": url, "contents": contents}
-    del described["path"]
-    return described
-
-
-def _unpacked(path: Path, folder: Path, file: WebFile, gunzip: bool) -> str:
-    """The name of what the archive became, after its own checksums were held against it."""
+def _unpacked(path: Path, folder: Path, file: WebFile, gunzip: bool) -> dict[str, Any]:
+    """What the archive became, after its own checksums were held against it."""
     suffixes = path.suffixes
     if suffixes[-1:] == [".zip"] or ".tar" in suffixes or suffixes[-1:] == [".tgz"]:
         target = folder / path.name.split(".")[0]
         if not target.is_dir():
             archives.unpack(path, target, max_bytes=file.unpacked_bytes)
-        return target.name
-    if suffixes[-1:] == [".gz"]:
-        if not gunzip:
-            archives.check_gzip(path, max_bytes=file.unpacked_bytes)
-            return path.name
-        target = path.with_suffix("")
-        if not target.is_file():
-            archives.gunzip(path, target, max_bytes=file.unpacked_bytes)
-        return target.name
-    return path.name
+        return {"contents": target.name}
+    if suffixes[-1:] != [".gz"]:
+        return {"contents": path.name}
+    if not gunzip:
+        archives.check_gzip(path, max_bytes=file.unpacked_bytes)
+        return {"contents": path.name}
+    target = archives.gunzip(path, path.with_suffix(""), max_bytes=file.unpacked_bytes)
+    path.unlink()
+    return {"contents": target.name, "content_bytes": target.stat().st_size}
 
 
 def _sha256(path: Path) -> str:

@@ -25,7 +25,7 @@ class WebFile:
 class Published:
     """`files` from web servers, or `repositories` of data sets on the Hugging Face hub without
     what matches `left_out`. `terms` in our words; the publisher's own at `terms_url` bind.
-    `format` is that of `alignuser import-logs`."""
+    `format` is that of `alignuser import-logs`; "" where it does not read these files."""
 
     format: str
     title: str
@@ -146,8 +146,8 @@ PUBLISHED = {
         left_out=("*image*",),
     ),
     "usermirrorer": Published(
-        "usermirrorer",
-        "UserMirrorer: training and evaluation scenes of user simulation",
+        "",  # scenes as chats; import-logs reads the JSON lines that its own scripts make
+        "UserMirrorer: training and evaluation scenes of user simulation, as chats",
         "CC BY-SA 4.0 by its card: share and change it with attribution, under the same terms. "
         "The logs behind it keep their own; MIND and MovieLens are not in it for that reason.",
         "https://huggingface.co/datasets/MirrorUser/UserMirrorer",

@@ -84,8 +84,7 @@ def test_from_the_terms_to_the_import(tmp_path, server):
     )
     assert len(movielens.read(folder / "ml-latest-small").log) == 3
     assert sorted(p.name for p in folder.iterdir()) == [
-        ".download.lock",
-        "download.json",
+        ".download",
         "ml-latest-small",
         "ml-latest-small.zip",
     ]
@@ -130,7 +129,7 @@ def test_a_hostile_archive_is_kept_apart(tmp_path, server):
         with pytest.raises(HostileArchive, match="does not stay inside"):
             download("x", published, folder, urls=[server.url], quiet=True)
     assert len(server.asked) == 2  # it is not taken for a good one later
-    assert sorted(os.listdir(folder)) == [".download.lock", "ml-latest-small.zip.refused"]
+    assert sorted(os.listdir(folder)) == [".download", "ml-latest-small.zip.refused"]
     assert not list(tmp_path.rglob("evil"))
 
 
@@ -143,25 +142,37 @@ def test_gzipped_files_stay_or_are_unpacked(tmp_path, server):
     names = ["steam_reviews.json.gz", "steam_games.json.gz"]
     assert [about["contents"] for about in record["files"].values()] == names
     assert gzip.decompress((tmp_path / "a" / names[0]).read_bytes()) == reviews
-    # what is there is unpacked without asking again
+    # what is there is unpacked without asking again, and then takes the archive's place
     asked = len(server.asked)
-    download("steam", published, tmp_path / "a", urls=urls, gunzip=True, quiet=True)
-    assert (tmp_path / "a" / "steam_games.json").read_bytes() == games
+    for _ in range(2):
+        record = download(
+            "steam", published, tmp_path / "a", urls=urls, gunzip=True, quiet=True
+        )
+        contents = ["steam_reviews.json", "steam_games.json"]
+        assert [about["contents"] for about in record["files"].values()] == contents
+        assert (tmp_path / "a" / "steam_games.json").read_bytes() == games
+        assert sorted(os.listdir(tmp_path / "a")) == [".download", *sorted(contents)]
     assert len(server.asked) == asked
     # a file that was changed meanwhile is not taken for the one recorded
-    (tmp_path / "a" / names[1]).write_bytes(b"cut")
+    (tmp_path / "a" / "steam_games.json").write_bytes(b"cut")
+    download("steam", published, tmp_path / "a", urls=urls, gunzip=True, quiet=True)
+    assert (tmp_path / "a" / "steam_games.json").read_bytes() == games
+    assert len(server.asked) == asked + 1
+    download("steam", published, tmp_path / "b", urls=urls, quiet=True)
+    (tmp_path / "b" / names[1]).write_bytes(b"cut")
     with pytest.raises(HostileArchive, match="no complete gzip file"):
-        download("steam", published, tmp_path / "a", urls=urls, quiet=True)
+        download("steam", published, tmp_path / "b", urls=urls, quiet=True)
     # a bomb: more than the published file may hold
     small = dataclasses.replace(published.files[0], unpacked_bytes=100)
     bomb = dataclasses.replace(published, files=(small,))
     with pytest.raises(HostileArchive, match="more than the 100 bytes"):
-        download("steam", bomb, tmp_path / "b", urls=urls[:1], quiet=True)
+        download("steam", bomb, tmp_path / "c", urls=urls[:1], quiet=True)
 
 
 def test_two_downloads_into_one_folder(tmp_path):
+    (tmp_path / ".download").mkdir()
     with (
-        FileLock(tmp_path / ".download.lock"),
+        FileLock(tmp_path / ".download" / "lock"),
         pytest.raises(RuntimeError, match="another download into .* is at work"),
     ):
         download("steam", PUBLISHED["steam"], tmp_path, urls=["http://x/a", "http://x/b"])

@@ -153,6 +153,29 @@ def test_synthetic_says_so(tmp_path):
     assert (len(dataset.user_ids), len(dataset.item_ids)) == (8, 30)
 
 
+def test_core_sample_and_shares(tmp_path):
+    out = tmp_path / "out"
+    code, text, error = run(
+        "--format=synthetic",
+        f"--output={out}",
+        "--synthetic_users=40",
+        "--synthetic_items=60",
+        "--k_core=12",
+        "--sample_users=20",
+        "--shares=0.6,0.2,0.2",
+        "--split=global",
+    )
+    assert code == 0, error
+    dataset = load_dataset(out)
+    core, sample = dataset.manifest["filters"]
+    assert core["k_core"] == 12 and sample["sample"] == {"users": 20, "seed": 101}
+    assert f"12-core: {core['left_interactions']} interactions, " in text
+    assert f"sample of users, seed 101: {len(dataset.log)} interactions, 20 users" in text
+    assert dataset.manifest["split"]["shares"] == [0.6, 0.2, 0.2]
+    assert len(dataset.user_ids) == 20 and "no leak found" in text
+    assert dataset.manifest["source"]["config"]["seed"] == 0
+
+
 def test_a_leak_exits_with_1_and_writes_nothing(tmp_path):
     code, text, error = run(
         "--format=synthetic",
@@ -173,6 +196,12 @@ REFUSED = [
     (["--format=tabular", "--input=a.parquet"], "not a parquet file"),
     (["--format=synthetic", "--input=a.csv"], "--format=synthetic has no use for --input"),
     (["--format=synthetic", "--synthetic_users=1"], "expected 2 users or more"),
+    (["--format=synthetic", "--k_core=500"], "use a smaller --k_core"),
+    (["--format=synthetic", "--k_core=-1"], "expected 0 (no filter) or more"),
+    (["--format=synthetic", "--sample_users=500"], "500 users are asked for"),
+    (["--format=synthetic", "--shares=0.8,0.1"], "three that add up to 1"),
+    (["--format=synthetic", "--shares=0.8,0.1,nan"], "three that add up to 1"),
+    (["--format=synthetic", "--shares=most,some,few"], "expected three numbers"),
     (["--format=synthetic", "extra"], "unexpected arguments"),
     (["--format=opera", "--input=missing"], "no OPeRA tables in missing"),
     (["--format=opera", "--input=a", "--split=global"], "has no use for --split"),
