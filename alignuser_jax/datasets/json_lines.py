@@ -7,11 +7,12 @@ Python literals are what older dumps (Steam, Amazon 2014 metadata) hold; they ar
 from __future__ import annotations
 
 import ast
+import contextlib
 import gzip
 import json
 import warnings
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -25,6 +26,7 @@ LINE_BYTES = 1 << 24
 """A longer line is no record."""
 _BLOCK_ROWS = 1 << 16
 NO_RECORD = "line that is no record"
+_UNREADABLE = (ValueError, SyntaxError, TypeError, RecursionError, MemoryError)
 
 
 def read_lines(path: Path, report: Report) -> Iterator[tuple[int, str]]:
@@ -71,33 +73,25 @@ def read_lines(path: Path, report: Report) -> Iterator[tuple[int, str]]:
         raise InputError(f"{path} is empty: expected at least one record")
 
 
-def _json(text: str) -> object:
-    return json.loads(text)
-
-
-def _literal(text: str) -> object:
-    with warnings.catch_warnings():  # invalid escapes in old dumps
-        warnings.simplefilter("ignore")
+def _record(text: str) -> object:
+    """The line as JSON, else as a Python literal: JSON first, as a literal reads the escapes of
+    JSON strings otherwise. `None` where it is neither."""
+    with contextlib.suppress(*_UNREADABLE):
+        return json.loads(text)
+    with contextlib.suppress(*_UNREADABLE), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # invalid escapes in old dumps
         return ast.literal_eval(text.strip())
+    return None
 
 
 def records(path: Path, report: Report) -> Iterator[tuple[int, dict]]:
     """(line number, record) of each line that holds a dictionary, as JSON or as a Python
     literal; other lines are reported. Raises as `read_lines` does, and `InputError` where no
     line holds one."""
-    readers: list[Callable[[str], object]] = [_json, _literal]
     bad: list[int] = []
     found = False
     for number, text in read_lines(path, report):
-        record = None
-        for reader in tuple(readers):
-            try:
-                record = reader(text)
-            except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
-                continue
-            if reader is not readers[0]:
-                readers.reverse()  # the rest of the file is most likely like this line
-            break
+        record = _record(text)
         if isinstance(record, dict):
             found = True
             yield number, record

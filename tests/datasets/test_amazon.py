@@ -146,3 +146,12 @@ def test_what_is_no_amazon_log(tmp_path):
     write(tmp_path / "reviews_Toys.json", REVIEWS_2014)
     with pytest.raises(ValueError, match="several files .* reviews_Books.json, reviews_Toys"):
         amazon.read(tmp_path)
+
+
+def test_json_after_a_literal_keeps_its_escapes(tmp_path):
+    meta = ["{'asin': '000100039X', 'title': 'It\\'s'}",
+            '{"asin": "0001055178", "title": "\\ud83d\\ude00 a\\/b"}']  # fmt: skip
+    reviews = write(tmp_path / "reviews_Books.json", REVIEWS_2014)
+    dataset = amazon.read(reviews, metadata=write(tmp_path / "meta.json", meta))
+    assert dataset.items["0001055178"].title == "\U0001f600 a/b"
+    assert dataset.items["000100039X"].title == "It's"
