@@ -157,7 +157,9 @@ class _Visit:
     def look(self):
         """Screen a new page, then watch and rate what was chosen."""
         slate = self.state.slate
-        shares = self.propensities or (0.0,) * len(slate)
+        shares = self.propensities
+        if shares is None or len(shares) != len(slate):
+            shares = (0.0,) * len(slate)
         for position, (item_id, share) in enumerate(zip(slate, shares, strict=True), 1):
             self.note("page", position=position, item_id=item_id, probability=share)
         watched = range(len(slate))
