@@ -189,11 +189,11 @@ def read_delimited(
         columns, text, numbers = _header(text, numbers, separator, quoted, path)
     if not multiline:
         text, numbers = _whole_lines(text, numbers, quoted, path, report)
-    if not text.strip():
-        raise _no_rows(path, columns)
+    if not text:
+        raise _nothing(path, columns, text)
     table = _parse(text, numbers, separator, columns, report, path, quoted, multiline)
     if not table.num_rows:
-        raise _no_fit(path, columns)
+        raise _nothing(path, columns, text)
     return table
 
 
@@ -211,7 +211,7 @@ def stream_delimited(
     little memory. A quoted field cannot hold newlines here. Raises `InputError` as it does."""
     if encoding != "utf-8" and _is_utf8(path, block_bytes):
         encoding = "utf-8"  # of the whole file, not of those blocks that happen to be UTF-8
-    first, rows, text = 1, 0, b""
+    first, rows, seen = 1, 0, b""
     for data in read_blocks(path, block_bytes):
         text, numbers = decode(data, encoding, path.name, report, first, ())
         first += data.count(b"\n")
@@ -222,12 +222,13 @@ def stream_delimited(
         text, numbers = _whole_lines(text, numbers, quoted, path, report)
         if not text:
             continue
+        seen = seen or text.strip()[:1]
         table = _parse(text, numbers, separator, columns, report, path, quoted, False)
         rows += table.num_rows
         if table.num_rows:
             yield table
     if not rows:
-        raise (_no_fit if text.strip() else _no_rows)(path, columns or ())
+        raise _nothing(path, [""] if columns is None else columns, seen)
 
 
 def _is_utf8(path: Path, block_bytes: int) -> bool:
@@ -239,12 +240,11 @@ def _is_utf8(path: Path, block_bytes: int) -> bool:
     return True
 
 
-def _no_rows(path: Path, columns: Sequence[str]) -> InputError:
-    return InputError(f"{path} has no readable rows below its header {list(columns)}")
-
-
-def _no_fit(path: Path, columns: Sequence[str]) -> InputError:
+def _nothing(path: Path, columns: Sequence[str], text: bytes) -> InputError:
+    """Why no row was read of `text`, what stands below the header."""
     names = list(columns)
+    if not text.strip():
+        return InputError(f"{path} has no readable rows below its header {names}")
     return InputError(f"{path}: no line has the {len(names)} columns {names}")
 
 
