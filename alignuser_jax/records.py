@@ -282,7 +282,8 @@ Ticket = int
 class Event:
     """One row of the event table; sorted by (arm, user_id, session, sequence), no clock time.
 
-    `kind`: "page" (one row per exposed item), "screen" (value 1 watch / 0 skip, `probability`
+    `kind`: "page" (one row per exposed item, `probability` its propensity, 0 where the
+    recommender gives none), "screen" (value 1 watch / 0 skip, `probability`
     P(watch)), "rate" (value 1 to 5, `expected` the expected rating), "act" (`text` the action
     token), "interview" (value 1 to 10), "exit" (value = last page), "failure" (`text` why).
     `position` is the item's place on the page, from 1; 0 where an event has no item.

@@ -109,6 +109,7 @@ class _Visit:
         self.events: list[Event] = []
         self.step = 0
         self.failures = 0
+        self.propensities: tuple[float, ...] | None = None
         self.state: State = world.reset(
             user.user_id, stable_key(seed, user.user_id, number, "world")
         )
@@ -137,6 +138,7 @@ class _Visit:
         while True:
             while self.state.needs is not None:
                 answer = yield self.state.needs
+                self.propensities = getattr(answer, "propensities", None)
                 self.state = self.world.resolve(self.state, answer)
             if self.state.terminal:
                 break
@@ -155,8 +157,11 @@ class _Visit:
     def look(self):
         """Screen a new page, then watch and rate what was chosen."""
         slate = self.state.slate
-        for position, item_id in enumerate(slate, 1):
-            self.note("page", position=position, item_id=item_id)
+        shares = self.propensities
+        if shares is None or len(shares) != len(slate):
+            shares = (0.0,) * len(slate)
+        for position, (item_id, share) in enumerate(zip(slate, shares, strict=True), 1):
+            self.note("page", position=position, item_id=item_id, probability=share)
         watched = range(len(slate))
         if self.config.screening:
             watched = yield from self.screen(slate)

@@ -1,6 +1,7 @@
 """Adapters from human logs to one `Dataset`, its splits and its checks."""
 
 from alignuser_jax.datasets.dataset import Dataset, load_dataset
+from alignuser_jax.datasets.filters import Filters, filtered
 from alignuser_jax.datasets.log import Log, item_statistics
 from alignuser_jax.datasets.splits import (
     check_leaks,
@@ -11,9 +12,11 @@ from alignuser_jax.datasets.splits import (
 
 __all__ = [
     "Dataset",
+    "Filters",
     "Log",
     "check_leaks",
     "chronological_split",
+    "filtered",
     "global_time_split",
     "item_statistics",
     "load_dataset",

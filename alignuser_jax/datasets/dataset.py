@@ -7,8 +7,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
@@ -25,6 +25,12 @@ from alignuser_jax.records import Interaction, Item
 
 FORMAT_VERSION = 1
 TABLES = ("users", "items", "interactions")
+EXTRA_TABLES = ("sessions", "steps", "surveys", "impressions", "graph")
+"""Tables that only some logs have, described in `sessions.py` (three), `usermirrorer.py` and
+`recbole.py`."""
+CHUNK_ROWS = 1 << 20
+"""Rows of a chunk of the interaction table and of a row group on disk."""
+_JSON_STRINGS = 1 << 16
 MANIFEST, TRUTH = "manifest.json", "truth.npz"
 
 
@@ -38,6 +44,7 @@ class Dataset:
     time, ties in file order. manifest: format_version, name, synthetic, source, counts, split,
     report and `hash`, which names the content. `truth`: the true utilities of a synthetic
     dataset, kept aside in a file of their own that no prompt and no recommender reads.
+    `extra_tables`: those of `EXTRA_TABLES` that the log has, by name.
     """
 
     user_table: pa.Table
@@ -45,6 +52,7 @@ class Dataset:
     interaction_table: pa.Table
     manifest: dict[str, Any]
     truth: dict[str, np.ndarray] = field(default_factory=dict)
+    extra_tables: dict[str, pa.Table] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -142,7 +150,7 @@ class Dataset:
         else, which would be lost.
         """
         directory = Path(directory)
-        ours = {MANIFEST, TRUTH, *(f"{name}.parquet" for name in TABLES)}
+        ours = {MANIFEST, TRUTH, *(f"{name}.parquet" for name in TABLES + EXTRA_TABLES)}
         if directory.exists() and (others := {p.name for p in directory.iterdir()} - ours):
             raise FileExistsError(
                 f"{directory} holds {', '.join(sorted(others)[:5])}, which is no part of a "
@@ -154,7 +162,8 @@ class Dataset:
             new = work / "new"
             new.mkdir()
             tables = (self.user_table, self.item_table, self.interaction_table)
-            for name, table in zip(TABLES, tables, strict=True):
+            named = dict(zip(TABLES, tables, strict=True)) | self.extra_tables
+            for name, table in named.items():
                 pq.write_table(table, new / f"{name}.parquet")
             if self.truth:
                 np.savez_compressed(new / TRUTH, **self.truth)
@@ -184,7 +193,9 @@ class Dataset:
                 f"program reads {FORMAT_VERSION}: import the logs again"
             )
         tables = [pq.read_table(directory / f"{name}.parquet") for name in TABLES]
-        if content_hash(*tables) != manifest["hash"]:
+        present = (n for n in EXTRA_TABLES if (directory / f"{n}.parquet").is_file())
+        extra = {name: pq.read_table(directory / f"{name}.parquet") for name in present}
+        if content_hash(*tables, extra) != manifest["hash"]:
             raise ValueError(
                 f"the tables in {directory} are not those its manifest describes: they were "
                 "changed after the import; import the logs again"
@@ -193,7 +204,7 @@ class Dataset:
         if (directory / TRUTH).is_file():
             with np.load(directory / TRUTH) as arrays:
                 truth = dict(arrays)
-        return cls(*tables, manifest=manifest, truth=truth)
+        return cls(*tables, manifest=manifest, truth=truth, extra_tables=extra)
 
 
 def load_dataset(directory: str | Path) -> Dataset:
@@ -201,25 +212,100 @@ def load_dataset(directory: str | Path) -> Dataset:
     return Dataset.load(directory)
 
 
-def content_hash(users: pa.Table, items: pa.Table, interactions: pa.Table) -> str:
-    """A name for the content: blake2b over the values of the three tables, column by column.
+def interaction_table(log: Log, user_ids: pa.Array, item_ids: pa.Array) -> pa.Table:
+    """The rows of `log` under its ids, in chunks: no column of strings has to fit in one."""
+    names = ("user_id", "item_id", "rating", "timestamp", "split")
+    splits = pa.array(SPLITS)
+    blocks = []
+    for start in range(0, max(len(log), 1), CHUNK_ROWS):
+        part = slice(start, start + CHUNK_ROWS)
+        columns = (
+            user_ids.take(pa.array(log.user[part])),
+            item_ids.take(pa.array(log.item[part])),
+            pa.array(log.rating[part]),
+            pa.array(log.timestamp[part]),
+            splits.take(pa.array(log.split[part])),
+        )
+        blocks.append(pa.table(dict(zip(names, columns, strict=True))))
+    return pa.concat_tables(blocks)
 
-    It depends on neither the Parquet encoding nor the Arrow version."""
+
+def describe_log(
+    log: Log, n_items: int, split: str, shares: Sequence[float]
+) -> dict[str, dict[str, Any]]:
+    """A manifest's `counts` and `split`."""
+    return {
+        "counts": {
+            "users": log.n_users,
+            "items": n_items,
+            "rated_items": int(np.count_nonzero(np.bincount(log.item))),
+            "interactions": len(log),
+        },
+        "split": {
+            "kind": split,
+            "shares": list(shares),
+            "counts": {s: int((log.split == n).sum()) for n, s in enumerate(SPLITS)},
+        },
+    }
+
+
+def with_extra_tables(dataset: Dataset, tables: Mapping[str, pa.Table]) -> Dataset:
+    """`dataset` with these of `EXTRA_TABLES` beside its own, and a hash that names them too.
+    Raises `ValueError` for another name."""
+    if unknown := sorted(set(tables) - set(EXTRA_TABLES)):
+        raise ValueError(f"unknown tables {unknown}: expected some of {EXTRA_TABLES}")
+    extra = dataset.extra_tables | dict(tables)
+    own = (dataset.user_table, dataset.item_table, dataset.interaction_table)
+    counts = dataset.manifest["counts"] | {n: table.num_rows for n, table in tables.items()}
+    manifest = dataset.manifest | {"hash": content_hash(*own, extra), "counts": counts}
+    return replace(dataset, manifest=manifest, extra_tables=extra)
+
+
+def content_hash(
+    users: pa.Table,
+    items: pa.Table,
+    interactions: pa.Table,
+    extra: Mapping[str, pa.Table] = MappingProxyType({}),
+) -> str:
+    """A name for the content: blake2b over the values of the tables, column by column.
+
+    It depends on neither the Parquet encoding nor the chunks nor the Arrow version."""
     digest = hashlib.blake2b(digest_size=16)
-    for table in (users, items, interactions):
+    for table in (users, items, interactions, *(extra[name] for name in sorted(extra))):
         for name, column in zip(table.column_names, table.columns, strict=True):
             digest.update(name.encode())
-            _add_column(digest, column.combine_chunks())
+            _add_column(digest, column.chunks, column.type)
     return digest.hexdigest()
 
 
-def _add_column(digest: Any, column: pa.Array) -> None:
-    if pa.types.is_list(column.type):
-        digest.update(pc.list_value_length(column).to_numpy().astype("<i8").tobytes())
-        column = column.flatten()
-    if pa.types.is_string(column.type):
-        encoded = column.dictionary_encode()  # distinct values in the order they appear
-        digest.update(json.dumps(encoded.dictionary.to_pylist()).encode())
-        column = encoded.indices
-    values = column.to_numpy(zero_copy_only=False)
-    digest.update(values.astype(values.dtype.newbyteorder("<")).tobytes())
+def _add_column(digest: Any, chunks: list[pa.Array], kind: pa.DataType) -> None:
+    if pa.types.is_list(kind):
+        for chunk in chunks:
+            _add_values(digest, pc.list_value_length(chunk).to_numpy(), "<i8")
+        chunks, kind = [chunk.flatten() for chunk in chunks], kind.value_type
+    if pa.types.is_struct(kind):
+        for place, part in enumerate(kind):
+            _add_column(digest, [chunk.flatten()[place] for chunk in chunks], part.type)
+        return
+    if pa.types.is_string(kind):
+        # distinct values in the order they appear, the same for all chunks
+        encoded = pa.chunked_array(chunks, kind).dictionary_encode()
+        chunks = encoded.chunks
+        distinct = chunks[-1].dictionary if chunks else pa.array([], kind)
+        _add_json(digest, distinct)
+        chunks = [chunk.indices for chunk in chunks]
+    for chunk in chunks:
+        values = chunk.to_numpy(zero_copy_only=False)
+        _add_values(digest, values, values.dtype.newbyteorder("<"))
+
+
+def _add_values(digest: Any, values: np.ndarray, kind: Any) -> None:
+    digest.update(values.astype(kind, copy=False).tobytes())
+
+
+def _add_json(digest: Any, strings: pa.Array) -> None:
+    """What `json.dumps` makes of the list, a part at a time."""
+    for start in range(0, max(len(strings), 1), _JSON_STRINGS):
+        text = json.dumps(strings.slice(start, _JSON_STRINGS).to_pylist())
+        digest.update(("[" if start == 0 else ", ").encode() + text[1:-1].encode())
+    digest.update(b"]")

@@ -5,6 +5,7 @@ Gender and postcode are left behind at the door: the paper's privacy rule.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,6 +18,7 @@ from alignuser_jax.datasets.delimited import (
     find_file,
     has_file,
     read_delimited,
+    stream_delimited,
 )
 from alignuser_jax.datasets.descriptions import join_descriptions, read_descriptions
 from alignuser_jax.datasets.report import Report
@@ -108,7 +110,7 @@ def _genre_lists(column: pa.ChunkedArray) -> pa.Array:
 
 def _read_1m(directory: Path, ratings: Path, movies: Path, report: Report):
     columns = ("user_id", "item_id", "rating", "timestamp")
-    interactions = read_delimited(ratings, "::", columns, report, encoding="latin-1")
+    interactions = stream_delimited(ratings, "::", columns, report, encoding="latin-1")
     table = read_delimited(
         movies, "::", ("item_id", "title", "genres"), report, encoding="latin-1"
     )
@@ -133,22 +135,24 @@ def _read_1m(directory: Path, ratings: Path, movies: Path, report: Report):
 
 
 def _read_latest(directory: Path, ratings: Path, movies: Path, report: Report):
-    interactions = read_delimited(ratings, ",", None, report)
     table = read_delimited(movies, ",", None, report, quoted=True)
-    _require(interactions, ("userId", "movieId", "rating", "timestamp"), ratings)
     _require(table, ("movieId", "title", "genres"), movies)
-    roles = {"userId": "user_id", "movieId": "item_id"}
-    interactions = interactions.rename_columns(
-        [roles.get(name, name) for name in interactions.column_names]
-    )
+    interactions = _latest_ratings(ratings, report)
     table = unique_rows(table, "movieId", movies.name, report)
     items = _items(table["movieId"], table["title"], _genre_lists(table["genres"]))
     return "ml-latest", interactions, None, items, [ratings, movies]
 
 
+def _latest_ratings(ratings: Path, report: Report) -> Iterator[pa.Table]:
+    roles = {"userId": "user_id", "movieId": "item_id"}
+    for table in stream_delimited(ratings, ",", None, report):
+        _require(table, ("userId", "movieId", "rating", "timestamp"), ratings)
+        yield table.rename_columns([roles.get(name, name) for name in table.column_names])
+
+
 def _read_100k(directory: Path, ratings: Path, movies: Path, report: Report):
     columns = ("user_id", "item_id", "rating", "timestamp")
-    interactions = read_delimited(ratings, "\t", columns, report)
+    interactions = stream_delimited(ratings, "\t", columns, report)
     flags = [f"genre_{n}" for n in range(len(GENRES_100K))]
     names = ("item_id", "title", "release", "video", "url", *flags)
     table = read_delimited(movies, "|", names, report, encoding="latin-1")

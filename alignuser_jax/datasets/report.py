@@ -18,12 +18,13 @@ class DirtyInput(ValueError):
 @dataclass
 class Report:
     """Collects problems. `strict` raises `DirtyInput` in `check`, otherwise lines are dropped
-    and counted."""
+    and counted. `repaired` counts texts that were kept, but not as they stood."""
 
     strict: bool = False
     read: int = 0
     counts: dict[str, int] = field(default_factory=dict)
     lines: dict[str, list[str]] = field(default_factory=dict)
+    repaired: dict[str, int] = field(default_factory=dict)
 
     def add(self, problem: str, file: str, lines: Iterable[int] | np.ndarray) -> None:
         lines = np.asarray(list(lines) if not isinstance(lines, np.ndarray) else lines)
@@ -34,6 +35,10 @@ class Report:
         room = SHOWN_LINES - len(shown)
         shown += [f"{file}:{int(line)}" for line in np.sort(lines)[: max(room, 0)]]
 
+    def repair(self, what: str, count: int) -> None:
+        if count:
+            self.repaired[what] = self.repaired.get(what, 0) + count
+
     def check(self) -> None:
         if self.strict and self.counts:
             raise DirtyInput(
@@ -41,20 +46,34 @@ class Report:
             )
 
     def describe(self) -> dict[str, Any]:
-        return {"rows_read": self.read, "dropped": dict(self.counts), "lines": dict(self.lines)}
+        described = {
+            "rows_read": self.read,
+            "dropped": dict(self.counts),
+            "lines": dict(self.lines),
+        }
+        return described | ({"repaired": dict(self.repaired)} if self.repaired else {})
 
     @classmethod
     def of(cls, described: Mapping[str, Any]) -> Report:
         """The report that a manifest holds."""
-        return cls(False, described["rows_read"], described["dropped"], described["lines"])
+        return cls(
+            False,
+            described["rows_read"],
+            described["dropped"],
+            described["lines"],
+            described.get("repaired", {}),
+        )
 
     def __str__(self) -> str:
+        repaired = [f"  {what}: {count}" for what, count in self.repaired.items()]
+        if repaired:
+            repaired = [f"{sum(self.repaired.values())} texts repaired:", *repaired]
         if not self.counts:
-            return f"{self.read} rows read, nothing dropped"
+            return "\n".join([f"{self.read} rows read, nothing dropped", *repaired])
         rows = [
             f"  {problem}: {count} ({', '.join(self.lines[problem][:5])}"
             f"{', …' if count > 5 else ''})"
             for problem, count in self.counts.items()
         ]
         total = sum(self.counts.values())
-        return "\n".join([f"{self.read} rows read, {total} dropped:", *rows])
+        return "\n".join([f"{self.read} rows read, {total} dropped:", *rows, *repaired])

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Literal, get_args
 
 import numpy as np
 
 from alignuser_jax.datasets.log import SPLITS, Log
 
+SplitKind = Literal["per_user", "global"]
+SPLIT_KINDS = get_args(SplitKind)
 SHARES = (0.8, 0.1, 0.1)
 """Train, validation, test (the paper, App. A)."""
 
 
 def _check_shares(shares: Sequence[float]) -> None:
-    if len(shares) != 3 or min(shares) < 0 or abs(sum(shares) - 1) > 1e-9:
+    if len(shares) != 3 or min(shares) < 0 or not abs(sum(shares) - 1) <= 1e-9:
         raise ValueError(f"split shares are {tuple(shares)}: expected three that add up to 1")
 
 
@@ -47,6 +50,11 @@ def global_time_split(log: Log, shares: Sequence[float] = SHARES) -> Log:
     first, second = (times[min(place, len(times) - 1)] for place in places)
     split = (log.timestamp >= first).astype(np.int8) + (log.timestamp >= second).astype(np.int8)
     return replace(log, split=split)
+
+
+def split_log(log: Log, kind: SplitKind, shares: Sequence[float] = SHARES) -> Log:
+    """`log`, split anew per user or at two moments for all."""
+    return (chronological_split if kind == "per_user" else global_time_split)(log, shares)
 
 
 def profile_and_targets(log: Log, profile_share: float = 0.75) -> tuple[Log, Log]:
@@ -82,10 +90,10 @@ def check_leaks(dataset) -> list[str]:
             f"e.g. user {dataset.user_ids[log.user[row]]!r}, item "
             f"{dataset.item_ids[log.item[row]]!r} in {SPLITS[log.split[row]]}"
         )
-    pairs = log.user.astype(np.int64) * log.n_items + log.item
-    _, first, counts = np.unique(pairs, return_index=True, return_counts=True)
-    if (repeated := first[counts > 1]).size:
-        row = int(repeated[0])
+    pairs = np.sort(log.user.astype(np.int64) * log.n_items + log.item)
+    if (repeated := np.unique(pairs[1:][pairs[1:] == pairs[:-1]])).size:
+        user, item = divmod(int(repeated[0]), log.n_items)
+        row = int(np.flatnonzero((log.user == user) & (log.item == item))[0])
         problems.append(
             f"{len(repeated)} user-item pairs occur more than once, e.g. user "
             f"{dataset.user_ids[log.user[row]]!r}, item {dataset.item_ids[log.item[row]]!r}"

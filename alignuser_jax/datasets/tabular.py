@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,12 @@ import pyarrow.parquet as pq
 
 from alignuser_jax.datasets.cleaning import SplitKind, build_dataset, unique_rows
 from alignuser_jax.datasets.dataset import Dataset
-from alignuser_jax.datasets.delimited import LINE, InputError, read_delimited
+from alignuser_jax.datasets.delimited import (
+    LINE,
+    InputError,
+    read_delimited,
+    stream_delimited,
+)
 from alignuser_jax.datasets.descriptions import join_descriptions, read_descriptions
 from alignuser_jax.datasets.report import Report
 from alignuser_jax.datasets.sources import source_of
@@ -24,6 +29,9 @@ ITEM_COLUMNS = {
 }
 USER_COLUMNS = {"user": "user_id", "age": "age", "occupation": "occupation"}
 """What is read of users; names, gender and anything else are not (the paper's privacy rule)."""
+
+PARQUET_ROWS = 1 << 18
+"""Rows of a Parquet file that are read at a time."""
 
 
 def read(
@@ -51,9 +59,14 @@ def read(
     """
     report = Report(strict)
     path, files = Path(interactions), [Path(interactions)]
-    table = _select(_read(path, report), COLUMNS, columns or {}, path, required=COLUMNS)
-    names = {"user": "user_id", "item": "item_id"}
-    table = table.rename_columns([names.get(n, n) for n in table.column_names])
+    _require_file(path)
+
+    def interactions_in(report: Report) -> Iterator[pa.Table]:
+        names = {"user": "user_id", "item": "item_id"}
+        for block in _blocks(path, report):
+            block = _select(block, COLUMNS, columns or {}, path, required=COLUMNS)
+            yield block.rename_columns([names.get(n, n) for n in block.column_names])
+
     item_table = user_table = None
     if items is not None:
         files.append(Path(items))
@@ -77,12 +90,12 @@ def read(
         )
     if descriptions is not None:
         if item_table is None:
-            ids = pc.unique(pc.utf8_trim_whitespace(table["item_id"]))
+            ids = _item_ids(interactions_in(Report()))
             item_table = _items(pa.table({"item": ids}), genre_separator)
         item_table = join_descriptions(item_table, read_descriptions(descriptions, report))
         files.append(Path(descriptions))
     return build_dataset(
-        table,
+        interactions_in(report),
         user_table,
         item_table,
         report,
@@ -95,16 +108,54 @@ def read(
 
 def _read(path: Path, report: Report, multiline: bool = False) -> pa.Table:
     """All columns as strings (lists stay lists), and `LINE`; a Parquet row's is its number."""
+    _require_file(path)
+    if path.suffix == ".parquet":
+        return pa.concat_tables(_parquet_blocks(path))
+    return read_delimited(
+        path, _separator(path), None, report, quoted=True, multiline=multiline
+    )
+
+
+def _blocks(path: Path, report: Report) -> Iterator[pa.Table]:
+    """What `_read` gives, block by block; no quoted field holds a newline."""
+    _require_file(path)
+    if path.suffix == ".parquet":
+        yield from _parquet_blocks(path)
+    else:
+        yield from stream_delimited(path, _separator(path), None, report, quoted=True)
+
+
+def _require_file(path: Path) -> None:
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}")
-    if path.suffix == ".parquet":
-        table = pq.read_table(path)
-        if not table.num_rows:
-            raise InputError(f"{path} is empty: expected at least one row")
-        columns = dict(zip(table.column_names, map(_as_text, table.columns), strict=True))
-        return pa.table({**columns, LINE: np.arange(1, table.num_rows + 1)})
-    separator = "\t" if ".tsv" in path.suffixes else ","
-    return read_delimited(path, separator, None, report, quoted=True, multiline=multiline)
+
+
+def _separator(path: Path) -> str:
+    return "\t" if ".tsv" in path.suffixes else ","
+
+
+def _parquet_blocks(path: Path) -> Iterator[pa.Table]:
+    first = 1
+    try:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(PARQUET_ROWS):
+                table = pa.Table.from_batches([batch])
+                table.validate(full=True)  # text that is no UTF-8
+                columns = dict(
+                    zip(table.column_names, map(_as_text, table.columns), strict=True)
+                )
+                yield pa.table({**columns, LINE: np.arange(first, first + table.num_rows)})
+                first += table.num_rows
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise InputError(f"{path}: {error}") from error
+    if first == 1:
+        raise InputError(f"{path} is empty: expected at least one row")
+
+
+def _item_ids(blocks: Iterable[pa.Table]) -> pa.Array:
+    """The trimmed ids of all blocks, in order of appearance."""
+    ids = [pc.unique(pc.utf8_trim_whitespace(block["item_id"])) for block in blocks]
+    return pc.unique(pa.chunked_array(ids))
 
 
 def _as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -144,6 +195,10 @@ def _select(
     nested = [n for r, n in present.items() if pa.types.is_nested(table[n].type)]
     if unfit := [n for n in nested if n != mapping.get("genres")]:
         raise InputError(f"{path}: the columns {unfit} hold lists: expected one value a row")
+    for name in nested:  # genres
+        kind = table[name].type
+        if not (pa.types.is_list(kind) and pa.types.is_string(kind.value_type)):
+            raise InputError(f"{path}: the column {name} holds {kind}: expected lists of text")
     return pa.table({**{r: table[n] for r, n in present.items()}, LINE: table[LINE]})
 
 

@@ -1,5 +1,10 @@
 """Who users are: traits and persona records computed from the log (METHOD.md section 4)."""
 
-from alignuser_jax.personas.traits import Traits, compute_personas, compute_traits
+from alignuser_jax.personas.traits import (
+    Traits,
+    compute_personas,
+    compute_traits,
+    trait_levels,
+)
 
-__all__ = ["Traits", "compute_personas", "compute_traits"]
+__all__ = ["Traits", "compute_personas", "compute_traits", "trait_levels"]

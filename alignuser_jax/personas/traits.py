@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow.compute as pc
+from scipy import sparse
 
 from alignuser_jax.datasets import Dataset, Log
 from alignuser_jax.records import LIKED_FROM, RATINGS, Persona
@@ -16,6 +19,8 @@ CONFORMITY_PERCENTILES = (25, 80)
 VARIETY_PERCENTILES = (33, 66)
 GENRE_COVERAGE = 0.8
 FAVOURITE_GENRES = 3
+BLOCK_CELLS = 1 << 22
+"""Users times genres that are counted at a time."""
 
 
 @dataclass(frozen=True)
@@ -57,27 +62,29 @@ def compute_traits(dataset: Dataset, log: Log, *, literal: bool = False) -> Trai
     ).reshape(users, len(RATINGS))
 
     names, membership = _genres(dataset)
-    seen = _genre_counts(log.user, log.item, membership, users)
-    liked = rating >= LIKED_FROM
-    liked_counts = _genre_counts(log.user[liked], log.item[liked], membership, users)
-    share = np.cumsum(-np.sort(-seen, axis=1), axis=1)  # counts, most frequent genre first
-    within = share <= GENRE_COVERAGE * seen.sum(1, keepdims=True) + 1e-9
-    covering = (within & (np.sort(seen, axis=1)[:, ::-1] > 0)).sum(1)
-    order = np.argsort(-liked_counts, axis=1, kind="stable")[:, :FAVOURITE_GENRES]
-    favourites = tuple(
-        tuple(names[g] for g in row if counts[g])
-        for row, counts in zip(order, liked_counts, strict=True)
-    )
+    distinct, covering = np.zeros(users, np.int64), np.zeros(users, np.int64)
+    favourites: list[tuple[str, ...]] = []
+    for first, seen, liked_counts in _genre_counts(log, membership, users):
+        part = slice(first, first + len(seen))
+        share = np.cumsum(-np.sort(-seen, axis=1), axis=1)  # counts, most frequent genre first
+        within = share <= GENRE_COVERAGE * seen.sum(1, keepdims=True) + 1e-9
+        distinct[part] = (seen > 0).sum(1)
+        covering[part] = (within & (np.sort(seen, axis=1)[:, ::-1] > 0)).sum(1)
+        order = np.argsort(-liked_counts, axis=1, kind="stable")[:, :FAVOURITE_GENRES]
+        favourites += [
+            tuple(names[g] for g in row if counts[g])
+            for row, counts in zip(order.tolist(), liked_counts, strict=True)
+        ]
     return Traits(
         mean_rating=_ratio(np.bincount(log.user, rating, users), count),
         engagement=count,
         conformity=np.where(count > 0, deviation, np.nan)
         if literal
         else _ratio(deviation, count),
-        genres=(seen > 0).sum(1),
+        genres=distinct,
         covering_genres=covering,
         rating_shares=_ratio(star_counts, count[:, None]),
-        favourite_genres=favourites,
+        favourite_genres=tuple(favourites),
     )
 
 
@@ -91,21 +98,16 @@ def compute_personas(
     `log` has unknown traits (0, None, empty) and keeps the demographics.
     """
     traits = compute_traits(dataset, log, literal=literal)
-    active = traits.engagement > 0
-    with_genres = traits.genres > 0
-    pickiness = np.where(active, 3 - np.digitize(traits.mean_rating, PICKINESS_BOUNDS), 0)
-    engagement = _levels(traits.engagement, ENGAGEMENT_PERCENTILES, active)
-    conformity = _levels(traits.conformity, CONFORMITY_PERCENTILES, active)
-    variety = _levels(traits.covering_genres, VARIETY_PERCENTILES, with_genres)
+    active, levels = traits.engagement > 0, trait_levels(traits)
     personas = {}
     for code, user in enumerate(dataset.user_ids):
         known = dataset.demographics.get(user, {})
         personas[user] = Persona(
             user_id=user,
-            pickiness=int(pickiness[code]),
-            engagement=int(engagement[code]),
-            conformity=int(conformity[code]),
-            variety=int(variety[code]),
+            pickiness=int(levels["pickiness"][code]),
+            engagement=int(levels["engagement"][code]),
+            conformity=int(levels["conformity"][code]),
+            variety=int(levels["variety"][code]),
             mean_rating=float(traits.mean_rating[code]) if active[code] else None,
             rating_shares=tuple(traits.rating_shares[code].tolist()) if active[code] else (),
             favourite_genres=traits.favourite_genres[code],
@@ -113,6 +115,18 @@ def compute_personas(
             occupation=known.get("occupation", ""),
         )
     return personas
+
+
+def trait_levels(traits: Traits) -> dict[str, np.ndarray]:
+    """int64[users] of pickiness, engagement, conformity and variety (section 4.3): 1 to 3, and
+    0 where it is unknown."""
+    active, with_genres = traits.engagement > 0, traits.genres > 0
+    return {
+        "pickiness": np.where(active, 3 - np.digitize(traits.mean_rating, PICKINESS_BOUNDS), 0),
+        "engagement": _levels(traits.engagement, ENGAGEMENT_PERCENTILES, active),
+        "conformity": _levels(traits.conformity, CONFORMITY_PERCENTILES, active),
+        "variety": _levels(traits.covering_genres, VARIETY_PERCENTILES, with_genres),
+    }
 
 
 def _levels(values: np.ndarray, percentiles: tuple[int, int], known: np.ndarray) -> np.ndarray:
@@ -129,20 +143,43 @@ def _ratio(total: np.ndarray, count: np.ndarray) -> np.ndarray:
     return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
 
 
-def _genres(dataset: Dataset) -> tuple[tuple[str, ...], np.ndarray]:
-    """The genre names, sorted, and bool[items, genres]: which item has which."""
-    per_item = [dataset.items[item].genres for item in dataset.item_ids]
-    names = tuple(sorted({genre for genres in per_item for genre in genres}))
-    column = {name: n for n, name in enumerate(names)}
-    membership = np.zeros((len(per_item), len(names)), bool)
-    for row, genres in enumerate(per_item):
-        membership[row, [column[g] for g in genres]] = True
-    return names, membership
+def _genres(dataset: Dataset) -> tuple[tuple[str, ...], sparse.csr_matrix]:
+    """The genre names, sorted, and 0/1 [items, genres]: which item has which."""
+    column = dataset.item_table["genres"].combine_chunks()
+    lengths = np.nan_to_num(pc.list_value_length(column).to_numpy(zero_copy_only=False))
+    encoded = column.flatten().dictionary_encode()
+    names = np.array(encoded.dictionary.to_pylist(), object)
+    order = np.argsort(names)
+    place = np.argsort(order)  # of each name among the sorted
+    columns = place[encoded.indices.to_numpy()] if len(names) else np.zeros(0, np.int64)
+    rows = np.repeat(np.arange(len(lengths)), lengths.astype(np.int64))
+    membership = sparse.csr_matrix(
+        (np.ones(len(rows), np.int64), (rows, columns)), (len(lengths), len(names))
+    )
+    membership.data[:] = 1  # a genre that an item names twice counts once
+    return tuple(names[order].tolist()), membership
 
 
 def _genre_counts(
-    user: np.ndarray, item: np.ndarray, membership: np.ndarray, users: int
-) -> np.ndarray:
-    """int64[users, genres]: how many of a user's items have the genre."""
-    columns = [np.bincount(user[has[item]], minlength=users) for has in membership.T]
-    return np.stack(columns, 1) if columns else np.zeros((users, 0), np.int64)
+    log: Log, membership: sparse.csr_matrix, users: int
+) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """(first user, int64[block, genres], int64[block, genres]) for blocks of users: how many of
+    a user's items, and of those that the user likes, have the genre."""
+    step = max(BLOCK_CELLS // max(membership.shape[1], 1), 1)
+    user, item, rating = log.user, log.item, log.rating
+    if (np.diff(user) < 0).any():
+        order = np.argsort(user, kind="stable")
+        user, item, rating = user[order], item[order], rating[order]
+    starts = np.searchsorted(user, np.arange(users + 1))
+    for first in range(0, users, step):
+        last = min(first + step, users)
+        part = slice(starts[first], starts[last])
+        rows, shape = (
+            starts[first : last + 1] - starts[first],
+            (last - first, membership.shape[0]),
+        )
+        counts = []
+        for ones in (np.ones(len(item[part]), np.int64), (rating[part] >= LIKED_FROM) * 1):
+            seen = sparse.csr_matrix((ones, item[part], rows), shape)
+            counts.append((seen @ membership).toarray())
+        yield first, *counts

@@ -116,6 +116,17 @@ def test_without_screening_all_is_watched():
     assert requests[0].messages[1].content.endswith("Rate ITEM_1.")
 
 
+@pytest.mark.parametrize(
+    "given, noted",
+    [(None, [0.0] * 3), ((0.5, 0.25, 0.125), [0.5, 0.25, 0.125]), ((1.0,), [0.0] * 3)],
+)
+def test_page_events_carry_the_propensities_of_their_slate(given, noted):
+    coroutine = session(USER, site(), SessionConfig(), arm="a", number=0, seed=1)
+    _, outcome = drive(coroutine, slates=lambda r: replace(slate_of(r), propensities=given))
+    pages = [event for event in outcome.events if event.kind == "page"]
+    assert [event.probability for event in pages] == noted * (len(pages) // 3)
+
+
 def test_no_interview_where_it_is_not_wanted():
     assert visit(interview=False)[0][-1].purpose == "act"
 

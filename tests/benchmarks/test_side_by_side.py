@@ -49,6 +49,18 @@ def test_agents_beside_transformers(tmp_path):
     assert rows["30 sessions", "sessions/s; peer: ours, 24 sessions"]["ratio"] > 0
 
 
+@pytest.mark.slow
+def test_importing_beside_pandas(tmp_path):
+    pytest.importorskip("pandas")
+    rows = rows_of("import_at_scale", tmp_path / "r.json")  # both sides must find the same
+    (case,) = {case for case, _ in rows}
+    assert case.startswith("50,000 rows")
+    memory = rows[case, "peak RSS, GiB"]
+    assert memory["ratio"] == pytest.approx(memory["peer"] / memory["ours"])
+    assert 0 < memory["ours"] < 1
+    assert rows[case, "seconds, check of leaks"]["peer"] is None
+
+
 def test_a_failure_in_a_side_is_one_here():
     side = sides.Side(Fails)
     with pytest.raises(RuntimeError, match="ZeroDivisionError"):

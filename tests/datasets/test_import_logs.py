@@ -6,8 +6,15 @@ import sys
 from pathlib import Path
 
 from movielens_files import write_1m
+from opera_files import write_opera
+from test_amazon import META_2014, REVIEWS_2014
+from test_recbole import write as write_recbole
+from test_steam import KANG_MCAULEY
+from test_usermirrorer import ML_1M
+from test_usermirrorer import write as write_usermirrorer
 
 from alignuser_jax.datasets import load_dataset
+from alignuser_jax.datasets.sessions import sessions
 
 ROOT = Path(__file__).parents[2]
 
@@ -24,6 +31,26 @@ def run(*arguments, code="", cwd=ROOT):
         timeout=120,
     )
     return done.returncode, done.stdout, done.stderr
+
+
+def forked(tmp_path, commands):
+    """(exit code, what was printed) of each: one process, as imports take longest, that forks
+    for every command."""
+    fork = (
+        "import os, sys\n"
+        f"for n, arguments in enumerate({commands!r}):\n"
+        "    if not os.fork():\n"
+        "        sys.stdout = sys.stderr = open(f'{n}.txt', 'w')\n"
+        "        sys.argv = ['import_logs', *arguments]\n"
+        "        break\n"
+        "    print(os.waitstatus_to_exitcode(os.wait()[1]), flush=True)\n"
+        "else:\n"
+        "    sys.exit()\n"
+    )
+    code, codes, error = run(code=f"\n{fork}", cwd=tmp_path)
+    assert code == 0, error
+    texts = [(tmp_path / f"{n}.txt").read_text() for n in range(len(commands))]
+    return [int(text) for text in codes.split()], texts
 
 
 def test_movielens_with_dirt_then_strict(tmp_path):
@@ -83,6 +110,33 @@ def test_tabular_with_mappings(tmp_path):
     assert dataset.manifest["split"]["kind"] == "global"
 
 
+def test_the_other_formats(tmp_path):
+    write_opera(tmp_path / "opera")
+    write_recbole(tmp_path / "rb")
+    write_usermirrorer(tmp_path / "um", "ml-1m", ML_1M)
+    for name, lines in (("b.json", REVIEWS_2014), ("m.json", META_2014)):
+        (tmp_path / name).write_text("".join(f"{line}\n" for line in lines))
+    (tmp_path / "steam_reviews.json").write_text("".join(f"{r}\n" for r in KANG_MCAULEY))
+    expected = [
+        (["--format=opera", "--input=opera"], "13 of 18 actions with a target are on their",
+         "opera-filtered: 1 items, sessions split"),
+        (["--format=recbole", "--input=rb"], "unknown item id: 1", "ml: 2 items"),
+        (["--format=usermirrorer", "--input=um"], "bad rating: 1", "ml-1m: 2 items"),
+        (["--format=amazon", "--input=b.json", "--items=m.json"], "unknown item id: 1",
+         "amazon: 2 items"),
+        (["--format=steam", "--input=steam_reviews.json", "--steam_rating=playtime"],
+         "bad rating: 1", "steam: 2 items"),
+    ]  # fmt: skip
+    out = [[*flags, f"--output=out{n}"] for n, (flags, *_) in enumerate(expected)]
+    codes, texts = forked(tmp_path, out)
+    for (flags, *parts), code, text in zip(expected, codes, texts, strict=True):
+        assert code == 0 and "no leak found" in text, (flags, text)
+        assert all(part in text for part in parts), (flags, text)
+    row = next(line for line in texts[0].split("\n") if line.startswith("| all"))
+    assert row.split()[3:12:2] == ["5", "23", "2", "5", "3"]
+    assert len(list(sessions(load_dataset(tmp_path / "out0")))) == 5
+
+
 def test_synthetic_says_so(tmp_path):
     out = tmp_path / "out"
     sizes = (
@@ -97,6 +151,29 @@ def test_synthetic_says_so(tmp_path):
     dataset = load_dataset(out)
     assert dataset.synthetic and dataset.manifest["source"]["config"]["seed"] == 5
     assert (len(dataset.user_ids), len(dataset.item_ids)) == (8, 30)
+
+
+def test_core_sample_and_shares(tmp_path):
+    out = tmp_path / "out"
+    code, text, error = run(
+        "--format=synthetic",
+        f"--output={out}",
+        "--synthetic_users=40",
+        "--synthetic_items=60",
+        "--k_core=12",
+        "--sample_users=20",
+        "--shares=0.6,0.2,0.2",
+        "--split=global",
+    )
+    assert code == 0, error
+    dataset = load_dataset(out)
+    core, sample = dataset.manifest["filters"]
+    assert core["k_core"] == 12 and sample["sample"] == {"users": 20, "seed": 101}
+    assert f"12-core: {core['left_interactions']} interactions, " in text
+    assert f"sample of users, seed 101: {len(dataset.log)} interactions, 20 users" in text
+    assert dataset.manifest["split"]["shares"] == [0.6, 0.2, 0.2]
+    assert len(dataset.user_ids) == 20 and "no leak found" in text
+    assert dataset.manifest["source"]["config"]["seed"] == 0
 
 
 def test_a_leak_exits_with_1_and_writes_nothing(tmp_path):
@@ -119,33 +196,34 @@ REFUSED = [
     (["--format=tabular", "--input=a.parquet"], "not a parquet file"),
     (["--format=synthetic", "--input=a.csv"], "--format=synthetic has no use for --input"),
     (["--format=synthetic", "--synthetic_users=1"], "expected 2 users or more"),
+    (["--format=synthetic", "--k_core=500"], "use a smaller --k_core"),
+    (["--format=synthetic", "--k_core=-1"], "expected 0 (no filter) or more"),
+    (["--format=synthetic", "--sample_users=500"], "500 users are asked for"),
+    (["--format=synthetic", "--shares=0.8,0.1"], "three that add up to 1"),
+    (["--format=synthetic", "--shares=0.8,0.1,nan"], "three that add up to 1"),
+    (["--format=synthetic", "--shares=most,some,few"], "expected three numbers"),
     (["--format=synthetic", "extra"], "unexpected arguments"),
+    (["--format=opera", "--input=missing"], "no OPeRA tables in missing"),
+    (["--format=opera", "--input=a", "--split=global"], "has no use for --split"),
+    (["--format=opera", "--input=a", "--items=b"], "has no use for --items"),
+    (["--format=steam", "--input=missing"], "missing is no file or folder"),
+    (["--format=movielens", "--input=a", "--crawl_year=2016"], "no use for --crawl_year"),
+    (["--format=amazon", "--input=full"], "no reviews in full"),
+    (["--format=usermirrorer", "--input=full"], "no _interaction file in full"),
+    (["--format=recbole", "--input=full"], "no .inter file in full"),
+    (["--format=recbole", "--input=full", "--columns=who=x"], "expected role=column"),
     (["--format=synthetic", "--output=full"], "choose another output folder"),
 ]
 
 
 def test_bad_input_is_one_clear_message(tmp_path):
-    """One process, as importing takes longest: it forks for every command."""
     (tmp_path / "a.csv").write_text("a,b\n1,2\n")
     (tmp_path / "a.parquet").write_text("a,b\n1,2\n")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "letter.txt").write_text("dear")
-    fork = (
-        "import os, sys\n"
-        f"for n, arguments in enumerate({[arguments for arguments, _ in REFUSED]!r}):\n"
-        "    if not os.fork():\n"
-        "        sys.stdout = sys.stderr = open(f'{n}.txt', 'w')\n"
-        "        sys.argv = ['import_logs', '--output=out', *arguments]\n"
-        "        break\n"
-        "    print(os.waitstatus_to_exitcode(os.wait()[1]), flush=True)\n"
-        "else:\n"
-        "    sys.exit()\n"
-    )
-    code, codes, error = run(code=f"\n{fork}", cwd=tmp_path)
-    assert code == 0, error
-    for n, (arguments, message) in enumerate(REFUSED):
-        text = (tmp_path / f"{n}.txt").read_text()
+    codes, texts = forked(tmp_path, [["--output=out", *flags] for flags, _ in REFUSED])
+    for (arguments, message), text in zip(REFUSED, texts, strict=True):
         assert message in text and "Traceback" not in text, (arguments, text)
-    assert codes.split() == ["2"] * len(REFUSED)
+    assert codes == [2] * len(REFUSED)
     assert not (tmp_path / "out").exists()
     assert (tmp_path / "full" / "letter.txt").read_text() == "dear"

@@ -4,10 +4,10 @@ import time
 from types import SimpleNamespace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from alignuser_jax.personas import compute_personas, compute_traits
-from alignuser_jax.records import Item
 
 
 def make(rows, genres, users=None, demographics=None):
@@ -19,7 +19,7 @@ def make(rows, genres, users=None, demographics=None):
     dataset = SimpleNamespace(
         user_ids=tuple(f"u{n}" for n in range(users)),
         item_ids=ids,
-        items={i: Item(i, i, tuple(g)) for i, g in zip(ids, genres, strict=True)},
+        item_table=pa.table({"genres": pa.array(list(genres), pa.list_(pa.string()))}),
         demographics=demographics or {},
     )
     log = SimpleNamespace(

@@ -1,0 +1,166 @@
+"""What a dataset looks like: counts per split and the distributions that matter, as numbers.
+
+`describe_plots` draws them. A log without ratings, timestamps or genres has no such part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+
+from alignuser_jax.datasets.dataset import Dataset
+from alignuser_jax.datasets.log import SPLITS, Log
+
+SESSION_GAP_SECONDS = 30 * 60
+"""A user who does nothing for so long begins a new session."""
+QUANTILES = {"min": 0.0, "5 %": 0.05, "median": 0.5, "95 %": 0.95, "max": 1.0}
+TRAIT_LEVELS = {
+    "pickiness": ("not picky", "moderately", "extremely"),
+    "engagement": ("low", "middle", "high"),
+    "conformity": ("follower", "balanced", "maverick"),
+    "variety": ("low", "middle", "high"),
+}
+"""Names of the levels 1, 2, 3 (METHOD.md section 4.3)."""
+
+
+def describe(
+    dataset: Dataset, levels: Mapping[str, np.ndarray] | None = None
+) -> dict[str, Any]:
+    """Numbers that JSON can hold, under these names, each only where the log has it:
+
+    parts: a row of counts for the whole and each split. ratings: count by rating. per_user,
+    per_item: quantiles of interactions; per_item also the Gini coefficient and the share that
+    the most popular tenth of the rated items has. time: first and last day, quantiles of the
+    seconds between a user's interactions, sessions (`SESSION_GAP_SECONDS`) and their lengths.
+    genres: interactions by genre. traits: users by level, from `levels` (`trait_levels`: int
+    arrays, 0 unknown).
+    """
+    log = dataset.log
+    described: dict[str, Any] = {
+        "name": dataset.name,
+        "synthetic": dataset.synthetic,
+        "hash": dataset.hash,
+        "parts": [_part("all", log), *(_part(name, log.of_split(name)) for name in SPLITS)],
+        "items_in_catalogue": log.n_items,
+    }
+    if has_ratings(log):
+        values, counts = np.unique(log.rating[np.isfinite(log.rating)], return_counts=True)
+        described["ratings"] = {
+            f"{value:g}": int(count) for value, count in zip(values, counts, strict=True)
+        }
+    if len(log):
+        described["per_user"] = _quantiles(_counts(log.user))
+        popularity = np.sort(_counts(log.item))[::-1]
+        described["per_item"] = _quantiles(popularity) | {
+            "gini": gini(popularity),
+            "share of the top tenth": float(
+                popularity[: max(len(popularity) // 10, 1)].sum() / popularity.sum()
+            ),
+        }
+    if has_times(log):
+        lengths = session_lengths(log)
+        described["time"] = {
+            "first_day": _day(log.timestamp.min()),
+            "last_day": _day(log.timestamp.max()),
+            "gap_seconds": _quantiles(gaps(log)),
+            "sessions": len(lengths),
+            "interactions_per_session": _quantiles(lengths),
+        }
+    if genres := genre_counts(dataset):
+        described["genres"] = genres
+    if levels:
+        described["traits"] = {
+            trait: dict(
+                zip(
+                    (*TRAIT_LEVELS[trait], "unknown"),
+                    [int((level == n).sum()) for n in (1, 2, 3, 0)],
+                    strict=True,
+                )
+            )
+            for trait, level in levels.items()
+        }
+    return described
+
+
+def has_ratings(log: Log) -> bool:
+    """Whether ratings say anything: a log of clicks has none, or the same everywhere."""
+    ratings = log.rating[np.isfinite(log.rating)]
+    return len(ratings) > 0 and bool((ratings != ratings[0]).any())
+
+
+def has_times(log: Log) -> bool:
+    return len(log) > 0 and bool((log.timestamp != log.timestamp[0]).any())
+
+
+def gaps(log: Log) -> np.ndarray:
+    """int64: seconds between each interaction of a user and that user's last one."""
+    return np.diff(log.timestamp)[log.user[1:] == log.user[:-1]]
+
+
+def session_lengths(log: Log) -> np.ndarray:
+    """int64[sessions]: interactions of each session, in the order of the log."""
+    if not len(log):
+        return np.zeros(0, np.int64)
+    new = (np.diff(log.timestamp) > SESSION_GAP_SECONDS) | (np.diff(log.user) != 0)
+    starts = np.concatenate([[0], np.flatnonzero(new) + 1, [len(log)]])
+    return np.diff(starts)
+
+
+def gini(counts: np.ndarray) -> float:
+    """0: all items alike; towards 1: one has everything. For counts from high to low, with rank
+    i from 1: (n + 1 - 2 Σ i·c / Σ c) / n of the ascending order (Gini's mean difference)."""
+    n, rank = len(counts), np.arange(len(counts), 0, -1)
+    return float((2 * (rank * counts.astype(float)).sum() / counts.sum() - n - 1) / n)
+
+
+def genre_counts(dataset: Dataset) -> dict[str, int]:
+    """Interactions by genre, most frequent first; an item of two genres counts for both."""
+    column = dataset.item_table["genres"].combine_chunks()
+    lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy()
+    encoded = column.flatten().dictionary_encode()
+    if not len(encoded):
+        return {}
+    of_item = np.bincount(dataset.log.item, minlength=len(lengths))
+    counts = np.bincount(encoded.indices.to_numpy(), np.repeat(of_item, lengths))
+    names = encoded.dictionary.to_pylist()
+    ordered = sorted(zip(names, counts.astype(int).tolist(), strict=True), key=_by_count)
+    return {name: count for name, count in ordered if count}
+
+
+def _by_count(pair: tuple[str, int]) -> tuple[int, str]:
+    return -pair[1], pair[0]
+
+
+def _part(name: str, log: Log) -> dict[str, Any]:
+    users, items = len(np.unique(log.user)), len(np.unique(log.item))
+    part: dict[str, Any] = {
+        "part": name,
+        "interactions": len(log),
+        "users": users,
+        "rated items": items,
+        "density": len(log) / (users * items) if len(log) else None,
+        "mean rating": None,
+    }
+    if has_ratings(log):
+        part["mean rating"] = float(np.nanmean(log.rating.astype(np.float64)))
+    return part
+
+
+def _counts(codes: np.ndarray) -> np.ndarray:
+    counts = np.bincount(codes)
+    return counts[counts > 0]
+
+
+def _quantiles(values: np.ndarray) -> dict[str, float]:
+    if not len(values):
+        return {}
+    found = {name: float(np.quantile(values, q)) for name, q in QUANTILES.items()}
+    return found | {"mean": float(values.mean())}
+
+
+def _day(seconds: int) -> str:
+    return datetime.fromtimestamp(int(seconds), UTC).date().isoformat()

@@ -1,0 +1,179 @@
+"""A part of a dataset: its k-core, a sample of its users, other shares of the split."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from alignuser_jax.datasets.dataset import (
+    Dataset,
+    content_hash,
+    describe_log,
+    interaction_table,
+)
+from alignuser_jax.datasets.log import Log
+from alignuser_jax.datasets.splits import SHARES, SPLIT_KINDS, split_log
+from alignuser_jax.records import stable_key
+
+SAMPLE_SEED = 101
+"""Of the sampled users where none is given (METHOD.md section 13.1: 1,000 users, seed 101)."""
+
+
+@dataclass(frozen=True)
+class Filters:
+    """`k_core`: every user and every item that stays has so many interactions (0: all stay).
+    `users`: how many users stay, drawn by `seed` from those of the k-core (0: all)."""
+
+    k_core: int = 0
+    users: int = 0
+    seed: int = SAMPLE_SEED
+
+    def __post_init__(self) -> None:
+        if self.k_core < 0 or self.users < 0:
+            raise ValueError(
+                f"k_core={self.k_core}, users={self.users}: expected 0 (no filter) or more"
+            )
+
+
+def k_core(log: Log, k: int) -> np.ndarray:
+    """bool[n]: the interactions of the largest part of `log` in which every user and every item
+    has at least `k`. Users and items below are taken away in turn until none is: the result
+    does not depend on which go first."""
+    keep = np.ones(len(log), bool)
+    while True:
+        before = int(keep.sum())
+        for codes, size in ((log.user, log.n_users), (log.item, log.n_items)):
+            enough = np.bincount(codes[keep], minlength=size) >= k
+            keep &= enough[codes]
+        if int(keep.sum()) == before:
+            return keep
+
+
+def sample_users(user_ids: Sequence[str], count: int, seed: int) -> np.ndarray:
+    """The places of `count` ids, in their order. A user is drawn by a key of seed and id alone:
+    whatever the order of the file, and a larger sample holds the smaller."""
+    keys = ((stable_key("sample of users", seed, user), n) for n, user in enumerate(user_ids))
+    return np.sort(np.array([n for _, n in heapq.nsmallest(count, keys)], np.int64))
+
+
+def filtered(
+    dataset: Dataset, filters: Filters, shares: Sequence[float] | None = None
+) -> Dataset:
+    """`dataset` after its k-core, then after the sample; split anew as it was, with `shares`
+    where given (a split of the publisher's own stays as it is). The manifest's `filters` says
+    what was done and what each step left.
+
+    The k-core takes items out of the catalogue, the sample does not: what other users know can
+    still be recommended. Raises `ValueError` where nothing is left, where there are fewer users
+    than asked for, for shares of a split that is the publisher's, and for a log of sessions.
+    """
+    if (filters.k_core or filters.users or shares) and getattr(dataset, "extra_tables", None):
+        raise ValueError(
+            f"{dataset.name} has tables of {', '.join(dataset.extra_tables)} beside its "
+            "interactions: filters and shares of the split are for logs of interactions alone"
+        )
+    log, old_split = dataset.log, dataset.manifest.get("split", {})
+    kind, old_shares = old_split.get("kind"), old_split.get("shares", SHARES)
+    if shares and kind not in SPLIT_KINDS:
+        raise ValueError(
+            f"{dataset.name} has the split {kind!r} of its own: it takes no shares"
+        )
+    steps: list[dict[str, Any]] = []
+    items = np.arange(log.n_items)
+    if filters.k_core:
+        log = log.where(k_core(log, filters.k_core))
+        if not len(log):
+            raise ValueError(
+                f"no part of {dataset.name} has {filters.k_core} interactions of every user "
+                "and item: use a smaller --k_core"
+            )
+        items = np.unique(log.item)
+        steps.append({"k_core": filters.k_core, **_sizes(log, items)})
+    if filters.users:
+        users = np.unique(log.user)
+        if filters.users > len(users):
+            raise ValueError(
+                f"{filters.users} users are asked for, {dataset.name} has {len(users)}"
+                + (f" in its {filters.k_core}-core" if filters.k_core else "")
+            )
+        ids = [dataset.user_ids[code] for code in users.tolist()]
+        chosen = users[sample_users(ids, filters.users, filters.seed)]
+        log = log.where(np.isin(log.user, chosen))
+        sample = {"users": filters.users, "seed": filters.seed}
+        steps.append({"sample": sample, **_sizes(log, items)})
+    new_shares = tuple(shares or old_shares)
+    if not steps and new_shares == tuple(old_shares):
+        return dataset
+    return _rebuilt(dataset, log, items, kind, new_shares, steps)
+
+
+def _sizes(log: Log, items: np.ndarray) -> dict[str, int]:
+    return {
+        "left_users": len(np.unique(log.user)),
+        "left_items": len(items),
+        "left_interactions": len(log),
+    }
+
+
+def _rebuilt(
+    dataset: Dataset,
+    log: Log,
+    items: np.ndarray,
+    kind: str | None,
+    shares: tuple[float, ...],
+    steps: list[dict[str, Any]],
+) -> Dataset:
+    users = np.unique(log.user)
+    log = replace(
+        log,
+        user=np.searchsorted(users, log.user).astype(np.int32),
+        item=np.searchsorted(items, log.item).astype(np.int32),
+        n_users=len(users),
+        n_items=len(items),
+    )
+    if kind in SPLIT_KINDS:
+        log = split_log(log, kind, shares)
+    user_table = dataset.user_table.take(pa.array(users)).combine_chunks()
+    item_table = dataset.item_table.take(pa.array(items)).combine_chunks()
+    ids = (
+        table[name].combine_chunks()
+        for table, name in ((user_table, "user_id"), (item_table, "item_id"))
+    )
+    tables = user_table, item_table, interaction_table(log, *ids)
+    described = describe_log(log, len(items), kind or "", shares)
+    counts = described["split"]["counts"]
+    described["split"] = dataset.manifest.get("split", {}) | {
+        "kind": kind,
+        "shares": list(shares),
+        "counts": counts,
+    }
+    extra = {  # what is told of users who are left
+        name: table.filter(pc.is_in(table["user_id"], user_table["user_id"].combine_chunks()))
+        if "user_id" in table.column_names
+        else table
+        for name, table in dataset.extra_tables.items()
+    }
+    described["counts"] |= {name: table.num_rows for name, table in extra.items()}
+    manifest = dataset.manifest | described | {"hash": content_hash(*tables, extra)}
+    if steps:
+        manifest["filters"] = [*dataset.manifest.get("filters", []), *steps]
+    whole = (len(dataset.user_ids), len(dataset.item_ids))
+    truth = {
+        name: values[np.ix_(users, items)] if values.shape == whole else values
+        for name, values in dataset.truth.items()
+    }
+    return replace(
+        dataset,
+        user_table=tables[0],
+        item_table=tables[1],
+        interaction_table=tables[2],
+        manifest=manifest,
+        truth=truth,
+        extra_tables=extra,
+    )

@@ -1,0 +1,33 @@
+"""Describe a dataset: counts per split, and pictures of its distributions.
+
+    alignuser describe --dataset=runs/ml-1m --output=runs/ml-1m-described
+
+Prints the tables and writes description.md, description.json and PNGs of ratings, interactions
+per user and per item, time, sessions, genres and traits, as far as the log has them.
+"""
+
+from pathlib import Path
+
+from absl import flags
+
+from alignuser_jax.datasets import load_dataset
+from alignuser_jax.datasets.describe_plots import summary, write_description
+from alignuser_jax.personas import compute_traits, trait_levels
+from alignuser_jax.programs import run as run_program
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("dataset", None, "Folder of an imported dataset.", required=True)
+flags.DEFINE_string("output", None, "Folder for the description.", required=True)
+
+
+def main() -> None:
+    dataset = load_dataset(FLAGS.dataset)
+    levels = trait_levels(compute_traits(dataset, dataset.log.of_split("train")))
+    described = write_description(dataset, FLAGS.output, levels)
+    label = " (SYNTHETIC: generated, no human made these ratings)" if dataset.synthetic else ""
+    print(f"{dataset.name}{label}\n\n{summary(described)}\n")
+    print(Path(FLAGS.output) / "description.md")
+
+
+if __name__ == "__main__":
+    run_program(main)

@@ -1,0 +1,68 @@
+"""Write a dataset, or simulated users' doings, in another tool's format.
+
+    alignuser export-logs --dataset=DATA --to=recbole --output=OUT --benchmark
+    alignuser export-logs --dataset=DATA --to=datasets --output=OUT
+    alignuser export-logs --dataset=DATA --to=obp --events=SIM/events.parquet --arm=als \
+        --reward=liked --output=feedback.npz
+"""
+
+import pyarrow.parquet as pq
+from absl import app, flags
+
+from alignuser_jax.datasets import exports, load_dataset
+from alignuser_jax.programs import run as run_program
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("dataset", None, "Folder of an imported dataset.", required=True)
+flags.DEFINE_enum("to", None, ("recbole", "datasets", "obp"), "The format.", required=True)
+flags.DEFINE_string(
+    "output", None, "Folder to write; obp: a file that ends in .npz.", required=True
+)
+flags.DEFINE_bool("benchmark", False, "recbole: three .inter files, one for each split.")
+flags.DEFINE_string("events", None, "obp: the events.parquet of a simulation.")
+flags.DEFINE_string("arm", "", "obp: which arm of the events; not needed where there is one.")
+flags.DEFINE_enum("reward", "watched", ("watched", "liked", "rating"), "obp: the reward.")
+COLUMNS = (
+    *("arm", "user_id", "session", "kind", "page", "position", "item_id", "value"),
+    "probability",
+)
+
+
+def check_flags() -> None:
+    if FLAGS.to == "obp" and not FLAGS.events:
+        raise app.UsageError("--to=obp needs --events")
+    if FLAGS.to == "obp" and not FLAGS.output.endswith(".npz"):
+        raise app.UsageError(f"--output={FLAGS.output}: expected a file that ends in .npz")
+    given = [f"--{name}" for name in ("events", "arm") if FLAGS[name].value]
+    if FLAGS.to != "obp" and given:
+        raise app.UsageError(f"--to={FLAGS.to} has no use for {', '.join(given)}")
+    if FLAGS.to != "recbole" and FLAGS.benchmark:
+        raise app.UsageError(f"--to={FLAGS.to} has no use for --benchmark")
+
+
+def main() -> None:
+    check_flags()
+    dataset = load_dataset(FLAGS.dataset)
+    label = " (SYNTHETIC: generated, no human made these ratings)" if dataset.synthetic else ""
+    print(f"{dataset.name}{label}")
+    if FLAGS.to == "recbole":
+        print(exports.write_recbole(dataset, FLAGS.output, benchmark=FLAGS.benchmark))
+    elif FLAGS.to == "datasets":
+        print(exports.write_datasets(dataset, FLAGS.output))
+    else:
+        events = pq.read_table(FLAGS.events)
+        if missing := [name for name in COLUMNS if name not in events.column_names]:
+            raise ValueError(f"{FLAGS.events} is no event table: it lacks {missing}")
+        feedback = exports.bandit_feedback(dataset, events, arm=FLAGS.arm, reward=FLAGS.reward)
+        scored = "with propensities"
+        if feedback["pscore"] is None:
+            scored = "without propensities (pscore is absent: the recommender gave none)"
+        print(
+            f"{feedback['n_rounds']} rounds, {feedback['n_actions']} actions, mean reward "
+            f"{feedback['reward'].mean():.4f}, {scored}"
+        )
+        print(exports.write_feedback(feedback, FLAGS.output))
+
+
+if __name__ == "__main__":
+    run_program(main)
