@@ -109,6 +109,7 @@ class Catalogue:
     source: str
 
 
+@lru_cache(maxsize=1 << 15)
 def words(text: str) -> tuple[str, ...]:
     """The words of a goal, a query or a title that carry meaning, each once."""
     return tuple(dict.fromkeys(w for w in _WORD.findall(text.lower()) if w not in _STOP))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any
 
 from alignuser_jax.records import Action
@@ -29,6 +30,7 @@ class ActionError(ValueError):
     """A text or a JSON value that is no action of a web shop."""
 
 
+@lru_cache(maxsize=1 << 15)  # a page lists dozens, most of them on every page
 def click(name: str) -> Action:
     return Action("click_element", name)
 

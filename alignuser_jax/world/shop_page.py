@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 from alignuser_jax.world.page import one_line, shorten
 
@@ -116,6 +117,7 @@ def _read_product(line: str) -> ShownProduct | None:
     return ShownProduct(**fields) if fields["title"] else None
 
 
+@lru_cache(maxsize=1 << 15)
 def slug(text: str) -> str:
     """`text` as a part of a semantic id: lower-case words joined by underscores."""
     return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")
