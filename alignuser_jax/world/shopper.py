@@ -39,13 +39,13 @@ class ShopperConfig:
 
     patience_pages: float = 19.0
     patience_spread: float = 1.25
-    convinced: float = 0.12
-    buyers: float = 0.35
+    convinced: float = 0.2
+    buyers: float = 0.36
     wanderers: float = 0.5
     account: float = 0.11
     help: float = 0.03
     open_from: float = 0.3
-    take_from: float = 0.5
+    take_from: float = 0.4
     noise: float = 0.12
     deeper: float = 0.6
     reviews: float = 0.25
