@@ -238,8 +238,9 @@ class WebShop:
 
 
 def guess_place(page: ShopPage, action: Action, click_type: str) -> str:
-    """The kind of a page whose writer did not say: from its context, else from the action."""
-    context = page.context.lower()
+    """The kind of a page whose writer did not say: from how its context begins (what stands
+    behind the first ` | ` are details), else from the action."""
+    context = page.context.lower().split(" | ")[0]
     for place, words in (
         ("checkout", ("checkout", "place your order", "payment")),
         ("cart", ("cart", "basket")),

@@ -210,16 +210,23 @@ def _common(steps: list[LoggedStep], share: float) -> dict[str, tuple[str, ...]]
 
 
 def _products(steps: list[LoggedStep]) -> tuple[dict[str, ShownProduct], dict[str, str]]:
+    """Every product by slug, and the id that opens it: one that was clicked for that, else the
+    first that names it."""
     products: dict[str, ShownProduct] = {}
-    links: dict[str, str] = {}
+    clicked: dict[str, str] = {}
+    listed: dict[str, str] = {}
     for step in steps:
         slugs = {slug(p.title): p for p in step.page.products if slug(p.title)}
         for name, product in slugs.items():
             products.setdefault(name, product)
         for element in step.page.elements:
             if (named := named_product(element, slugs)) is not None:
-                links.setdefault(named, element)
-    return products, links
+                listed.setdefault(named, element)
+        if step.action is not None and step.click_type == "product_link":
+            named = named_product(step.action.target, slugs)
+            if named is not None:
+                clicked.setdefault(named, step.action.target)
+    return products, listed | clicked
 
 
 def named_product(element: str, slugs: Iterable[str]) -> str | None:

@@ -1,11 +1,14 @@
 import re
+from dataclasses import replace
 
 import pytest
 import shop_toy as toy
 
 from alignuser_jax.records import Action, NextPageRequest, Slate
-from alignuser_jax.world import WebShop, WebShopConfig, advance, build_index, logged_steps
+from alignuser_jax.world import WebShop, WebShopConfig, advance, build_index, fill, logged_steps
+from alignuser_jax.world.shop import guess_place
 from alignuser_jax.world.shop_actions import TERMINATE, click, type_text
+from alignuser_jax.world.shop_page import ShopPage
 
 FIELD = "nav_bar.search_input"
 RED = "search_results.red_usb_cable.product_title"
@@ -96,8 +99,6 @@ def test_then_the_same_user_then_any(index):
     bob = shop.reset("bob", 0)
     cables = shop.step(bob, type_text(FIELD, "nothing logged"))
     assert cables.source == "rule"
-    from dataclasses import replace
-
     bob_at_cables = shop.at(replace(more[0], user_id="bob", session_id="bob-9"))
     found = {
         shop.step(replace(bob_at_cables, seed=seed), click(RED)).inside.session_id
@@ -183,6 +184,16 @@ def test_rules(shop, session, order, action, place, context):
     assert after.inside.page.elements and after.needs is None
 
 
+def test_the_id_that_was_clicked_opens_a_product():
+    wide = (*toy.CABLES[:3], ("search_results.red_usb_cable", RED))
+    steps = [(wide, "click", RED, ""), (toy.RED_PAGE, "terminate", "", "")]
+    index = build_index(logged_steps([toy.session("s", "u", *steps)]))
+    assert index.links["red_usb_cable"] == RED
+    steps = [(wide, "terminate", "", "")]
+    index = build_index(logged_steps([toy.session("s", "u", *steps)]))
+    assert index.links["red_usb_cable"] == "search_results.red_usb_cable"
+
+
 def test_what_rules_know(shop):
     teas = shop.step(at(shop, "ann-1", 3), type_text(FIELD, "green tea"))
     assert [p.title for p in teas.inside.page.products] == ["Green Tea"]
@@ -236,6 +247,22 @@ def test_a_page_without_ids_gets_those_of_its_kind(shop):
     after = shop.resolve(open_state, page)
     assert after.place == "cart"
     assert click("cart.proceed_to_checkout") in after.actions
+
+
+@pytest.mark.parametrize(
+    ("context", "action", "click_type", "place"),
+    [
+        ("search results page | search term: tea | cart: soap", click("x"), "other", "search"),
+        ("Shopping Cart (2)", click("x"), "other", "cart"),
+        ("Secure checkout", click("x"), "purchase", "checkout"),
+        ("nothing to go by", type_text(FIELD, "tea"), "", "search"),
+        ("nothing to go by", click("refinements.a"), "filter", "search"),
+        ("nothing to go by", click("nav_bar.cart"), "nav_bar", "cart"),
+        ("nothing to go by", click("a.b"), "product_link", "browse"),
+    ],
+)
+def test_the_kind_of_a_written_page(context, action, click_type, place):
+    assert guess_place(ShopPage(context=context), action, click_type) == place
 
 
 @pytest.mark.parametrize("text", ["", "I cannot do that.", "<think>CONTEXT: lost"])
@@ -334,7 +361,5 @@ def test_pages_are_written_by_a_callable_in_one_batch(shop):
 
 def test_a_slate_needs_a_recommender(make_site):
     site = make_site()
-    from alignuser_jax.world import fill
-
     with pytest.raises(ValueError, match="give a recommender"):
         fill(site, None, [site.reset("u", 0)])
