@@ -7,6 +7,7 @@ show a test session's page.
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -14,7 +15,6 @@ from typing import Any
 
 from alignuser_jax.records import Action, stable_key
 from alignuser_jax.world import shop_actions as actions
-from alignuser_jax.world.page import one_line
 from alignuser_jax.world.shop_page import ShopPage, ShownProduct, slug
 
 _WORD = re.compile(r"[a-z0-9]+")
@@ -219,8 +219,9 @@ def _products(steps: list[LoggedStep]) -> tuple[dict[str, ShownProduct], dict[st
         slugs = {slug(p.title): p for p in step.page.products if slug(p.title)}
         for name, product in slugs.items():
             products.setdefault(name, product)
-        for element in step.page.elements:
-            if (named := named_product(element, slugs)) is not None:
+        in_order = sorted(slugs)
+        for element in step.page.elements if slugs else ():
+            if (named := _named(element, in_order)) is not None:
                 listed.setdefault(named, element)
         if step.action is not None and step.click_type == "product_link":
             named = named_product(step.action.target, slugs)
@@ -230,10 +231,16 @@ def _products(steps: list[LoggedStep]) -> tuple[dict[str, ShownProduct], dict[st
 
 
 def named_product(element: str, slugs: Iterable[str]) -> str | None:
-    """The product (by slug) that a dotted part of `element` names, in full or cut short."""
-    parts = [slug(part) for part in one_line(element).split(".")]
-    for name in slugs:
-        for part in parts:
-            if part == name or (len(part) >= 8 and name.startswith(part)):
-                return name
+    """The product (by slug) that a dotted part of `element` names, in full or cut short to 8
+    characters or more; of several the first in the alphabet."""
+    return _named(element, sorted(slugs))
+
+
+def _named(element: str, slugs: list[str]) -> str | None:
+    for part in element.split("."):
+        name = slug(part)
+        place = bisect_left(slugs, name) if name else len(slugs)
+        found = slugs[place] if place < len(slugs) else ""
+        if found and (found == name or len(name) >= 8 and found.startswith(name)):
+            return found
     return None
