@@ -4,12 +4,12 @@
 
 --goals names a folder with WebShop's files (human_goals, goal_query_map, items_ins_v2_1000);
 the products are synthetic with and without it. Writes `sessions.jsonl`, one session a line, in
-OPeRA's wire form. --compare prints page counts and purchase rates beside those of UCI's
+OPeRA's wire form; the same command again goes on where it was, and with more --sessions adds
+to them. --compare prints page counts and purchase rates beside those of UCI's
 online_shoppers_intention.csv.
 """
 
-import json
-from pathlib import Path
+from collections.abc import Iterable
 
 from absl import flags
 from tqdm import tqdm
@@ -19,7 +19,7 @@ from alignuser_jax.datasets.shop_goals import read_shop_goals
 from alignuser_jax.programs import run as run_program
 from alignuser_jax.world.catalogue import CatalogueConfig, make_catalogue
 from alignuser_jax.world.generated_shop import GeneratedShop
-from alignuser_jax.world.shop_sessions import session_record, shapes_of, simulate_sessions
+from alignuser_jax.world.shop_sessions import write_sessions
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("out", None, "Folder to write into.", required=True)
@@ -36,21 +36,16 @@ def main() -> None:
     goals = read_shop_goals(FLAGS.goals) if FLAGS.goals else None
     config = CatalogueConfig(goals=FLAGS.catalogue_goals, seed=FLAGS.seed)
     shop = GeneratedShop(make_catalogue(goals, config))
-    out = Path(FLAGS.out)
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / "sessions.jsonl"
-    part = path.with_suffix(".part")
-    shapes = []
-    with part.open("w", encoding="utf-8") as file:
-        sessions = simulate_sessions(shop, FLAGS.sessions, FLAGS.seed)
-        total, quiet = FLAGS.sessions, not FLAGS.progress
-        for session in tqdm(sessions, total=total, unit="session", disable=quiet):
-            file.write(json.dumps(session_record(session), ensure_ascii=False) + "\n")
-            shapes.append(session.shape)
-    part.replace(path)
-    print(f"{FLAGS.sessions} synthetic sessions ({shop.catalogue.source}): {path}")
+
+    def progress(sessions: Iterable, done: int) -> Iterable:
+        quiet, total = not FLAGS.progress, FLAGS.sessions
+        return tqdm(sessions, initial=done, total=total, unit="session", disable=quiet)
+
+    shapes = write_sessions(shop, FLAGS.out, FLAGS.sessions, FLAGS.seed, progress)
+    where = f"{FLAGS.out}/sessions.jsonl"
+    print(f"{FLAGS.sessions} synthetic sessions ({shop.catalogue.source}): {where}")
     if human is not None:
-        print(compare_shapes(human, shapes_of(shapes)))
+        print(compare_shapes(human, shapes))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
-"""Whole sessions of scripted shoppers in the generated shop, and their shapes."""
+"""Whole sessions of scripted shoppers in the generated shop: their shapes, a file of them."""
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -71,10 +73,14 @@ def simulate_session(
 
 
 def simulate_sessions(
-    shop: GeneratedShop, count: int, seed: int = 0, config: ShopperConfig | None = None
+    shop: GeneratedShop,
+    count: int,
+    seed: int = 0,
+    config: ShopperConfig | None = None,
+    first: int = 0,
 ) -> Iterator[ShopSession]:
-    """`count` sessions, each of a user of its own, made when they are asked for."""
-    for n in range(count):
+    """Sessions `first` to `count`, each of a user of its own, made when they are asked for."""
+    for n in range(first, count):
         yield simulate_session(shop, f"shopper{n:06d}", seed, config)
 
 
@@ -109,3 +115,58 @@ def session_record(session: ShopSession) -> dict[str, Any]:
         "steps": steps,
         "end": session.transitions[-1].next_state.text,
     }
+
+
+def write_sessions(
+    shop: GeneratedShop,
+    folder: str | Path,
+    count: int,
+    seed: int = 0,
+    progress: Callable[[Iterable, int], Iterable] = lambda sessions, done: sessions,
+    config: ShopperConfig | None = None,
+) -> SessionShapes:
+    """`count` sessions in `folder/sessions.jsonl`, a `session_record` a line; their shapes.
+
+    Goes on after the last whole line that is there; `progress(sessions, done)` may wrap what is
+    still to be made. Raises `ValueError` where the folder holds sessions of another shop, seed
+    or shopper.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    catalogue = shop.catalogue
+    made_with = {
+        "catalogue": f"{stable_key(catalogue.products, catalogue.goals):016x}",
+        "source": catalogue.source,
+        "shop": f"{shop.config} {shop.max_pages} {shop.max_steps}",
+        "shopper": asdict(config or ShopperConfig()),
+        "seed": seed,
+        "synthetic": True,
+    }
+    manifest, path = folder / "manifest.json", folder / "sessions.jsonl"
+    if manifest.is_file():
+        found = json.loads(manifest.read_text())
+        if other := [name for name in made_with if found.get(name) != made_with[name]]:
+            raise ValueError(
+                f"{folder} holds sessions made with another {', '.join(other)}; "
+                "use another folder or the same settings"
+            )
+    manifest.write_text(json.dumps(made_with, indent=1) + "\n")
+    shapes = []
+    whole = 0  # bytes of whole lines
+    if path.is_file():
+        with path.open("rb") as file:
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break
+                record = json.loads(line)
+                pages = tuple(record["pages"].get(kind, 0) for kind in KINDS)
+                shapes.append((pages, record["purchase"]))
+                whole += len(line)
+    with path.open("ab") as file:
+        file.truncate(whole)
+        todo = simulate_sessions(shop, count, seed, config, len(shapes))
+        for session in progress(todo, min(len(shapes), count)):
+            record = json.dumps(session_record(session), ensure_ascii=False)
+            file.write(record.encode() + b"\n")
+            shapes.append(session.shape)
+    return shapes_of(shapes[:count])

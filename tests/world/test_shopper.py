@@ -15,6 +15,7 @@ from alignuser_jax.world.shop_sessions import (
     shapes_of,
     simulate_session,
     simulate_sessions,
+    write_sessions,
 )
 from alignuser_jax.world.shopper import ShopperConfig, begin
 
@@ -106,6 +107,31 @@ def test_shapes(shop):
     assert set(KIND_OF_PLACE) == places
 
 
+def test_a_file_of_sessions_goes_on_where_it_was(shop, tmp_path):
+    whole = write_sessions(shop, tmp_path / "a", 6, 2)
+    wanted = (tmp_path / "a" / "sessions.jsonl").read_bytes()
+    torn = tmp_path / "b"
+    write_sessions(shop, torn, 4, 2)
+    path = torn / "sessions.jsonl"
+    path.write_bytes(path.read_bytes()[:-20])
+    left = []
+
+    def progress(sessions, done):
+        left.append(done)
+        return sessions
+
+    again = write_sessions(shop, torn, 6, 2, progress)
+    assert path.read_bytes() == wanted and left == [3]
+    assert again.pages.tolist() == whole.pages.tolist()
+    assert write_sessions(shop, torn, 2, 2).pages.tolist() == whole.pages[:2].tolist()
+    assert path.read_bytes() == wanted
+    with pytest.raises(ValueError, match="made with another seed"):
+        write_sessions(shop, torn, 6, 3)
+    other = GeneratedShop(make_catalogue(config=CatalogueConfig(goals=5)))
+    with pytest.raises(ValueError, match="made with another catalogue"):
+        write_sessions(other, torn, 6, 2)
+
+
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
@@ -140,7 +166,6 @@ def test_the_program(tmp_path):
     assert len(lines) == 4 and all(json.loads(line)["synthetic"] for line in lines)
     assert "4 synthetic sessions (synthetic goals)" in done.stdout
     assert "30 human sessions, 4 simulated" in done.stdout
-    assert not (tmp_path / "o" / "sessions.part").exists()
     bad = run(f"--out={tmp_path / 'o'}", f"--goals={tmp_path}")
     assert bad.returncode == 2 and "error: no human_goals.json" in bad.stderr
 
