@@ -27,8 +27,9 @@ _IN_CART = (".checkbox", ".increase", ".decrease", ".delete")
 class ShopperConfig:
     """Patience is log-normal in pages, in whole pages, one at least.
 
-    Calibrated on every other session of the UCI Online Shoppers file: `patience_pages` (the
-    median), `patience_spread` (of its logarithm), `convinced` (the chance that a product which
+    Calibrated on every other session of the UCI Online Shoppers file, in a shop with WebShop's
+    goals (with generated goals shoppers find more and buy more): `patience_pages` (the median),
+    `patience_spread` (of its logarithm), `convinced` (the chance that a product which
     fits is put into the cart) and `buyers` (the share that will buy what is in the cart),
     `wanderers` (the share that ever looks at account and help pages), `account` and `help`
     (their chances per page of looking there). DEFAULTS, calibrated on nothing: all others.

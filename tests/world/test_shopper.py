@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from alignuser_jax.datasets.session_shapes import compare_shapes, read_online_shoppers
+from alignuser_jax.datasets.shop_goals import read_shop_goals
 from alignuser_jax.world import CatalogueConfig, GeneratedShop, make_catalogue
 from alignuser_jax.world.shop_actions import from_json
 from alignuser_jax.world.shop_sessions import (
@@ -173,11 +174,11 @@ def test_the_program(tmp_path):
 @pytest.mark.slow
 def test_shoppers_are_about_as_long_and_buy_about_as_often_as_people(shared_data):
     path = shared_data / "sessions" / "online_shoppers_intention.csv.gz"
-    if not path.is_file():
-        pytest.skip("no UCI sessions in ../shared/data/sessions")
+    if not path.is_file() or not (shared_data / "webshop").is_dir():
+        pytest.skip("no UCI sessions or WebShop goals in ../shared/data")
     human = read_online_shoppers(path)
     held_out = human.part(np.arange(len(human.purchase)) % 2 == 1)  # not calibrated on
-    shop = GeneratedShop()
+    shop = GeneratedShop(make_catalogue(read_shop_goals(shared_data / "webshop")))
     simulated = shapes_of(s.shape for s in simulate_sessions(shop, 600, seed=11))
     found = compare_shapes(held_out, simulated)
     everything, administrative, informational, product = found.pages
