@@ -29,13 +29,14 @@ class ShopperConfig:
 
     Calibrated on every other session of the UCI Online Shoppers file, in a shop with WebShop's
     goals (with generated goals shoppers find more and buy more): `patience_pages` (the median),
-    `patience_spread` (of its logarithm), `convinced` (the chance that a product which
-    fits is put into the cart) and `buyers` (the share that will buy what is in the cart),
-    `wanderers` (the share that ever looks at account and help pages), `account` and `help`
-    (their chances per page of looking there). DEFAULTS, calibrated on nothing: all others.
-    `open_from` and `take_from` are shares of the goal's words that a product must show to be
-    opened or to fit, `noise` their spread; `deeper`, `reviews`, `filters`, `similar`,
-    `quantity` and `doubts` (of those who will not buy, in the cart) are chances.
+    `patience_spread` (of its logarithm), `take_from` (the share of the goal's words that a
+    product must show to fit), `convinced` (the chance that one which fits is put into the
+    cart) and `buyers` (the share that will buy what is in the cart), `wanderers` (the share
+    that ever looks at account and help pages), `account` and `help` (their chances per page of
+    looking there). DEFAULTS, calibrated on nothing: all others. `open_from` is the share of the
+    goal's words that a product must show to be opened, `noise` the spread of both shares;
+    `deeper`, `reviews`, `filters`, `similar`, `quantity` and `doubts` (of those who will not
+    buy, in the cart) are chances.
     """
 
     patience_pages: float = 19.0
