@@ -7,7 +7,7 @@ plain integers drawn from stable hashes (`stable_key`), never counters or clocks
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -69,16 +69,21 @@ class Persona:
 
 # --- the world --------------------------------------------------------------------------
 
-ActionKind = Literal["next_page", "previous_page", "click", "rate", "exit"]
+ActionKind = Literal[
+    "next_page", "previous_page", "click", "rate", "exit", "click_element", "input", "terminate"
+]
+"""The first five are a recommendation site's, the last three a web shop's."""
 
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """One explicit action. `target` is the page-local id (`ITEM_2`), `value` a rating."""
+    """One explicit action. `target` is the page-local id (`ITEM_2`; in a web shop the semantic
+    id of an element), `value` a rating, `text` what is typed."""
 
     kind: ActionKind
     target: str = ""
     value: int = 0
+    text: str = ""
 
     @property
     def token(self) -> str:
@@ -87,6 +92,10 @@ class Action:
             return f"[CLICK_ITEM:{self.target}]"
         if self.kind == "rate":
             return f"[RATE:{self.target}:{self.value}]"
+        if self.kind == "click_element":
+            return f"[CLICK:{self.target}]"
+        if self.kind == "input":
+            return f"[INPUT:{self.target}|{self.text}]"
         return f"[{self.kind.upper()}]"
 
 
@@ -135,6 +144,8 @@ class State:
     `World.resolve` before `text` and `actions` mean anything; `slate` holds the item ids of the
     current page, `ITEM_1` first; `pages` every slate seen so far, page 1 first; `session` what
     was rated so far; `feedback` the line that echoes the last action (`You rated ITEM_2: 4/5`).
+    In a web shop `place` is the kind of page ("search", "cart", …), `source` what made it
+    ("log", "rule", "model" or "generated"), and `inside` the world's own immutable memory.
     """
 
     user_id: str
@@ -148,6 +159,9 @@ class State:
     text: str = ""
     actions: tuple[Action, ...] = ()
     needs: RecommendationRequest | NextPageRequest | None = None
+    place: str = ""
+    source: str = ""
+    inside: Hashable = None
 
     @property
     def slate(self) -> tuple[str, ...]:
