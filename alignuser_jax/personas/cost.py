@@ -52,14 +52,18 @@ def estimate(
     count_tokens: Callable[[str], int],
     sample: int = 16,
 ) -> Cost:
-    """The cost of `users`, from up to `sample` of them; no model is asked."""
+    """The cost of `users`, from up to `sample` of them; no model is asked. Raises `ValueError`,
+    saying why, where none of them can be asked anything."""
     sampled = sorted(users, key=lambda user: stable_key("estimate", user))[:sample]
     if not sampled:
         raise ValueError("no users to estimate the cost of: give user ids")
     requests = prompt = new = generated = 0
+    reasons: tuple[str, ...] = ()
     for user in sampled:
         texts: list[str] = []
-        for request, reply in _stand_in(user, evidence, config, count_tokens):
+        asked, failures = _stand_in(user, evidence, config, count_tokens)
+        reasons += failures
+        for request, reply in asked:
             requests += 1
             text = "\x1e".join(message.content for message in request.messages)
             extra = MESSAGE_TOKENS * len(request.messages)
@@ -68,20 +72,25 @@ def estimate(
             new += count_tokens(text[known:]) + (extra if not known else MESSAGE_TOKENS)
             generated += request.reasoning_tokens + count_tokens(reply)
             texts.append(text)
+    if not requests:
+        raise ValueError(f"none of {len(sampled)} users can be matched: {reasons[0]}")
     times = len(users) / len(sampled)
     counts = (value * times for value in (requests, prompt, new, generated))
     return Cost(len(users), len(sampled), *counts)
 
 
-def _stand_in(user: str, evidence, config, count_tokens) -> list[tuple[Request, str]]:
-    """The requests of a user whose candidates all differ, and replies as long as real ones."""
+def _stand_in(
+    user: str, evidence, config, count_tokens
+) -> tuple[list[tuple[Request, str]], tuple[str, ...]]:
+    """The requests of a user whose candidates all differ, with replies as long as real ones;
+    and what failed."""
     coroutine, asked = match(user, evidence, config, count_tokens), []
     answers = None
     while True:
         try:
             batch = coroutine.send(answers)
-        except StopIteration:
-            return asked
+        except StopIteration as end:
+            return asked, end.value.failures
         answers = []
         for request in batch:
             if request.purpose == "propose":

@@ -273,8 +273,9 @@ class _Matching:
         if low:
             return low
         self.failures.append(
-            f"the prompt does not fit into {self.config.context_tokens} tokens with a single "
-            "rating: give a larger context"
+            f"the questions do not fit into {self.config.context_tokens} tokens with a single "
+            f"rating ({room} are for the replies): give a larger context (engine.context; of a "
+            "server --context_tokens), fewer candidates or less reasoning"
         )
         return None
 

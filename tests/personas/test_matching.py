@@ -217,7 +217,7 @@ def test_as_many_ratings_are_told_as_fit():
     _, found = drive(
         match("u0", evidence, replace(config, context_tokens=60), count), Model(lawyer_is_u0)
     )
-    assert found.persona is None and "does not fit into 60 tokens" in found.failures[0]
+    assert found.persona is None and "do not fit into 60 tokens" in found.failures[0]
     with pytest.raises(ValueError, match="count_tokens"):
         next(match("u0", evidence, config))
 
