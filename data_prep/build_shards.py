@@ -16,7 +16,7 @@ from pathlib import Path
 from absl import app, flags
 
 from alignuser_jax import pipeline
-from alignuser_jax.alignment import ExposureMixture
+from alignuser_jax.alignment import ExposureMixture, policy_and_agent_users
 from alignuser_jax.alignment.config import SOURCES, TASKS
 from alignuser_jax.personas import read_personas
 from alignuser_jax.programs import experiment_flags, numbers, open_experiment
@@ -63,13 +63,17 @@ def main() -> None:
     if given:
         visits = experiment.stage(FLAGS.stage)[1].visits
         changes["visits"] = replace(visits, exposure=ExposureMixture(**{**weights, **given}))
+    personas = read_personas(FLAGS.personas) if FLAGS.personas else None
+    if personas:
+        users = policy_and_agent_users(dataset, experiment.agents, experiment.seed)[0]
+        print(personas.told(users))
     folder = pipeline.build_stage(
         experiment,
         dataset,
         run,
         FLAGS.stage,
         folder=Path(FLAGS.out) if FLAGS.out else None,
-        personas=read_personas(FLAGS.personas) if FLAGS.personas else None,
+        personas=personas,
         say=print,
         **changes,
     )

@@ -47,7 +47,9 @@ flags.DEFINE_integer("candidates", 5, "Personas proposed per user (m).")
 flags.DEFINE_integer("subsets", 3, "Subsets of the user's and of others' ratings (j).")
 flags.DEFINE_integer("subset_items", 50, "Ratings in a subset (rho).")
 flags.DEFINE_integer("taste_items", 50, "Ratings that candidates are proposed from.")
-flags.DEFINE_integer("reasoning_tokens", 200, "Tokens before a proposal, at most.")
+flags.DEFINE_integer(
+    "reasoning_tokens", 200, "Tokens before a proposal; 0: a server constrains its answers."
+)
 flags.DEFINE_integer("fit_reasoning_tokens", 0, "Tokens before a judgement, at most.")
 flags.DEFINE_list("ages", None, "Closed list; default: the data's, else MovieLens-1M's.")
 flags.DEFINE_list("occupations", None, "Closed list; default as for ages.")
@@ -117,15 +119,13 @@ def main() -> None:
         return
     matches, given = result
     told = [match.told for match in matches if match.persona]
-    failed = sum(match.persona is None for match in matches)
-    print(
-        f"{len(matches) - failed} of {len(matches)} users matched, {failed} without a persona"
-    )
+    print(f"{len(told)} of {len(matches)} users matched")
     for reason in sorted({text for match in matches for text in match.failures})[:5]:
         print(f"failed: {reason}")
-    if told:
-        taste, subset = (sum(counts) / len(told) for counts in zip(*told, strict=True))
-        print(f"ratings told, on average: {taste:.1f} to propose, {subset:.1f} in a subset")
+    if not told:
+        raise RuntimeError(f"no user was matched; why is in {Path(FLAGS.output)}/matches.jsonl")
+    taste, subset = (sum(counts) / len(told) for counts in zip(*told, strict=True))
+    print(f"ratings told, on average: {taste:.1f} to propose, {subset:.1f} in a subset")
     said = {match.user_id: persona_row(match) for match in matches}
     scores = compare(dataset, evidence, {"matched": said}, users, seed=FLAGS.seed)
     if scores:

@@ -14,6 +14,7 @@ from absl import flags
 
 from alignuser_jax import pipeline
 from alignuser_jax.backend import open_backend
+from alignuser_jax.personas import read_personas
 from alignuser_jax.programs import (
     backend_choice,
     backend_flags,
@@ -31,6 +32,7 @@ flags.DEFINE_integer("k", None, "Alternatives per rating (default: the experimen
 flags.DEFINE_integer("limit", None, "Reflections, at most (default: the experiment's).")
 flags.DEFINE_integer("reflection_tokens", 400, "Tokens of one reflection, at most.")
 flags.DEFINE_string("adapter", "", "Folder of an adapter for the writer; '' for none.")
+flags.DEFINE_string("personas", None, "File of personas over those computed from the log.")
 flags.DEFINE_bool("shuffle_reflections", False, "Permute the reflections (the ablation).")
 
 
@@ -50,6 +52,7 @@ def main() -> None:
             generator=backend.generator,
             policy_id=backend.policy_id,
             folder=Path(FLAGS.out),
+            personas=read_personas(FLAGS.personas) if FLAGS.personas else None,
             say=print,
             tasks=("reflection",),
             limits=limits,

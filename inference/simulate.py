@@ -64,6 +64,8 @@ def main() -> None:
         )
     personas = read_personas(FLAGS.personas) if FLAGS.personas else None
     view = simulation_view(dataset, personas)
+    if personas:
+        print(personas.told(users[: FLAGS.agents]))
     watch = pipeline.Stopwatch()
     with (
         open_backend(

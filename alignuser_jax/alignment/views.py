@@ -14,6 +14,7 @@ import numpy as np
 from alignuser_jax.datasets import Dataset, Log, item_statistics, profile_and_targets
 from alignuser_jax.memory import RecallIndex
 from alignuser_jax.personas import GivenPersonas, compute_personas
+from alignuser_jax.personas.given import PARTS
 from alignuser_jax.records import Interaction, Persona
 
 PROFILE_SHARE = 0.75
@@ -48,10 +49,14 @@ def training_view(
     return _with(view, personas)
 
 
-def test_view(dataset: Dataset) -> View:
-    """Profile: train and validation; targets: test."""
+def test_view(dataset: Dataset, personas: GivenPersonas | None = None) -> View:
+    """Profile: train and validation; targets: test. Given `personas` stand over the computed
+    ones."""
+    if personas:
+        personas.check(dataset.hash, PARTS)
     log = dataset.log
-    return _view(dataset, log.of_split("train", "validation"), log.of_split("test"))
+    view = _view(dataset, log.of_split("train", "validation"), log.of_split("test"))
+    return _with(view, personas)
 
 
 def simulation_view(dataset: Dataset, personas: GivenPersonas | None = None) -> View:
@@ -59,7 +64,7 @@ def simulation_view(dataset: Dataset, personas: GivenPersonas | None = None) -> 
     validation + test (the targets) speak of the same moment. Given `personas` stand over the
     computed ones."""
     if personas:
-        personas.check(dataset.hash, ("profile", "train"))
+        personas.check(dataset.hash, PARTS)
     log = dataset.log
     view = _view(dataset, log.of_split("train"), log.of_split("validation", "test"))
     return _with(view, personas)

@@ -94,10 +94,19 @@ def _stand_in(
         answers = []
         for request in batch:
             if request.purpose == "propose":
-                choices = [len(asked) % len(line) for line in request.answer]
+                choices = _different(len(asked), [len(line) for line in request.answer])
             else:  # the first candidate likes the user's own ratings only: nothing is tied
                 _, subset, candidate = map(int, request.subject.split("/"))
                 choices = [9 if candidate == 0 and subset < config.subsets else 0]
             reply = answer_text(choices, request.answer)
             asked.append((request, reply))
             answers.append(Completion(reply, tuple(choices)))
+
+
+def _different(number: int, sizes: Sequence[int]) -> list[int]:
+    """The choices of candidate `number`: its digits in base `sizes`."""
+    choices = []
+    for size in sizes:
+        choices.append(number % size)
+        number //= size
+    return choices

@@ -50,6 +50,12 @@ class GivenPersonas:
         kind = "matched" if self.about else "given"
         return f"{kind}, {self.hash}"
 
+    def told(self, users: Sequence[str]) -> str:
+        """In words, for how many of `users` there is a persona here."""
+        there = sum(user in self.rows for user in users)
+        rest = "" if there == len(users) else "; the others' are computed from the log"
+        return f"personas of {there} of {len(users)} users: {self.name}{rest}"
+
     def over(self, computed: Mapping[str, Persona]) -> dict[str, Persona]:
         """The computed personas, with what is given in the place of what was computed. Raises
         `ValueError` where no user of the file is among them."""

@@ -3,14 +3,22 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 from alignment_toy import Listed, toy
+from hostile_server import HostileServer, obedient
 
-from alignuser_jax.alignment import BuildConfig, build_shards, simulation_view, training_view
+from alignuser_jax.alignment import (
+    BuildConfig,
+    build_shards,
+    simulation_view,
+    test_view,
+    training_view,
+)
 from alignuser_jax.alignment.matched import closed_lists, match_dataset, matching_part
 from alignuser_jax.language.parsing import answer_text
 from alignuser_jax.language.prompts import persona_block
@@ -137,7 +145,8 @@ def given(dataset, tmp_path_factory):
 
 
 def test_views_show_matched_personas_in_place_of_the_true_ones(dataset, given):
-    for view in (training_view(dataset, personas=given), simulation_view(dataset, given)):
+    views = (training_view(dataset, personas=given), simulation_view(dataset, given))
+    for view in (*views, test_view(dataset, given)):
         row, persona = given.rows["u03"], view.personas["u03"]
         assert (persona.age, persona.occupation) == (row["age"], row["occupation"])
         assert persona.big_five == row["big_five"] and persona.pickiness > 0
@@ -228,16 +237,60 @@ def test_the_engine_answers_and_shares_beginnings(engine, dataset, tmp_path):
 # --- the program --------------------------------------------------------------------------
 
 
+def command(folder, *flags):
+    program = [sys.executable, "-m", "launch.cli", "match-personas", *flags]
+    return [*program, "--config=configs/tiny.py", f"--dataset={folder}", "--set=agents=6"]
+
+
 def alignuser(folder, *flags):
-    command = [sys.executable, "-m", "launch.cli", "match-personas", *flags]
-    command += ["--config=configs/tiny.py", f"--dataset={folder}"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        command(folder, *flags), cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
     return done.returncode, done.stdout + done.stderr
 
 
 def test_the_program_without_a_model(dataset, tmp_path):
     dataset.save(tmp_path / "data")
-    code, text = alignuser(tmp_path / "data", "--baselines", "--set=agents=6")
+    code, text = alignuser(tmp_path / "data", "--baselines")
     assert code == 0 and "| occupation | logistic regression | 24 " in text, text
     code, text = alignuser(tmp_path / "data", f"--output={tmp_path}/out")
     assert code == 2 and "--run must be given" in text and "Traceback" not in text
+
+
+@pytest.mark.slow
+def test_the_program_killed_in_the_middle(dataset, tmp_path, monkeypatch):
+    """A server whose answers depend on the request alone; SIGKILL, and the same command."""
+    monkeypatch.setenv("OPENAI_API_KEY", "k")
+    dataset.save(tmp_path / "data")
+    server = HostileServer(obedient)
+    flags = [f"--server={server.url}", "--model=m", "--structured=vllm", "--users=policy"]
+    flags += ["--limit=9", "--prices=1,2", "--sample=1"]
+    try:  # a reply that may begin with reasoning is not constrained, and this server babbles
+        code, text = alignuser(tmp_path / "data", *flags, f"--output={tmp_path}/bad")
+        assert code == 2 and "no user was matched" in text and "expected at least 7" in text
+        server.bodies.clear()
+        flags += ["--reasoning_tokens=0"]
+        code, text = alignuser(tmp_path / "data", *flags, f"--output={tmp_path}/whole")
+        assert code == 0 and "9 of 9 users matched" in text, text
+        assert "9 users: 315 requests, " in text and "price: at most 0." in text
+        assert "matched by server: m" in text and "| age     | matched " in text, text
+        asked = len(server.bodies)
+
+        process = subprocess.Popen(
+            command(tmp_path / "data", *flags, f"--output={tmp_path}/killed"),
+            cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        while len(server.bodies) < asked + 60 and process.poll() is None:
+            time.sleep(0.01)
+        process.kill()
+        process.wait()
+        assert not (tmp_path / "killed" / "personas.jsonl").exists()
+        server.bodies.clear()
+        code, text = alignuser(tmp_path / "data", *flags, f"--output={tmp_path}/killed")
+        assert code == 0 and "answers are there already" in text, text
+        assert len(server.bodies) < asked - 30, "what was on disk is not asked again"
+    finally:
+        server.stop()
+    for name in ("personas.jsonl", "matches.jsonl", "manifest.json"):
+        first, second = ((tmp_path / d / name).read_bytes() for d in ("whole", "killed"))
+        assert first == second, name

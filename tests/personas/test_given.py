@@ -46,6 +46,8 @@ def test_what_is_given_replaces_what_was_computed_and_no_more(tmp_path):
     assert personas["b"].occupation == "" and personas["b"].habits == "Buys on sale."
     assert personas["b"].mean_rating == 4 and personas["c"] == computed["c"]
     assert set(personas) == set("abc") and given.about == {} and given.label.startswith("given")
+    assert given.told("abc").startswith("personas of 2 of 3 users: ")
+    assert "computed from the log" in given.told("abc") and "comp" not in given.told("ab")
     with pytest.raises(ValueError, match="none of them of a user of this dataset.*'a'.*'x'"):
         given.over({"x": Persona("x")})
 
