@@ -244,7 +244,7 @@ def command(folder, *flags):
 
 def alignuser(folder, *flags):
     done = subprocess.run(
-        command(folder, *flags), cwd=ROOT, capture_output=True, text=True, timeout=120
+        command(folder, *flags), cwd=ROOT, capture_output=True, text=True, timeout=300
     )
     return done.returncode, done.stdout + done.stderr
 
