@@ -273,7 +273,7 @@ def test_the_program_killed_in_the_middle(dataset, tmp_path, monkeypatch):
         code, text = alignuser(tmp_path / "data", *flags, f"--output={tmp_path}/whole")
         assert code == 0 and "9 of 9 users matched" in text, text
         assert "9 users: 315 requests, " in text and "price: at most 0." in text
-        assert "matched by server: m" in text and "| age     | matched " in text, text
+        assert "matched by server: m" in text and "| age        | matched " in text, text
         asked = len(server.bodies)
 
         process = subprocess.Popen(
