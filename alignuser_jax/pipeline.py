@@ -34,8 +34,9 @@ from alignuser_jax.alignment.sites import agent_user
 from alignuser_jax.datasets import Dataset
 from alignuser_jax.experiment import HORIZON, Experiment, resolved
 from alignuser_jax.language import TextTokenizer, train_sentencepiece
+from alignuser_jax.personas import GivenPersonas
 from alignuser_jax.records import Generator, Recommender, stable_key
-from alignuser_jax.training.records_io import read_examples
+from alignuser_jax.training.records_io import read_examples, read_manifest
 from alignuser_jax.world import RecommendationSite
 
 Say = Callable[[str], None]
@@ -129,12 +130,15 @@ def build_stage(
     generator: Generator | None = None,
     policy_id: str | None = None,
     folder: Path | None = None,
+    personas: GivenPersonas | None = None,
     say: Say | None = None,
     drop_failed: bool = False,
     **changes: Any,
 ) -> Path:
     """The stage's shards, built from the policy's users only; `changes` to its `BuildConfig`
-    go to a `folder` of their own. `drop_failed`: see `build_shards`."""
+    and shards with given `personas` go to a `folder` of their own. `drop_failed`: see
+    `build_shards`. Raises `ValueError` where the shards there were built with other
+    personas."""
     folder = folder or run / "shards" / stage
     if not (folder / "manifest.json").is_file():
         config = replace(experiment.stage(stage)[1], **changes)
@@ -147,10 +151,18 @@ def build_stage(
             users=users,
             generator=generator,
             count_tokens=tokenizer_of(experiment, dataset, run).count,
+            personas=personas,
             progress=say,
             drop_failed=drop_failed,
             **named,
         )
+    elif personas:
+        there = read_manifest(folder)["labels"].get("personas", "computed from the log")
+        if there != personas.label:
+            raise ValueError(
+                f"the shards in {folder} were built with personas {there}, now given are "
+                f"{personas.label}: give another folder"
+            )
     return folder
 
 
@@ -373,6 +385,7 @@ def simulate(
         },
         "users": len(users),
         "users_hash": f"{stable_key(*users):x}",
+        **({"personas": view.given} if view.given else {}),
     }
     with Journal.open(out / "journal", manifest) as journal:
         events = run_population(

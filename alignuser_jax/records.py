@@ -48,11 +48,13 @@ class Interaction(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Persona:
-    """Who a user is, from the log (METHOD.md section 4).
+    """Who a user is: from the log, matched to it, or given (METHOD.md section 4).
 
     `pickiness`, `engagement`, `conformity`, `variety` are levels 1 to 3, 0 where unknown;
     `rating_shares` are the shares of 1 to 5 stars among the ratings the persona was computed
-    from; empty strings and `None` mean unknown.
+    from; `big_five` the levels 1 to 3 of openness, conscientiousness, extraversion,
+    agreeableness and neuroticism; `personality` and `habits` (a style of shopping) are text;
+    empty strings and tuples and `None` mean unknown.
     """
 
     user_id: str
@@ -65,6 +67,9 @@ class Persona:
     favourite_genres: tuple[str, ...] = ()
     age: str = ""
     occupation: str = ""
+    big_five: tuple[int, ...] = ()
+    personality: str = ""
+    habits: str = ""
 
 
 # --- the world --------------------------------------------------------------------------

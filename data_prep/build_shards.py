@@ -16,8 +16,9 @@ from pathlib import Path
 from absl import app, flags
 
 from alignuser_jax import pipeline
-from alignuser_jax.alignment import ExposureMixture
+from alignuser_jax.alignment import ExposureMixture, policy_and_agent_users
 from alignuser_jax.alignment.config import SOURCES, TASKS
+from alignuser_jax.personas import read_personas
 from alignuser_jax.programs import experiment_flags, numbers, open_experiment
 from alignuser_jax.programs import run as run_program
 from alignuser_jax.training.records_io import read_manifest
@@ -36,6 +37,7 @@ flags.DEFINE_integer("ratings_per_user", None, "Target ratings of one user, at m
 flags.DEFINE_integer("visits_per_user", None, "Visits of one user, at most.")
 flags.DEFINE_float("validation_share", None, "Share of the users held out.")
 flags.DEFINE_float("profile_share", None, "Share of a user's train part that prompts show.")
+flags.DEFINE_string("personas", None, "File of personas over those computed from the log.")
 flags.DEFINE_bool("shuffle_reflections", None, "Permute the reflections (the ablation).")
 
 PLAIN = ("k", "seed", "ratings_per_user", "visits_per_user", "validation_share")
@@ -53,19 +55,25 @@ def main() -> None:
     given = numbers("exposure", float) if FLAGS.exposure is not None else {}
     if unknown := sorted(given.keys() - weights.keys()):
         raise app.UsageError(f"--exposure has {unknown}; known are {', '.join(weights)}")
-    if (changes or given) and not FLAGS.out:
+    if (changes or given or FLAGS.personas) and not FLAGS.out:
         names = [*changes, *(["exposure"] if given else [])]
+        names += ["personas"] if FLAGS.personas else []
         raise app.UsageError(f"{', '.join(names)}: not the stage's settings, so give --out")
     experiment, dataset, run = open_experiment()
     if given:
         visits = experiment.stage(FLAGS.stage)[1].visits
         changes["visits"] = replace(visits, exposure=ExposureMixture(**{**weights, **given}))
+    personas = read_personas(FLAGS.personas) if FLAGS.personas else None
+    if personas:
+        users = policy_and_agent_users(dataset, experiment.agents, experiment.seed)[0]
+        print(personas.told(users))
     folder = pipeline.build_stage(
         experiment,
         dataset,
         run,
         FLAGS.stage,
         folder=Path(FLAGS.out) if FLAGS.out else None,
+        personas=personas,
         say=print,
         **changes,
     )

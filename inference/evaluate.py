@@ -36,6 +36,7 @@ from alignuser_jax.evaluation.ratings import (
     score_over_seeds,
     score_ratings,
 )
+from alignuser_jax.personas import GivenPersonas, read_personas
 from alignuser_jax.programs import (
     backend_choice,
     backend_flags,
@@ -60,11 +61,16 @@ flags.DEFINE_integer("cap", 20, "Ratings per user, at most.")
 flags.DEFINE_integer("reasoning_samples", 0, "Also rate after reasoning, this many samples.")
 flags.DEFINE_integer("reasoning_tokens", 64, "Tokens of that reasoning, at most.")
 flags.DEFINE_integer("next_states", 200, "Held-out transitions of the next-state test.")
+flags.DEFINE_string("personas", None, "File of personas over those computed from the log.")
 flags.DEFINE_integer("seed", 0, "Seed of draws and bootstraps.")
 
 
+def given() -> GivenPersonas | None:
+    return read_personas(FLAGS.personas) if FLAGS.personas else None
+
+
 def ratings(dataset, users, backends) -> tuple[str, list[str]]:
-    view = test_view(dataset)
+    view = test_view(dataset, given())
     truth = held_out_ratings(dataset.log, users, cap=FLAGS.cap)
     points = {
         name: fit(view.profile)(truth.user, truth.item) for name, fit in BASELINES.items()
@@ -97,7 +103,7 @@ def ratings(dataset, users, backends) -> tuple[str, list[str]]:
 
 def preference(dataset, users, name, backend) -> tuple[str, list[str]]:
     experiment = backend.experiment
-    view = simulation_view(dataset)
+    view = simulation_view(dataset, given())
     als = ALS().fit(dataset, view.profile)
     count = Popularity().fit(dataset, view.profile)
     popularity = np.bincount(view.profile.item, minlength=len(dataset.item_ids))

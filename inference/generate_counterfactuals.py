@@ -16,6 +16,7 @@ from absl import flags
 
 from alignuser_jax import pipeline
 from alignuser_jax.backend import METRICS, open_backend
+from alignuser_jax.personas import read_personas
 from alignuser_jax.programs import (
     backend_choice,
     backend_flags,
@@ -34,6 +35,7 @@ flags.DEFINE_integer("limit", None, "Reflections, at most (default: the experime
 flags.DEFINE_integer("reflection_tokens", 400, "Tokens of one reflection, at most.")
 flags.DEFINE_string("adapter", "", "Folder of an adapter for the writer; '' for none.")
 flags.DEFINE_bool("drop_failed", False, "Leave out reflections whose request failed.")
+flags.DEFINE_string("personas", None, "File of personas over those computed from the log.")
 flags.DEFINE_bool("shuffle_reflections", False, "Permute the reflections (the ablation).")
 
 
@@ -61,6 +63,7 @@ def main() -> None:
             generator=backend.generator,
             policy_id=backend.policy_id,
             folder=out,
+            personas=read_personas(FLAGS.personas) if FLAGS.personas else None,
             say=print,
             drop_failed=FLAGS.drop_failed,
             tasks=("reflection",),

@@ -22,6 +22,7 @@ from alignuser_jax import pipeline
 from alignuser_jax.alignment import policy_and_agent_users, simulation_view
 from alignuser_jax.backend import METRICS, open_backend
 from alignuser_jax.experiment import HORIZON
+from alignuser_jax.personas import read_personas
 from alignuser_jax.programs import (
     backend_choice,
     backend_flags,
@@ -40,6 +41,7 @@ flags.DEFINE_integer("agents", None, "How many of the experiment's agents (defau
 flags.DEFINE_string("adapter", None, "Another adapter's folder; '' for the first stage alone.")
 flags.DEFINE_integer("horizon", HORIZON, "Pages of every visit.")
 flags.DEFINE_bool("show_means", True, "Show items' mean ratings on the pages.")
+flags.DEFINE_string("personas", None, "File of personas over those computed from the log.")
 flags.DEFINE_integer("seed", 0, "Seed of the agents' randomness.")
 flags.DEFINE_integer("shuffle", None, "Start the agents in another order (changes nothing).")
 
@@ -62,6 +64,10 @@ def main() -> None:
             f"--agents={FLAGS.agents}: {len(users)} users are kept out of training: "
             f"ask for 2 to {len(users)}"
         )
+    personas = read_personas(FLAGS.personas) if FLAGS.personas else None
+    view = simulation_view(dataset, personas)
+    if personas:
+        print(personas.told(users[: FLAGS.agents]))
     watch = pipeline.Stopwatch()
     with (
         open_backend(
@@ -78,7 +84,7 @@ def main() -> None:
         events = pipeline.simulate(
             backend.experiment,
             dataset,
-            simulation_view(dataset),
+            view,
             arms,
             backend.generator,
             backend.count_tokens,

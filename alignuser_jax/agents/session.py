@@ -8,7 +8,6 @@ thousand at once, from a log, or with a human's answers to make training example
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import replace
 from typing import Any
 
 from alignuser_jax.agents.conversation import (
@@ -21,7 +20,7 @@ from alignuser_jax.agents.conversation import (
     screen_recall,
 )
 from alignuser_jax.language import prompts
-from alignuser_jax.language.parsing import REPROMPT, ReplyError, answer_text, parse_answer
+from alignuser_jax.language.parsing import answer_text, ask_again, read_choices
 from alignuser_jax.records import (
     Action,
     Completion,
@@ -301,15 +300,10 @@ class _Visit:
         A reply that cannot be read is asked for once more; that exchange is not kept.
         """
         completion = yield request
-        choices, problem = _read(completion, request.answer)
+        choices, problem = read_choices(completion, request.answer)
         if choices is None and completion.finish_reason != "error":
-            again = (
-                *request.messages,
-                Message.of("assistant", completion.text),
-                Message.of("user", REPROMPT),
-            )
-            completion = yield _again(request, again)
-            choices, problem = _read(completion, request.answer)
+            completion = yield ask_again(request, completion.text)
+            choices, problem = read_choices(completion, request.answer)
         if choices is None:
             self.failures += 1
             text = f"{request.purpose}: {problem}"
@@ -317,27 +311,6 @@ class _Visit:
                 raise _ModelFailed(text)
             self.note("failure", item_id=request.subject, text=text)
         return choices, completion
-
-
-def _again(request: Request, messages: tuple[Message, ...]) -> Request:
-    return replace(request, messages=messages, key=stable_key(request.key, "again"))
-
-
-def _read(completion: Completion, answer) -> tuple[tuple[int, ...] | None, str]:
-    """The alternatives taken, or `None` and why there are none."""
-    if completion.finish_reason == "error":
-        return None, completion.error or "the model failed without saying why"
-    if not completion.choices:
-        try:
-            return parse_answer(completion.text, answer), ""
-        except ReplyError as error:
-            return None, str(error)
-    sizes = [len(alternatives) for alternatives in answer]
-    if len(completion.choices) != len(sizes) or not all(
-        0 <= choice < size for choice, size in zip(completion.choices, sizes, strict=False)
-    ):
-        return None, f"choices {completion.choices} do not fit {sizes} alternatives"
-    return completion.choices, ""
 
 
 def _default_action(actions: tuple[Action, ...]) -> int:

@@ -12,6 +12,7 @@ from alignuser_jax.alignment.reflections import TEMPLATE
 from alignuser_jax.alignment.split import held_out_users
 from alignuser_jax.alignment.views import training_view
 from alignuser_jax.datasets import Dataset
+from alignuser_jax.personas import GivenPersonas
 from alignuser_jax.records import (
     Generator,
     Recommender,
@@ -28,6 +29,7 @@ def build_shards(
     generator: Generator | None = None,
     policy_id: str = TEMPLATE,
     count_tokens: Callable[[str], int] | None = None,
+    personas: GivenPersonas | None = None,
     progress: Callable[[str], None] | None = None,
     drop_failed: bool = False,
 ) -> dict[str, Any]:
@@ -39,9 +41,10 @@ def build_shards(
     and imagined pages); default: ALS fitted on the profile part. `generator` writes the
     reflections, draws alternatives and acts in rollouts; without it reflections are the
     labelled template and rollouts random. `policy_id` names it in the manifest.
-    `count_tokens` must be given where `config.session.context_tokens` is. Where requests to the
-    generator fail, `RequestsFailed` is raised and nothing written; with `drop_failed` what they
-    were for is left out and counted (an action of a rollout cannot be).
+    `count_tokens` must be given where `config.session.context_tokens` is. `personas` stand
+    over those computed from the log. Where requests to the generator fail, `RequestsFailed` is
+    raised and nothing written; with `drop_failed` what they were for is left out and counted
+    (an action of a rollout cannot be).
     """
     if generator is None and policy_id != TEMPLATE:
         raise ValueError(f"policy_id is {policy_id!r} but no generator was given")
@@ -55,7 +58,7 @@ def build_shards(
     if unknown := sorted(set(users) - set(dataset.user_ids)):
         raise ValueError(f"{len(unknown)} unknown users, the first is {unknown[0]!r}")
     training, validation = held_out_users(users, config.validation_share, config.seed)
-    view = training_view(dataset, config.profile_share)
+    view = training_view(dataset, config.profile_share, personas)
     common = Common(
         dataset, view, config, recommender, generator, count_tokens, progress, drop_failed
     )

@@ -143,6 +143,8 @@ class Part:
             "config": json.loads(json.dumps({**asdict(config), "limits": dict(self.limits)})),
             "reflections_dropped": self.dropped,
         }
+        if self.view.given:
+            manifest["labels"]["personas"] = self.view.given
         if uses_pages:
             name = getattr(common.recommender, "name", type(common.recommender).__name__)
             manifest["recommender"] = [name, getattr(common.recommender, "version", "")]

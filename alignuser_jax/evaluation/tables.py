@@ -16,6 +16,8 @@ from alignuser_jax.evaluation.comparison import (
     Comparison,
     across_exposures,
 )
+from alignuser_jax.evaluation.demographics import METRICS as DEMOGRAPHIC_METRICS
+from alignuser_jax.evaluation.demographics import DemographicScores
 from alignuser_jax.evaluation.preference import PreferenceScores
 from alignuser_jax.evaluation.ratings import RatingScores, SeedScores
 from alignuser_jax.evaluation.statistics import Interval
@@ -147,6 +149,15 @@ def preference_table(groups: Mapping[str, Sequence[PreferenceScores]]) -> str:
     ]
     headers = ["negatives", "predictor", "accuracy, best threshold", "accuracy at 0.5"]
     return table(rows, [*headers, "precision", "recall", "F1 per user", "F1 pooled"])
+
+
+def demographics_table(scores: Sequence[DemographicScores]) -> str:
+    metrics = DEMOGRAPHIC_METRICS
+    rows = [
+        [s.field, s.name, str(s.users), *(interval(s.scores[metric]) for metric in metrics)]
+        for s in scores
+    ]
+    return table(rows, ["field", "predictor", "users", *metrics])
 
 
 def agreement_table(result: Agreement) -> str:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from alignuser_jax.language.answers import Answer, json_answer, json_value
+from alignuser_jax.records import Completion, Message, Request, stable_key
 
 REPROMPT = "You have one more chance to provide the correct answer."
 """Said once after a reply that cannot be read (METHOD.md section 3, the paper's sentence)."""
@@ -42,6 +44,31 @@ def parse_json(text: str, fields: Mapping[str, Iterable[Any]]) -> dict[str, Any]
     """The object in a reply to a `json_answer` of these fields. ReplyError as above."""
     values = {name: list(values) for name, values in fields.items()}
     return json_value(parse_answer(text, json_answer(values)), values)
+
+
+def read_choices(completion: Completion, answer: Answer) -> tuple[tuple[int, ...] | None, str]:
+    """The alternatives taken, or `None` and why there are none."""
+    if completion.finish_reason == "error":
+        return None, completion.error or "the model failed without saying why"
+    if not completion.choices:
+        try:
+            return parse_answer(completion.text, answer), ""
+        except ReplyError as error:
+            return None, str(error)
+    sizes = [len(alternatives) for alternatives in answer]
+    if len(completion.choices) != len(sizes) or not all(
+        0 <= choice < size for choice, size in zip(completion.choices, sizes, strict=False)
+    ):
+        return None, f"choices {completion.choices} do not fit {sizes} alternatives"
+    return completion.choices, ""
+
+
+def ask_again(request: Request, reply: str) -> Request:
+    """The request after a reply that cannot be read: the conversation with it and `REPROMPT`,
+    under a key of its own."""
+    said = (Message.of("assistant", reply), Message.of("user", REPROMPT))
+    key = stable_key(request.key, "again")
+    return replace(request, messages=(*request.messages, *said), key=key)
 
 
 def answer_text(choices: Sequence[int], answer: Answer) -> str:

@@ -80,6 +80,15 @@ VARIETY = (
     "You like some variety.",
     "You seek out the unusual.",
 )
+BIG_FIVE = ("openness", "conscientiousness", "extraversion", "agreeableness", "neuroticism")
+"""The order of `Persona.big_five`."""
+TRAITS, PERSONALITY, HABITS = (
+    "Personality traits (1 low, 2 medium, 3 high): ",
+    "Personality: ",
+    "Habits: ",
+)
+"""Of matched and given personas only, so not in `FIXED_PHRASES`: there they would change every
+vocabulary that is trained from scratch."""
 MEAN_RATING = "Average rating: "
 RATING_SHARES = "Ratings 1 to 5: "
 GENRES = "Favourite genres: "
@@ -95,7 +104,7 @@ def system_prompt(item_type: str = "movies", recall: bool = False) -> str:
 
 def persona_block(persona: Persona | None, item_type: str = "movies") -> str:
     """Who the user is, in METHOD.md 4.5's order; "" for no persona (the ablation). Unknown
-    demographics say so, unknown traits are left out."""
+    demographics say so; what else is unknown is left out."""
     if persona is None:
         return ""
     levels = (
@@ -108,8 +117,15 @@ def persona_block(persona: Persona | None, item_type: str = "movies") -> str:
     lines = [
         OCCUPATION + (one_line(persona.occupation) or UNKNOWN),
         AGE + (one_line(persona.age) or UNKNOWN),
-        traits.format(item_type=item_type),
     ]
+    if persona.big_five:
+        named = zip(BIG_FIVE, persona.big_five, strict=True)
+        lines.append(TRAITS + ", ".join(f"{name} {level}" for name, level in named))
+    if persona.personality:
+        lines.append(PERSONALITY + one_line(persona.personality))
+    lines.append(traits.format(item_type=item_type))
+    if persona.habits:
+        lines.append(HABITS + one_line(persona.habits))
     if persona.mean_rating is not None:
         lines.append(f"{MEAN_RATING}{persona.mean_rating:.1f}")
     if persona.rating_shares:

@@ -1,5 +1,11 @@
-"""Who users are: traits and persona records computed from the log (METHOD.md section 4)."""
+"""Who users are: traits computed from the log, personas matched to it, personas that are given
+(METHOD.md section 4)."""
 
+from alignuser_jax.personas.cost import Cost, estimate
+from alignuser_jax.personas.evidence import Evidence
+from alignuser_jax.personas.given import GivenPersonas, read_personas, save_matches
+from alignuser_jax.personas.matching import Candidate, Match, MatchConfig, match
+from alignuser_jax.personas.population import match_users
 from alignuser_jax.personas.traits import (
     Traits,
     compute_personas,
@@ -7,4 +13,20 @@ from alignuser_jax.personas.traits import (
     trait_levels,
 )
 
-__all__ = ["Traits", "compute_personas", "compute_traits", "trait_levels"]
+__all__ = [
+    "Candidate",
+    "Cost",
+    "Evidence",
+    "GivenPersonas",
+    "Match",
+    "MatchConfig",
+    "Traits",
+    "compute_personas",
+    "compute_traits",
+    "estimate",
+    "match",
+    "match_users",
+    "read_personas",
+    "save_matches",
+    "trait_levels",
+]

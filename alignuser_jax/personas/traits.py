@@ -95,13 +95,15 @@ def compute_personas(
 
     Levels (section 4.3): pickiness 1 not, 2 moderately, 3 extremely; engagement and variety
     1 low to 3 high; conformity 1 follower, 2 balanced, 3 maverick. A user without ratings in
-    `log` has unknown traits (0, None, empty) and keeps the demographics.
+    `log` has unknown traits (0, None, empty) and keeps the demographics. What users said of
+    themselves (`surveys` of a dataset that has them) is passed on.
     """
     traits = compute_traits(dataset, log, literal=literal)
     active, levels = traits.engagement > 0, trait_levels(traits)
+    said = _surveys(dataset)
     personas = {}
     for code, user in enumerate(dataset.user_ids):
-        known = dataset.demographics.get(user, {})
+        known = {**dataset.demographics.get(user, {}), **said.get(user, {})}
         personas[user] = Persona(
             user_id=user,
             pickiness=int(levels["pickiness"][code]),
@@ -113,6 +115,8 @@ def compute_personas(
             favourite_genres=traits.favourite_genres[code],
             age=known.get("age", ""),
             occupation=known.get("occupation", ""),
+            personality=known.get("personality", ""),
+            habits=known.get("habits", ""),
         )
     return personas
 
@@ -126,6 +130,16 @@ def trait_levels(traits: Traits) -> dict[str, np.ndarray]:
         "engagement": _levels(traits.engagement, ENGAGEMENT_PERCENTILES, active),
         "conformity": _levels(traits.conformity, CONFORMITY_PERCENTILES, active),
         "variety": _levels(traits.covering_genres, VARIETY_PERCENTILES, with_genres),
+    }
+
+
+def _surveys(dataset: Dataset) -> dict[str, dict[str, str]]:
+    """Of each surveyed user the fields of a persona that were answered."""
+    table = dataset.extra_tables.get("surveys")
+    fields = ("age", "occupation", "personality", "habits")
+    return {
+        row["user_id"]: {name: row[name] for name in fields if row.get(name)}
+        for row in ([] if table is None else table.to_pylist())
     }
 
 

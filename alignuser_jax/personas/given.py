@@ -1,0 +1,252 @@
+"""Personas that come from elsewhere: a file of surveys, or what was matched; by user id.
+
+A file has one row per user, `user_id` and any fields of `records.Persona`, as JSON lines
+(`.jsonl`) or Parquet (a dataset's `surveys.parquet` is such a file). What a row says replaces
+what was computed from the log; what it leaves out (or has as null) stays as computed; an empty
+text means unknown.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from alignuser_jax.personas.matching import Match
+from alignuser_jax.records import RATINGS, Persona
+
+PERSONAS, MATCHES, MANIFEST = "personas.jsonl", "matches.jsonl", "manifest.json"
+PARTS = ("profile", "train")
+"""Of which ratings personas may be matched: those that prompts of training show, or all that
+agents of a simulation know."""
+
+_TEXTS = ("age", "occupation", "personality", "habits")
+_LEVELS = ("pickiness", "engagement", "conformity", "variety")
+_BESIDE = ("answers", "interview")
+"""Columns of a dataset's `surveys.parquet` that are no part of a persona."""
+FIELDS = tuple(f.name for f in dataclasses.fields(Persona) if f.name != "user_id")
+
+
+@dataclass(frozen=True)
+class GivenPersonas:
+    """`rows`: user id -> fields of `Persona`. `name` says where they come from, `hash` names
+    the content, `about` is the manifest beside a file of matched personas ({} for any other).
+    """
+
+    rows: Mapping[str, Mapping[str, Any]]
+    name: str
+    hash: str
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """For manifests: what they are and which."""
+        kind = "matched" if self.about else "given"
+        return f"{kind}, {self.hash}"
+
+    def told(self, users: Sequence[str]) -> str:
+        """In words, for how many of `users` there is a persona here."""
+        there = sum(user in self.rows for user in users)
+        rest = "" if there == len(users) else "; the others' are computed from the log"
+        return f"personas of {there} of {len(users)} users: {self.name}{rest}"
+
+    def over(self, computed: Mapping[str, Persona]) -> dict[str, Persona]:
+        """The computed personas, with what is given in the place of what was computed. Raises
+        `ValueError` where no user of the file is among them."""
+        if not self.rows.keys() & computed.keys():
+            raise ValueError(
+                f"{self.name} has {len(self.rows)} personas, none of them of a user of this "
+                f"dataset; its user ids are such as {next(iter(self.rows), '(none)')!r}, the "
+                f"dataset's such as {next(iter(computed), '(none)')!r}"
+            )
+        return {
+            user: replace(persona, **self.rows[user]) if user in self.rows else persona
+            for user, persona in computed.items()
+        }
+
+    def check(self, dataset_hash: str, parts: Sequence[str], profile_share: float = 1) -> None:
+        """Raises `ValueError` where matched personas are of other data, or of ratings that must
+        not be seen: `parts` are those that may, the profile up to `profile_share`."""
+        if not self.about:
+            return
+        if self.about["dataset_hash"] != dataset_hash:
+            raise ValueError(
+                f"{self.name} was matched on another dataset ({self.about['dataset']}, "
+                f"{self.about['dataset_hash']}); this one is {dataset_hash}: match again"
+            )
+        part, share = self.about["part"], self.about.get("profile_share") or 1
+        if part not in parts or (part == "profile" and share > profile_share + 1e-9):
+            raise ValueError(
+                f"{self.name} was matched on {_part_text(part, share)}, which holds ratings "
+                f"that are predicted here; match with --part=profile and a share of at most "
+                f"{profile_share:g}"
+            )
+
+
+def _part_text(part: str, share: float) -> str:
+    return f"the first {share:g} of the train part" if part == "profile" else f"all of {part}"
+
+
+def read_personas(path: str | Path) -> GivenPersonas:
+    """The personas in a `.jsonl` or `.parquet` file, or in a folder of `save_matches`.
+
+    Raises `FileNotFoundError` where there is none and `ValueError`, with the row, for a row
+    that is no persona or a user that comes twice."""
+    path = Path(path)
+    if path.is_dir():
+        path = path / PERSONAS
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"no personas at {path}: expected a .jsonl or .parquet file, or a folder made by "
+            "`alignuser match-personas`"
+        )
+    rows: dict[str, dict[str, Any]] = {}
+    for where, row in _rows_of(path):
+        user, fields = _persona_of(row, f"{path}, row {where}")
+        if user in rows:
+            raise ValueError(f"{path}, row {where}: user {user!r} comes a second time")
+        rows[user] = fields
+    if not rows:
+        raise ValueError(f"{path} holds no personas")
+    text = json.dumps(rows, sort_keys=True, ensure_ascii=False)
+    content = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+    manifest, about = path.with_name(MANIFEST), {}
+    if path.name == PERSONAS and manifest.is_file():
+        about = json.loads(manifest.read_text(encoding="utf-8"))
+        if about.get("personas_hash") != content:
+            raise ValueError(
+                f"{path} is not what {manifest} describes: it was changed after it was made; "
+                "match again, or give a changed file a folder of its own"
+            )
+    return GivenPersonas(rows, str(path), content, about)
+
+
+def _rows_of(path: Path) -> Iterable[tuple[int, Any]]:
+    if path.suffix == ".parquet":
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            yield from enumerate(pq.read_table(path).to_pylist(), 1)
+        except pa.ArrowException as error:
+            raise ValueError(f"{path} is no Parquet file: {error}") from error
+        return
+    with path.open(encoding="utf-8") as file:
+        try:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    yield number, json.loads(line)
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path} is not UTF-8 text: {error}") from error
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}, row {number} is no JSON: {error}") from error
+
+
+def _persona_of(row: Any, where: str) -> tuple[str, dict[str, Any]]:
+    if not isinstance(row, dict):
+        raise ValueError(f"{where} is {type(row).__name__}, expected an object with user_id")
+    user = row.get("user_id")
+    if not isinstance(user, str) or not user:
+        raise ValueError(f"{where}: user_id is {user!r}, expected a text")
+    fields = {}
+    for name, value in row.items():
+        if name in ("user_id", *_BESIDE) or value is None:
+            continue
+        if name not in FIELDS:
+            near = get_close_matches(name, FIELDS, n=1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise ValueError(f"{where}: no field {name!r}; {hint}it has {', '.join(FIELDS)}")
+        value = tuple(value) if isinstance(value, list) else value
+        if not _fits(name, value):
+            raise ValueError(f"{where}: {name} is {value!r}, expected {_EXPECTED[name]}")
+        fields[name] = value
+    return user, fields
+
+
+_EXPECTED = {
+    **dict.fromkeys(_TEXTS, "a text"),
+    **dict.fromkeys(_LEVELS, "a level from 1 to 3, 0 for unknown"),
+    "big_five": "five levels from 1 to 3, or none",
+    "mean_rating": f"a number from 0 to {RATINGS[-1]}",
+    "rating_shares": f"{len(RATINGS)} shares from 0 to 1, or none",
+    "favourite_genres": "a list of texts",
+}
+
+
+def _fits(name: str, value: Any) -> bool:
+    def whole(number: Any, low: int) -> bool:
+        return type(number) is int and low <= number <= 3
+
+    def within(number: Any, high: float) -> bool:
+        return type(number) in (int, float) and 0 <= number <= high
+
+    if name in _TEXTS:
+        return isinstance(value, str)
+    if name in _LEVELS:
+        return whole(value, 0)
+    if name == "mean_rating":
+        return within(value, RATINGS[-1])
+    if not isinstance(value, tuple):
+        return False
+    if name == "big_five":
+        return len(value) in (0, 5) and all(whole(level, 1) for level in value)
+    if name == "rating_shares":
+        return len(value) in (0, len(RATINGS)) and all(within(share, 1) for share in value)
+    return all(isinstance(text, str) for text in value)
+
+
+# --- what was matched ---------------------------------------------------------------------
+
+
+def persona_row(found: Match) -> dict[str, Any]:
+    """The row of a matched user; a user without a match has unknown demographics, so that
+    those of the data do not stand in for what could not be matched."""
+    persona = found.persona
+    if persona is None:
+        return {"user_id": found.user_id, "age": "", "occupation": "", "big_five": []}
+    return {"user_id": found.user_id, **persona._asdict()}
+
+
+def save_matches(
+    folder: str | Path, matches: Sequence[Match], about: Mapping[str, Any]
+) -> GivenPersonas:
+    """Writes the personas, what they were chosen from and the manifest (`about` and counts);
+    the same matches give the same bytes. Returns the personas as they will be read."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / MANIFEST).unlink(missing_ok=True)  # it does not describe what comes now
+    _write_lines(folder / PERSONAS, map(persona_row, matches))
+    _write_lines(folder / MATCHES, (_match_row(found) for found in matches))
+    given = read_personas(folder)
+    manifest = {
+        **about,
+        "users": len(matches),
+        "matched": sum(found.persona is not None for found in matches),
+        "with_failures": sum(bool(found.failures) for found in matches),
+        "personas_hash": given.hash,
+    }
+    text = json.dumps(manifest, indent=2, ensure_ascii=False, sort_keys=True)
+    _write(folder / MANIFEST, text + "\n")
+    return read_personas(folder)
+
+
+def _match_row(found: Match) -> dict[str, Any]:
+    row = dataclasses.asdict(found)
+    row["candidates"] = [candidate._asdict() for candidate in found.candidates]
+    return row
+
+
+def _write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    _write(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def _write(path: Path, text: str) -> None:
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)

@@ -1,0 +1,205 @@
+"""Many users at once: killed anywhere, in any order, at any number at a time, one result; and
+nothing that must not be known gets into a request."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from matching_toy import CONFIG, Model, log_of, noise
+
+from alignuser_jax.agents import Journal
+from alignuser_jax.durable import JournalError
+from alignuser_jax.personas import Evidence, estimate, match_users, read_personas, save_matches
+from alignuser_jax.records import Completion
+
+RATINGS = [[1 + noise(u, n, most=5) for n in range(4 + noise(u, most=9))] for u in range(8)]
+USERS = tuple(f"u{n}" for n in range(8))
+
+
+@pytest.fixture(scope="module")
+def evidence():
+    return Evidence(*log_of(RATINGS))
+
+
+def fits(job, user):
+    return 1 + noise("fit", job, user, most=10)
+
+
+def some_fail(request):
+    """Errors and unreadable replies here and there, by the request alone."""
+    if request.purpose == "fit" and request.key % 29 == 0:
+        return Completion("", finish_reason="error", error="down")
+    return "What?" if request.key % 11 == 0 else None
+
+
+def run(folder, evidence, users=USERS, model=None, concurrency=8, **options):
+    model = model or Model(fits, some_fail)
+    with Journal.open(folder / "journal", {"run": 1}) as journal:
+        found = match_users(
+            users, evidence, CONFIG, model, journal, concurrency=concurrency, **options
+        )
+    save_matches(folder, found, {"dataset_hash": "d", "dataset": "toy", "part": "profile"})
+    return found
+
+
+def files(folder):
+    return {p.name: p.read_bytes() for p in sorted(folder.iterdir()) if p.is_file()}
+
+
+def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(evidence, tmp_path):
+    whole = Model(fits, some_fail)
+    run(tmp_path / "whole", evidence, model=whole)
+    asked = kills = 0
+    stop_after = 7
+    while True:
+        model = Model(fits, some_fail, stop_after=stop_after)
+        try:
+            run(tmp_path / "killed", evidence, model=model, concurrency=1 + kills % 5)
+        except KeyboardInterrupt:
+            kills += 1
+            asked += model.answered
+            assert not model.queue, "what was outstanding is cancelled"
+            continue
+        asked += model.answered
+        break
+    assert kills > 10
+    assert files(tmp_path / "killed") == files(tmp_path / "whole")
+    assert set(files(tmp_path / "whole")) == {
+        "personas.jsonl",
+        "matches.jsonl",
+        "manifest.json",
+    }
+    assert asked <= whole.answered + 3 * kills, "only what was not yet on disk is asked again"
+    again = Model(fits, some_fail)
+    run(tmp_path / "killed", evidence, model=again)
+    assert again.requests == [], "everything is on record"
+
+
+def test_neither_order_nor_company_changes_a_match(evidence, tmp_path):
+    found = run(tmp_path / "a", evidence)
+    assert [match.user_id for match in found] == list(USERS)
+    assert any(match.failures for match in found) and all(match.persona for match in found)
+    alone = run(tmp_path / "b", evidence, users=USERS[::-3], concurrency=1)
+    assert alone == [found[USERS.index(user)] for user in USERS[::-3]]
+
+
+def test_users_are_matched_together(evidence, tmp_path):
+    model = Model(fits)
+    run(tmp_path / "a", evidence, model=model, concurrency=4)
+    assert model.most >= 4 * 8, "all judgements of several users are outstanding at once"
+    model = Model(fits)
+    run(tmp_path / "b", evidence, model=model, concurrency=1)
+    assert model.most == 16
+
+
+def test_another_question_is_refused(evidence, tmp_path):
+    run(tmp_path, evidence)
+    changed = [[6 - r for r in ratings] for ratings in RATINGS]
+    with pytest.raises(JournalError, match="messages differ"):
+        run(tmp_path, Evidence(*log_of(changed)))
+
+
+def test_bad_arguments(evidence, tmp_path):
+    with pytest.raises(ValueError, match="'u1' is given twice"):
+        run(tmp_path, evidence, users=("u1", "u2", "u1"))
+    with pytest.raises(ValueError, match="concurrency is 0"):
+        run(tmp_path, evidence, concurrency=0)
+    with pytest.raises(KeyError):
+        run(tmp_path, evidence, users=("nobody",))
+
+    class Idle(Model):
+        def collect(self):
+            return []
+
+    with pytest.raises(RuntimeError, match="every ticket once"):
+        run(tmp_path, evidence, model=Idle(fits))
+
+
+def test_progress_goes_to_stderr(evidence, tmp_path, capsys):
+    run(tmp_path, evidence, progress=True)
+    out, err = capsys.readouterr()
+    assert out == "" and "8/8" in err and "user" in err
+
+
+# --- the cost -----------------------------------------------------------------------------
+
+
+def count(text):
+    return len(text.split())
+
+
+def test_the_cost_is_what_is_then_asked(evidence, tmp_path):
+    config = replace(CONFIG, propose_reasoning_tokens=20, context_tokens=1000)
+    cost = estimate(USERS, evidence, config, count, sample=100)
+    assert (cost.users, cost.sampled, cost.requests) == (8, 8, 8 * (4 + 4 * 2 * 2))
+    model = Model(lambda job, user: 1 + 9 * (job == 2))
+
+    with Journal.open(tmp_path / "journal", {}) as journal:
+        match_users(USERS, evidence, config, model, journal, count_tokens=count)
+    asked = [r for r in model.requests if not r.subject.startswith("1/")]  # without ties
+    assert len(asked) == cost.requests
+    said = sum(count(m.content) for r in asked for m in r.messages)
+    assert said <= cost.prompt_tokens <= said + 8 * sum(len(r.messages) for r in asked)
+    assert cost.new_tokens < 0.6 * cost.prompt_tokens, "beginnings are shared"
+    least, most = (8 * (4 * (20 + 7 * words) + 16 * 2) for words in (2, 4))
+    assert least < cost.generated_tokens < most
+    half = estimate(USERS, evidence, config, count, sample=4)
+    assert half.sampled == 4 and half.requests == cost.requests
+
+
+def test_the_cost_in_words(evidence):
+    cost = estimate(USERS, evidence, CONFIG, count)
+    (line,) = cost.lines()
+    assert line.startswith("8 users: 160 requests, ") and "counted for 8 users" in line
+    price, time = cost.lines(1800.0, prices=(1.0, 2.0))[1:]
+    assert price.startswith("price: at most 0.") and "14,400 s (4.0 h)" in time
+    with pytest.raises(ValueError, match="no users"):
+        estimate((), evidence, CONFIG, count)
+
+
+# --- what must not be known ---------------------------------------------------------------
+
+
+def requests_of(dataset, log, tmp_path, name):
+    model = Model(fits)
+    with Journal.open(tmp_path / name, {}) as journal:
+        match_users(USERS, Evidence(dataset, log), CONFIG, model, journal)
+    return sorted(model.requests, key=lambda r: r.key)
+
+
+def test_demographics_are_in_no_request(tmp_path):
+    dataset, log = log_of(RATINGS)
+    before = requests_of(dataset, log, tmp_path, "a")
+    text = "\n".join(m.content for r in before for m in r.messages)
+    assert "HIDDEN" not in text and "SECRET" not in text
+    del dataset.demographics
+    assert requests_of(dataset, log, tmp_path, "b") == before
+
+
+def test_ratings_outside_the_part_change_no_request(tmp_path):
+    """The log is cut by the caller; a changed rating outside of it changes nothing, one inside
+    does."""
+    dataset, log = log_of(RATINGS)
+    seen = np.arange(len(log.user)) % 3 != 0
+
+    def part(changed=None):
+        rating = log.rating.copy()
+        if changed is not None:
+            rating[changed] = 6 - rating[changed]
+        return type(log)(user=log.user[seen], item=log.item[seen], rating=rating[seen])
+
+    before = requests_of(dataset, part(), tmp_path, "a")
+    assert requests_of(dataset, part(np.flatnonzero(~seen)), tmp_path, "b") == before
+    assert requests_of(dataset, part(np.flatnonzero(seen)), tmp_path, "c") != before
+
+
+def test_the_result_reads_back(evidence, tmp_path):
+    found = run(tmp_path, evidence)
+    given = read_personas(tmp_path)
+    assert given.about["users"] == 8 and given.label == f"matched, {given.hash}"
+    assert {u: row["occupation"] for u, row in given.rows.items()} == {
+        match.user_id: match.persona.occupation for match in found
+    }
+    (tmp_path / "personas.jsonl").write_text('{"user_id": "u1", "age": "18-24"}\n')
+    with pytest.raises(ValueError, match="was changed after"):
+        read_personas(tmp_path)
