@@ -75,6 +75,10 @@ class Degraded:
     def item_ids(self) -> tuple[str, ...]:
         return self.catalogue.item_ids
 
+    def fit(self, dataset: Dataset, log: Log) -> Degraded:
+        inner = self.inner.fit(dataset, log)
+        return Degraded(inner, self.random_share, self.item_ids, self.seed, self.name)
+
     def recommend(self, requests: Sequence[RecommendationRequest]) -> list[Slate]:
         slates = self.inner.recommend(requests)
         return [self._degrade(r, s) for r, s in zip(requests, slates, strict=True)]
@@ -148,6 +152,10 @@ class ShuffledAcrossUsers:
         """With the histories of every user of `log`."""
         users = [dataset.user_ids[code] for code in np.unique(log.user)]
         return cls(inner, {user: dataset.history(log, user) for user in users}, seed, name)
+
+    def fit(self, dataset: Dataset, log: Log) -> ShuffledAcrossUsers:
+        inner = self.inner.fit(dataset, log)
+        return ShuffledAcrossUsers.of(inner, dataset, log, self.seed, self.name)
 
     @property
     def item_ids(self) -> tuple[str, ...]:

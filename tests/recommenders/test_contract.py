@@ -177,7 +177,7 @@ def test_the_table_of_a_good_one():
     assert report.passed and not report.failures
     table = str(report)
     assert table.startswith("contract of good 1\n") and "FAIL" not in table
-    assert "14 of 14 checks passed" in table
+    assert "16 of 16 checks passed" in table
     for latency in (report.latency_ms, report.batched_ms):
         assert list(latency) == ["p50", "p95", "p99"]
         assert 0 < latency["p50"] <= latency["p95"] <= latency["p99"]

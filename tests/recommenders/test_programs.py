@@ -41,7 +41,7 @@ def test_fit_then_wrap_then_check(dataset, tmp_path):
     code, text = run("fit_recommender", *common, f"--output={shuffled}", "--splits=train,test")
     assert code == 0 and "no held-out hits: it was fitted on more than train" in text, text
     code, text = run("check_recommender", shuffled, f"--dataset={dataset}", "--rounds=2")
-    assert code == 0 and "14 of 14 checks passed" in text and "p99" in text, text
+    assert code == 0 and "16 of 16 checks passed" in text and "p99" in text, text
 
 
 def test_check_exits_with_1_and_says_what_broke(dataset, tmp_path):
