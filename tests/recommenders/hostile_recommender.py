@@ -12,7 +12,7 @@ PROTOCOL = "alignuser-recommend/1"
 
 class HostileRecommender:
     """`reply(body, number)` gives (status, headers, JSON value or bytes) for call `number`;
-    without one it obeys. `asked` are the (user, page) it was asked for, `keys` what was sent."""
+    without one it obeys. `asked` are the (user, page) of its calls, `keys` what came along."""
 
     def __init__(self, items, reply=None, about=None):
         self.items, self.reply = tuple(items), reply

@@ -22,11 +22,14 @@ from alignuser_jax.recommenders import (
     load_recommender,
 )
 from alignuser_jax.records import (
+    Action,
     Interaction,
+    Item,
     RecommendationRequest,
     RecommenderUnavailable,
     Slate,
 )
+from alignuser_jax.world import RecommendationSite, advance, fill
 
 ROOT = Path(__file__).parents[2]
 ITEMS = tuple(f"i{n:02d}" for n in range(40))
@@ -153,6 +156,16 @@ def test_a_key(served, monkeypatch):
         from_http(server.url)
     monkeypatch.setenv("ALIGNUSER_RECOMMENDER_KEY", "secret")
     assert len(from_http(server.url).recommend([request()])) == 1
+
+
+def test_one_that_keeps_state_is_refused_for_imagined_pages(served):
+    site = RecommendationSite({i: Item(i, i) for i in ITEMS}, {}, {})
+    ours = from_http(served(Remembers()).url)
+    assert ours.stateful
+    page = fill(site, ours, [site.reset("u0", 0)])
+    with pytest.raises(ValueError, match="keeps state, so it cannot be asked for pages"):
+        advance(site, ours, [(page[0], Action("next_page"))], purpose="counterfactual")
+    assert not check_contract(ours, ITEMS, HISTORIES, rounds=1).passed
 
 
 # --- servers that go wrong ---
