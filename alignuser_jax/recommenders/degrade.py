@@ -6,6 +6,7 @@ often and takes only the personalisation away, the most telling single control.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -76,7 +77,7 @@ class Degraded:
         return self.catalogue.item_ids
 
     def fit(self, dataset: Dataset, log: Log) -> Degraded:
-        inner = self.inner.fit(dataset, log)
+        inner = copy.copy(self.inner).fit(dataset, log)  # ours may be shared by others
         return Degraded(inner, self.random_share, self.item_ids, self.seed, self.name)
 
     def recommend(self, requests: Sequence[RecommendationRequest]) -> list[Slate]:
@@ -154,7 +155,7 @@ class ShuffledAcrossUsers:
         return cls(inner, {user: dataset.history(log, user) for user in users}, seed, name)
 
     def fit(self, dataset: Dataset, log: Log) -> ShuffledAcrossUsers:
-        inner = self.inner.fit(dataset, log)
+        inner = copy.copy(self.inner).fit(dataset, log)  # ours may be shared by others
         return ShuffledAcrossUsers.of(inner, dataset, log, self.seed, self.name)
 
     @property

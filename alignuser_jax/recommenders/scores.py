@@ -247,7 +247,7 @@ def _read_table(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         names = table.column_names
     else:
         delimiter = "," if path.suffix == ".csv" else "\t"
-        with path.open(encoding="utf-8") as text:
+        with path.open(encoding="utf-8-sig") as text:
             first = text.readline().rstrip("\r\n").split(delimiter)
         headless = len(first) >= 3 and _is_number(first[2])
         names = [f"column {n}" for n in range(len(first))] if headless else first

@@ -131,7 +131,7 @@ class CrashesInTheLongRun(Good):
 
     def recommend(self, requests):
         self.calls += 1
-        if self.calls > 60:
+        if self.calls > 50:
             raise MemoryError("full")
         return super().recommend(requests)
 
