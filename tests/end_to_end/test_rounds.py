@@ -72,7 +72,8 @@ def simulate(dataset, out, arms, stop_after=None, **options):
 
     experiment = with_context(load_experiment(ROOT / "configs" / "tiny.py"), 8192)
     table = pipeline.simulate(
-        experiment, dataset, simulation_view(dataset), arms, ScriptedGenerator(reply, max_batch=1), len, out,
+        experiment, dataset, simulation_view(dataset), arms,
+        ScriptedGenerator(reply, max_batch=1), len, out,
         users=dataset.user_ids[:6], policy_id="scripted", progress=False,
         **{"horizon": 3, **options},
     )  # fmt: skip
