@@ -396,12 +396,11 @@ def simulate(
         for turn in range(rounds):
             rated = ratings_of(events)
             if turn and refresh == "retrain":
-                for arm, recommender in (first := dict(arms)).items():
-                    log = with_ratings(dataset, view.profile, rated.get(arm, {}))
-                    first[arm] = snapshot(
-                        recommender, dataset, log, out / "recommenders", arm, turn
-                    )
-                arms = first
+                logs = {a: with_ratings(dataset, view.profile, rated.get(a, {})) for a in arms}
+                arms = {
+                    arm: snapshot(r, dataset, logs[arm], out / "recommenders", arm, turn)
+                    for arm, r in arms.items()
+                }
             unchanged = site({})
             events += run_population(
                 specs(turn, {a: site(rated[a]) if a in rated else unchanged for a in arms}),
