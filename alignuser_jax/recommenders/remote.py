@@ -163,6 +163,7 @@ class CornacServer:
         self.url = link.url
         self._recommend = self.url + "/recommend"
         self._known: set[str] = set()
+        self._unknown: set[str] = set()
         try:  # what Cornac answers to a question without a user
             link.ask("GET", self._recommend, lambda whole: None, retries=0)
         except RequestRefused as refused:
@@ -200,6 +201,8 @@ class CornacServer:
 
     def _slate(self, request: RecommendationRequest) -> Slate:
         user = request.user_id
+        if self._fallback is not None and user in self._unknown:
+            return self._fallback.recommend([request])[0]
         try:
             try:
                 ids = self._ranking(user, request.k + len(request.exclude))
@@ -216,6 +219,7 @@ class CornacServer:
                 logging.WARNING, "%s does not know user %r: the fallback answers", 1,
                 self.url, user,
             )  # fmt: skip
+            self._unknown.add(user)
             return self._fallback.recommend([request])[0]
         self._known.add(user)
         return Slate(tuple(i for i in ids if i not in request.exclude)[: request.k])

@@ -331,7 +331,7 @@ def test_a_cornac_server_as_it_is(hostile):
     assert ours.recommend([nearly])[0].item_ids == ITEMS[-2:]
     with pytest.raises(RequestRefused, match="user 'new' may be one"):
         ours.recommend([request("new")])
-    again = from_http(server.url, cornac=True, fallback=Random(ITEMS))
+    again = from_http(server.url, cornac=True, fallback=Random(ITEMS), config=QUICK)
     assert again.recommend([request("new")]) == Random(ITEMS).recommend([request("new")])
     histories = {user: HISTORIES[user] for user in server.users}
     report = check_contract(again, ITEMS, histories, rounds=1)
