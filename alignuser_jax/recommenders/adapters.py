@@ -6,6 +6,7 @@ library can use it; no library is imported here.
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
@@ -76,12 +77,19 @@ def from_implicit(
     catalogue = Catalogue(item_ids)
     users = {user: code for code, user in enumerate(user_ids)}
     matrix = scipy.sparse.csr_matrix(user_items)
+    if not hasattr(model, "similarity") and not hasattr(model, "item_factors"):
+        raise ValueError(
+            f"{type(model).__name__} has neither item factors nor item similarities: expected "
+            "a fitted model of implicit"
+        )
     if matrix.shape != (len(users), len(catalogue)):
         raise ValueError(
             f"user_items has shape {matrix.shape} for {len(users)} users and "
             f"{len(catalogue)} items: expected the matrix that the model was fitted on"
         )
     popularity = np.bincount(matrix.indices, minlength=len(catalogue))
+    model = copy.copy(model)
+    model.num_threads = 1  # one row at a time: threads would only wait for each other
 
     def live(request: RecommendationRequest) -> scipy.sparse.csr_matrix | None:
         weights = {}
@@ -111,7 +119,7 @@ def from_implicit(
             scores[ids[ids >= 0]] = values[ids >= 0]
             return scores
 
-    elif hasattr(model, "item_factors"):
+    else:
         factors = np.asarray(model.item_factors, np.float32)
         if factors.shape[0] != len(catalogue):
             raise ValueError(
@@ -135,11 +143,6 @@ def from_implicit(
                 return None
             return factors @ model.recalculate_user(np.zeros(1, np.int64), row)[0]
 
-    else:
-        raise ValueError(
-            f"{type(model).__name__} has neither item factors nor item similarities: expected "
-            "a fitted model of implicit"
-        )
     name = name or type(model).__name__
     version = digest({"kind": "implicit", "name": name}, catalogue.item_ids, *arrays)
     return ScoredRequests(name, version, catalogue, popularity, score)

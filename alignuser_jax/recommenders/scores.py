@@ -71,7 +71,7 @@ def filled_slate(
     if more.item_ids:
         logging.log_first_n(
             logging.WARNING,
-            "%s has only %d more items for user %r: what the mean user would get follows",
+            "%s has only %d more items for user %r; what most users get follows",
             1, name, len(ids), request.user_id,
         )  # fmt: skip
     return Slate(ids + more.item_ids)

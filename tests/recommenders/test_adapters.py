@@ -120,8 +120,13 @@ def _row(history):
 
 
 def test_implicit_is_told_what_does_not_fit(user_items):
+    class Fitted:
+        item_factors = np.zeros((39, 2))
+
     with pytest.raises(ValueError, match=r"shape \(30, 40\) for 30 users and 39 items"):
-        from_implicit(object(), user_items, USER_IDS, ITEM_IDS[1:])
+        from_implicit(Fitted(), user_items, USER_IDS, ITEM_IDS[1:])
+    with pytest.raises(ValueError, match="the model has 39 items, 40 ids were given"):
+        from_implicit(Fitted(), user_items, USER_IDS, ITEM_IDS)
     with pytest.raises(ValueError, match="neither item factors nor item similarities"):
         from_implicit(object(), user_items, USER_IDS, ITEM_IDS)
 
