@@ -73,7 +73,7 @@ def simulate(dataset, out, arms, stop_after=None, **options):
     experiment = with_context(load_experiment(ROOT / "configs" / "tiny.py"), 8192)
     table = pipeline.simulate(
         experiment, dataset, simulation_view(dataset), arms,
-        ScriptedGenerator(reply, max_batch=1), len, out,
+        ScriptedGenerator(reply, 1 if stop_after else None), len, out,
         policy_id="scripted", progress=False,
         **{"horizon": 3, "users": dataset.user_ids[:6], **options},
     )  # fmt: skip
