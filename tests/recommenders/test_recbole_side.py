@@ -1,6 +1,6 @@
-"""The file that runs in RecBole's environment, against a stand-in with RecBole's interface
-(`load_data_and_model`, `full_sort_scores`, `Interaction`): RecBole 1.2.1 itself asks for numpy
-and ray versions that cannot be installed beside ours."""
+"""The file that runs in RecBole's environment, against a stand-in with the interface of RecBole
+1.2.1 (`load_data_and_model`, `full_sort_scores`, `Interaction`); RecBole itself, which pins
+other versions than ours, is not installed here."""
 
 import os
 import shutil
