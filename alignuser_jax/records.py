@@ -348,6 +348,19 @@ class Recommender(Protocol):
     def recommend(self, requests: Sequence[RecommendationRequest]) -> Sequence[Slate]: ...
 
 
+class RecommenderUnavailable(RuntimeError):
+    """Raised by `recommend` where no request can be put to the recommender now (its server is
+    away): a run stops, and goes on when it is started again. Any other error is the request's.
+
+    `answered` maps the indices of requests that were answered before to their slates, so that
+    they are not asked again.
+    """
+
+    def __init__(self, reason: str, answered: Mapping[int, Slate] | None = None):
+        super().__init__(reason)
+        self.answered = dict(answered or {})
+
+
 class Generator(Protocol):
     """A language model at work. `collect` blocks until at least one completion is ready and
     returns `[]` only when nothing is outstanding."""

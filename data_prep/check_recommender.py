@@ -1,6 +1,9 @@
 """Check that a recommender keeps the contract a simulation relies on; exit code 1 if not.
 
-alignuser check-recommender my_module:MyRecommender --dataset=runs/ml-1m
+    alignuser check-recommender my_module:MyRecommender --dataset=runs/ml-1m
+    alignuser check-recommender http://localhost:8090 --dataset=runs/ml-1m
+
+Also: the folder of a saved one, cornac+http://…, a file of recommendations, a plugin's name.
 """
 
 import sys
@@ -22,7 +25,7 @@ flags.DEFINE_integer("rounds", 20, "Batches to time.")
 def main(given: list[str]) -> None:
     if len(given) != 1:
         raise app.UsageError(
-            "give one recommender: module:attr, or the folder of a saved one "
+            "give one recommender: module:attr, a URL, a file or the folder of a saved one "
             f"(given: {given or 'nothing'})"
         )
     recommender = load_recommender(given[0])

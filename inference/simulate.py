@@ -3,9 +3,13 @@
     alignuser simulate --config=configs/small.py --dataset=runs/ml-1m/data --run=runs/ml-1m \
         --arms=random=runs/ml-1m/random,als=runs/ml-1m/als --agents=200 --out=runs/ml-1m/ab
 
-An arm is NAME=FOLDER of a saved recommender or NAME=module:attr; NAME@1=... is an independent
-repetition (for A/A tests). Killed and started again, it goes on; the table comes out the same.
-What the back end did (prefix reuse, seconds) is printed and added to OUT/metrics.jsonl.
+An arm is NAME=FOLDER of a saved recommender, NAME=http://… (cornac+http://…), NAME=FILE of
+recommendations, NAME=module:attr or NAME=plugin; NAME@1=... is an independent repetition (for
+A/A tests). Killed and started again, it goes on; the table comes out the same. What the back end
+did (prefix reuse, seconds) is printed and added to OUT/metrics.jsonl.
+
+--refresh=frozen ranks once per session, from the history; session (the default) sends the live
+session along; retrain fits the recommenders again between the visits of --rounds.
 
     alignuser simulate --config=… --dataset=… --arms=… --out=… \
         --server=http://HOST:8000/v1 --model=Qwen/Qwen3-8B [--record=answers.log]
@@ -36,13 +40,19 @@ FLAGS = flags.FLAGS
 experiment_flags(run_required=False)
 backend_flags()
 flags.DEFINE_string("out", None, "Folder of this simulation.", required=True)
-flags.DEFINE_list("arms", None, "NAME=FOLDER or NAME=module:attr, two or more.", required=True)
+flags.DEFINE_list(
+    "arms", None, "NAME=FOLDER, URL, file or module:attr, two or more.", required=True
+)
 flags.DEFINE_integer("agents", None, "How many of the experiment's agents (default all).")
 flags.DEFINE_string("adapter", None, "Another adapter's folder; '' for the first stage alone.")
 flags.DEFINE_integer("horizon", HORIZON, "Pages of every visit.")
 flags.DEFINE_bool("show_means", True, "Show items' mean ratings on the pages.")
 flags.DEFINE_string("personas", None, "File of personas over those computed from the log.")
 flags.DEFINE_integer("seed", 0, "Seed of the agents' randomness.")
+flags.DEFINE_enum(
+    "refresh", "session", ("frozen", "session", "retrain"), "When recommenders learn."
+)
+flags.DEFINE_integer("rounds", 1, "Visits of every agent to every arm.", lower_bound=1)
 flags.DEFINE_integer("shuffle", None, "Start the agents in another order (changes nothing).")
 
 
@@ -54,7 +64,7 @@ def main() -> None:
         name, equals, spec = text.partition("=")
         if not equals or not name or name in arms:
             raise app.UsageError(
-                f"--arms: {text!r} is not a new NAME=FOLDER or NAME=module:attr"
+                f"--arms: {text!r} is not a new NAME=FOLDER, URL, file or module:attr"
             )
         arms[name] = load_recommender(spec)
         numbers[name] = int(name.partition("@")[2] or 0)
@@ -99,8 +109,10 @@ def main() -> None:
             show_means=FLAGS.show_means,
             visit_numbers=numbers,
             shuffle=FLAGS.shuffle,
+            refresh=FLAGS.refresh,
+            rounds=FLAGS.rounds,
         )
-    pages = len(events.group_by(["arm", "user_id", "page"]).aggregate([]))
+    pages = len(events.group_by(["arm", "user_id", "session", "page"]).aggregate([]))
     seconds = watch.seconds["simulation"]
     print(backend.note)
     print(f"{pages} pages in {seconds:.0f} s ({pages / seconds:.1f} pages/s)")

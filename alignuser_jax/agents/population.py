@@ -24,6 +24,7 @@ from alignuser_jax.records import (
     Event,
     RecommendationRequest,
     Recommender,
+    RecommenderUnavailable,
     Request,
     Slate,
 )
@@ -71,6 +72,7 @@ def run_population(
     where `catalogue` is given, all in it, and fewer than k only where it holds no more.
 
     Raises `RecommenderError` as soon as a recommender has failed every session of its arm,
+    `RecommenderUnavailable` where one says that it cannot be asked now,
     `JournalError` where a resumed question is not the recorded one, `ValueError` for bad
     arguments. Interrupted, it leaves a journal that can be resumed.
     """
@@ -204,17 +206,34 @@ class _Run:
         for live in waiting:
             by_arm[live.spec.arm].append(live)
         answered, failed = [], []
+        unavailable = None
         for arm, asking in by_arm.items():
-            for live, slate in zip(asking, self.slates(arm, asking), strict=True):
+            try:
+                slates = self.slates(arm, asking)
+            except RecommenderUnavailable as error:
+                unavailable = error
+                slates = [error.answered.get(n) for n in range(len(asking))]
+            where = getattr(self.recommenders[arm], "url", "")
+            who = f"recommender of arm {arm!r}" + (f" at {where}" if where else "")
+            for live, slate in zip(asking, slates, strict=True):
+                if slate is None:
+                    continue
                 if isinstance(slate, str):
                     problem = slate
                 else:
                     problem = self.problem(slate, live.question)
                 if problem:
-                    failed.append((live, f"recommender of arm {arm!r} {problem}"))
+                    failed.append((live, f"{who} {problem}"))
                 else:
                     answered.append((live, slate))
+            if unavailable:
+                break
         self.progress.pages_shown(len(answered))
+        if unavailable:  # what was answered is kept, so that nothing is asked twice
+            for live, slate in answered:
+                self.journal.append(live.name, live.question, slate)
+            self.journal.flush()
+            raise unavailable
         self.send_in(answered)
         for live, problem in failed:
             live.asked += 1
@@ -232,12 +251,24 @@ class _Run:
                 Slate(tuple(slate.item_ids), _row(slate.scores), _row(slate.propensities))
                 for slate in given
             ]
+        except RecommenderUnavailable:
+            raise
         except Exception as error:
             if len(asking) > 1:
-                return [slate for live in asking for slate in self.slates(arm, [live])]
+                return self.one_by_one(arm, asking)
             return [f"raised {type(error).__name__}: {error} ({_which(requests[0])})"]
         if len(slates) != len(requests):
             return [f"gave {len(slates)} slates for {len(requests)} requests"] * len(requests)
+        return slates
+
+    def one_by_one(self, arm: str, asking: list[_Live]) -> list[Slate | str]:
+        slates: list[Slate | str] = []
+        for live in asking:
+            try:
+                slates += self.slates(arm, [live])
+            except RecommenderUnavailable as error:
+                good = {n: slate for n, slate in enumerate(slates) if isinstance(slate, Slate)}
+                raise RecommenderUnavailable(str(error), good) from error
         return slates
 
     def problem(self, slate: Slate, request: RecommendationRequest) -> str:

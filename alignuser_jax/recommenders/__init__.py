@@ -1,8 +1,14 @@
 """Recommenders behind one batched method, and what tries them: the contract and held-out hits.
 
-All here are stateless: the live history travels in each `RecommendationRequest`.
+The live history travels in each `RecommendationRequest`, so that recommenders need no state.
 """
 
+from alignuser_jax.recommenders.adapters import (
+    from_callable,
+    from_cornac,
+    from_implicit,
+    from_recbole,
+)
 from alignuser_jax.recommenders.als import ALS
 from alignuser_jax.recommenders.contract import Check, ContractReport, check_contract
 from alignuser_jax.recommenders.degrade import Degraded, ShuffledAcrossUsers
@@ -13,6 +19,14 @@ from alignuser_jax.recommenders.offline import (
     held_out_hits,
     held_out_table,
 )
+from alignuser_jax.recommenders.remote import HttpConfig, RequestRefused, from_http
+from alignuser_jax.recommenders.scores import (
+    from_factors,
+    from_lightfm,
+    from_recs_file,
+    from_scores,
+)
+from alignuser_jax.recommenders.serving import RecommenderServer
 from alignuser_jax.recommenders.simple import Popularity, Random
 
 __all__ = [
@@ -21,11 +35,23 @@ __all__ = [
     "ContractReport",
     "Degraded",
     "HeldOutHits",
+    "HttpConfig",
     "Popularity",
     "Random",
+    "RecommenderServer",
+    "RequestRefused",
     "ShuffledAcrossUsers",
     "check_contract",
     "draw_users",
+    "from_callable",
+    "from_cornac",
+    "from_factors",
+    "from_http",
+    "from_implicit",
+    "from_lightfm",
+    "from_recbole",
+    "from_recs_file",
+    "from_scores",
     "held_out_hits",
     "held_out_table",
     "load_recommender",

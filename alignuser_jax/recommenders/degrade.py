@@ -6,6 +6,7 @@ often and takes only the personalisation away, the most telling single control.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -74,6 +75,10 @@ class Degraded:
     @property
     def item_ids(self) -> tuple[str, ...]:
         return self.catalogue.item_ids
+
+    def fit(self, dataset: Dataset, log: Log) -> Degraded:
+        inner = copy.copy(self.inner).fit(dataset, log)  # ours may be shared by others
+        return Degraded(inner, self.random_share, self.item_ids, self.seed, self.name)
 
     def recommend(self, requests: Sequence[RecommendationRequest]) -> list[Slate]:
         slates = self.inner.recommend(requests)
@@ -148,6 +153,10 @@ class ShuffledAcrossUsers:
         """With the histories of every user of `log`."""
         users = [dataset.user_ids[code] for code in np.unique(log.user)]
         return cls(inner, {user: dataset.history(log, user) for user in users}, seed, name)
+
+    def fit(self, dataset: Dataset, log: Log) -> ShuffledAcrossUsers:
+        inner = copy.copy(self.inner).fit(dataset, log)  # ours may be shared by others
+        return ShuffledAcrossUsers.of(inner, dataset, log, self.seed, self.name)
 
     @property
     def item_ids(self) -> tuple[str, ...]:

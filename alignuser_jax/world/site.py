@@ -59,12 +59,18 @@ class SiteConfig:
 @dataclass(frozen=True, slots=True)
 class RecommendationSite:
     """`histories` and `mean_ratings` decide what a page shows as `History ratings`, so they
-    must hold only what the user could know by then (no held-out rating)."""
+    must hold only what the user could know by then (no held-out rating).
+
+    `frozen`: the ranking is made from the history alone, when the session starts. No request
+    carries the session, all have the seed of the first page, and what was shown is excluded, so
+    that the pages of a session walk down one ranking.
+    """
 
     items: Mapping[str, Item]
     histories: Mapping[str, tuple[Interaction, ...]]
     mean_ratings: Mapping[str, float]
     config: SiteConfig = SiteConfig()
+    frozen: bool = False
 
     def reset(self, user_id: str, seed: int) -> State:
         return self._turn_to(State(user_id, seed, "page", 1), 1)
@@ -181,11 +187,11 @@ class RecommendationSite:
         request = RecommendationRequest(
             user_id=state.user_id,
             history=history,
-            session=state.session,
+            session=() if self.frozen else state.session,
             k=self.config.items_per_page,
             page=number,
             exclude=exclude,
-            seed=stable_key(state.seed, state.user_id, number),
+            seed=stable_key(state.seed, state.user_id, 1 if self.frozen else number),
         )
         return replace(state, text="", actions=(), needs=request)
 

@@ -19,7 +19,7 @@ from alignuser_jax.agents.population import (
 from alignuser_jax.agents.progress import Progress
 from alignuser_jax.agents.session import RecommendationFailed
 from alignuser_jax.durable import JournalError
-from alignuser_jax.records import Action, NextPageRequest
+from alignuser_jax.records import Action, NextPageRequest, RecommenderUnavailable
 
 MANIFEST = {"seed": 1}
 
@@ -70,6 +70,33 @@ def test_neither_order_nor_concurrency_shows(reference, tmp_path, concurrency):
     events = run(tmp_path, specs, generator, concurrency=concurrency)
     assert table(events, tmp_path) == reference[0]
     assert generator.most == min(concurrency, 8)
+
+
+def test_an_arm_that_is_away_stops_the_run_and_nothing_is_asked_twice(reference, tmp_path):
+    class Away(ToyRecommender):
+        """Answers three requests, then is away until `left` is raised."""
+
+        left, asked = 3, ()
+
+        def recommend(self, requests):
+            slates = {}
+            for n, request in enumerate(requests):
+                if not self.left:
+                    raise RecommenderUnavailable("http://x does not answer", slates)
+                self.left -= 1
+                self.asked = (*self.asked, (request.user_id, request.page))
+                slates[n] = self.slate(request)
+            return list(slates.values())
+
+    arms = {"a": Away(), "b": Away()}
+    arms["a"].left = 1000
+    with pytest.raises(RecommenderUnavailable, match="does not answer"):
+        run(tmp_path, recommenders=arms, concurrency=8)
+    arms["b"].left = 1000
+    events = run(tmp_path, recommenders=arms, concurrency=8)
+    assert table(events, tmp_path) == reference[0]
+    for arm in arms.values():
+        assert len(arm.asked) == len(set(arm.asked)) == 8
 
 
 def test_recommendations_of_an_arm_are_asked_in_one_call(tmp_path):

@@ -12,7 +12,7 @@ from alignuser_jax.recommenders import (
     ShuffledAcrossUsers,
     check_contract,
 )
-from alignuser_jax.records import Interaction, Slate
+from alignuser_jax.records import Interaction, RecommenderUnavailable, Slate
 
 ITEMS = tuple(f"i{n:03d}" for n in range(60))
 HISTORIES = {
@@ -131,7 +131,7 @@ class CrashesInTheLongRun(Good):
 
     def recommend(self, requests):
         self.calls += 1
-        if self.calls > 40:
+        if self.calls > 50:
             raise MemoryError("full")
         return super().recommend(requests)
 
@@ -139,6 +139,31 @@ class CrashesInTheLongRun(Good):
 class CrashesAlways(Good):
     def answer(self, request):
         raise RuntimeError("the model file is gone")
+
+
+class NotForThreads(Good):
+    """Scribbles on a list that all calls share."""
+
+    def __init__(self):
+        self.left = []
+
+    def answer(self, request):
+        self.left[:] = [i for i in ITEMS if i not in request.exclude]
+        time.sleep(2e-4)
+        return Slate(tuple(self.left[: request.k]))
+
+
+class OtherVersionEachTime(Good):
+    calls = 0
+
+    @property
+    def version(self):
+        self.calls += 1
+        return str(self.calls)
+
+
+class NumberedVersion(Good):
+    version = 3
 
 
 CASES = [
@@ -158,6 +183,9 @@ CASES = [
     (IntegerIds, "one slate per request", "expected a tuple of strings"),
     (NanScores, "scores and propensities", "scores (nan"),
     (RepeatsWhenFewAreLeft, "few items left", "an item twice"),
+    (NotForThreads, "many threads", "while other threads asked"),
+    (OtherVersionEachTime, "version", "after it was only asked"),
+    (NumberedVersion, "version", "version is 3: expected text"),
     (CrashesInTheLongRun, "answers under load", "MemoryError: full"),
     (CrashesAlways, "one slate per request", "RuntimeError: the model file is gone"),
 ]
@@ -177,10 +205,28 @@ def test_the_table_of_a_good_one():
     assert report.passed and not report.failures
     table = str(report)
     assert table.startswith("contract of good 1\n") and "FAIL" not in table
-    assert "14 of 14 checks passed" in table
+    assert "16 of 16 checks passed" in table
     for latency in (report.latency_ms, report.batched_ms):
         assert list(latency) == ["p50", "p95", "p99"]
         assert 0 < latency["p50"] <= latency["p95"] <= latency["p99"]
+
+
+def test_one_that_is_away_ends_the_check():
+    class Away(Good):
+        def answer(self, request):
+            raise RecommenderUnavailable("http://x does not answer")
+
+    with pytest.raises(RecommenderUnavailable, match="does not answer"):
+        check_contract(Away(), ITEMS, HISTORIES)
+
+
+def test_a_version_is_optional():
+    class Plain:
+        recommend, answer = Good.recommend, Good.answer
+
+    report = check_contract(Plain(), ITEMS, HISTORIES, rounds=1)
+    assert report.passed
+    assert "cannot tell" in next(c.seen for c in report.checks if c.name == "version")
 
 
 def test_latency_is_measured_per_request_in_milliseconds():

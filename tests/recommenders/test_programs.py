@@ -41,7 +41,7 @@ def test_fit_then_wrap_then_check(dataset, tmp_path):
     code, text = run("fit_recommender", *common, f"--output={shuffled}", "--splits=train,test")
     assert code == 0 and "no held-out hits: it was fitted on more than train" in text, text
     code, text = run("check_recommender", shuffled, f"--dataset={dataset}", "--rounds=2")
-    assert code == 0 and "14 of 14 checks passed" in text and "p99" in text, text
+    assert code == 0 and "16 of 16 checks passed" in text and "p99" in text, text
 
 
 def test_check_exits_with_1_and_says_what_broke(dataset, tmp_path):
@@ -63,6 +63,32 @@ def test_check_exits_with_1_and_says_what_broke(dataset, tmp_path):
     )
     assert done.returncode == 1, done.stdout + done.stderr
     assert "FAIL  no repeats" in done.stdout and "FAIL  known items" in done.stdout
+
+
+def test_serve_then_check_a_url_and_a_file(dataset, tmp_path):
+    common = (f"--dataset={dataset}", "--users=0", "--kind=popularity")
+    code, text = run("fit_recommender", *common, f"--output={tmp_path}/popular")
+    assert code == 0, text
+    command = [sys.executable, "-m", "data_prep.serve_recommender", f"{tmp_path}/popular"]
+    serving = subprocess.Popen(
+        [*command, "--port=0"], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        said = serving.stdout.readline().split()
+        assert said[:2] == ["serving", "popularity"] and len(said) == 5
+        code, text = run("check_recommender", said[-1], f"--dataset={dataset}", "--rounds=2")
+        assert code == 0 and "16 of 16 checks passed" in text, text
+        assert text.startswith(f"contract of popularity {said[2]}\n")
+    finally:
+        serving.terminate()
+    assert serving.wait(timeout=30) == 0
+    code, text = run("check_recommender", said[-1], f"--dataset={dataset}")
+    assert code == 2 and f"{said[-1]} does not answer" in text and "Traceback" not in text
+    recs = tmp_path / "recs.tsv"
+    rows = [(f"user{u:04d}", f"item{i:04d}", 80 - i) for u in range(60) for i in range(80)]
+    recs.write_text("".join("\t".join(map(str, row)) + "\n" for row in rows))
+    code, text = run("check_recommender", recs, f"--dataset={dataset}", "--rounds=2")
+    assert code == 0 and "16 of 16 checks passed" in text, text
 
 
 def test_wrong_flags_are_explained(dataset, tmp_path):

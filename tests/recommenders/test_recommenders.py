@@ -234,6 +234,23 @@ def test_a_saved_recommender_answers_as_before(tiny, tmp_path):
         Degraded(Fixed(), 0.5, ITEMS).save(tmp_path / "unsaved")
 
 
+def test_loading_a_plugin(tmp_path, monkeypatch):
+    """An installed package offers its recommenders as entry points."""
+    (tmp_path / "their_plugin.py").write_text(
+        "class Mine:\n    def recommend(self, requests): return []\n"
+    )
+    about = tmp_path / "theirs-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text(
+        "[alignuser.recommenders]\ntheirs-best = their_plugin:Mine\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    assert type(load_recommender("theirs-best")).__name__ == "Mine"
+    with pytest.raises(FileNotFoundError, match="did you mean the plugin 'theirs-best'"):
+        load_recommender("their-best")
+
+
 def test_loading_by_name(tmp_path, monkeypatch):
     (tmp_path / "their_module.py").write_text(
         "class Mine:\n"
