@@ -5,8 +5,8 @@
 
 An arm is NAME=FOLDER of a saved recommender, NAME=http://… (cornac+http://…), NAME=FILE of
 recommendations, NAME=module:attr or NAME=plugin; NAME@1=... is an independent repetition (for
-A/A tests). Killed and started again, it goes on; the table comes out the same. What the back end
-did (prefix reuse, seconds) is printed and added to OUT/metrics.jsonl.
+A/A tests). Killed and started again, it goes on; the table comes out the same.
+What the back end did (prefix reuse, seconds) is printed and added to OUT/metrics.jsonl.
 
 --refresh=frozen ranks once per session, from the history; session (the default) sends the live
 session along; retrain fits the recommenders again between the visits of --rounds.
