@@ -69,12 +69,13 @@ class Persona:
 
 # --- the world --------------------------------------------------------------------------
 
-ActionKind = Literal["next_page", "previous_page", "click", "rate", "exit"]
+ActionKind = Literal["next_page", "previous_page", "click", "rate", "search", "exit"]
 
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """One explicit action. `target` is the page-local id (`ITEM_2`), `value` a rating."""
+    """One explicit action. `target` is the page-local id (`ITEM_2`) or a search's query, `value`
+    a rating."""
 
     kind: ActionKind
     target: str = ""
@@ -87,6 +88,8 @@ class Action:
             return f"[CLICK_ITEM:{self.target}]"
         if self.kind == "rate":
             return f"[RATE:{self.target}:{self.value}]"
+        if self.kind == "search" and self.target:
+            return f"[SEARCH:{self.target}]"
         return f"[{self.kind.upper()}]"
 
 
@@ -134,7 +137,8 @@ class State:
     `kind` is "page", "detail" or "end"; `needs` is the question that must be answered with
     `World.resolve` before `text` and `actions` mean anything; `slate` holds the item ids of the
     current page, `ITEM_1` first; `pages` every slate seen so far, page 1 first; `session` what
-    was rated so far; `feedback` the line that echoes the last action (`You rated ITEM_2: 4/5`).
+    was rated so far; `feedback` the line that echoes the last action (`You rated ITEM_2: 4/5`);
+    `searches` (page, query) of every page in `pages` that a search made.
     """
 
     user_id: str
@@ -148,10 +152,16 @@ class State:
     text: str = ""
     actions: tuple[Action, ...] = ()
     needs: RecommendationRequest | NextPageRequest | None = None
+    searches: tuple[tuple[int, str], ...] = ()
 
     @property
     def slate(self) -> tuple[str, ...]:
         return self.pages[self.page - 1] if 0 < self.page <= len(self.pages) else ()
+
+    @property
+    def query(self) -> str:
+        """What was searched for where a search made the current page, else ""."""
+        return dict(self.searches).get(self.page, "") if self.searches else ""
 
     @property
     def terminal(self) -> bool:
