@@ -6,6 +6,8 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+from types import MappingProxyType
 
 from alignuser_jax.records import Item
 from alignuser_jax.world.page import one_line, shorten
@@ -15,17 +17,20 @@ LONGEST_QUERY = 40
 _WORD = re.compile(rf"[^\W\d_]{{{SHORTEST_WORD},}}")
 
 
-def genre_terms(item: Item) -> dict[str, str]:
+@lru_cache(maxsize=1 << 16)
+def genre_terms(item: Item) -> Mapping[str, str]:
     """Term -> how a page writes it, of each genre. Square brackets, which end an action's
     token, become round ones."""
     bare = (one_line(g).replace("[", "(").replace("]", ")") for g in item.genres)
-    return {text.casefold(): text for g in bare if (text := shorten(g, LONGEST_QUERY))}
+    terms = {text.casefold(): text for g in bare if (text := shorten(g, LONGEST_QUERY))}
+    return MappingProxyType(terms)
 
 
-def word_terms(item: Item) -> dict[str, str]:
+@lru_cache(maxsize=1 << 16)
+def word_terms(item: Item) -> Mapping[str, str]:
     """The title's words of `SHORTEST_WORD` letters or more, in order."""
     words = (word.casefold() for word in _WORD.findall(item.title))
-    return {word: word for word in words if len(word) <= LONGEST_QUERY}
+    return MappingProxyType({word: word for word in words if len(word) <= LONGEST_QUERY})
 
 
 @dataclass(frozen=True, slots=True)

@@ -275,7 +275,7 @@ class RecommendationSite:
     def _show(self, state: State, number: int, shown: tuple[tuple[str, ...], ...]) -> State:
         """Page `number` of the slates `shown`."""
         slate = shown[number - 1]
-        lines = [self.item_line(state.user_id, n, item_id) for n, item_id in enumerate(slate, 1)]
+        lines = [self.item_line(state.user_id, n, i) for n, i in enumerate(slate, 1)]
         query = dict(state.searches).get(number, "") if state.searches else ""
         actions = _page_actions(number > 1, len(slate), self.config.horizon is None)
         if self._index is not None and len(shown) < self.config.last_page:
