@@ -27,7 +27,9 @@ class StagedEnv(gymnasium.Env):
     def __init__(self, user_ids: Sequence[str], starts: Callable[[str], bool]):
         """`starts(user_id)`: whether a visit of that user has anything to show."""
         if not user_ids:
-            raise ValueError("no user_ids: an episode is one user's visit, so give at least one")
+            raise ValueError(
+                "no user_ids: an episode is one user's visit, so give at least one"
+            )
         self.user_ids = tuple(user_ids)
         self._starts = starts
         self._known = frozenset(self.user_ids)
