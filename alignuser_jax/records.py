@@ -74,8 +74,8 @@ ActionKind = Literal["next_page", "previous_page", "click", "rate", "search", "e
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """One explicit action. `target` is the page-local id (`ITEM_2`) or a search's query, `value`
-    a rating."""
+    """One explicit action. `target` is the page-local id (`ITEM_2`) or a search's query,
+    `value` a rating."""
 
     kind: ActionKind
     target: str = ""

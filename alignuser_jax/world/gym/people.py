@@ -24,9 +24,9 @@ SHRINKAGE = 5.0
 
 @dataclass(frozen=True)
 class BehaviouralUsers:
-    """A `UserModel`. On each page: take each item with its chance, rate it (the expected rating,
-    rounded up with the chance of its fraction), then leave with a chance between `bored` (no
-    item of the page liked) and `pleased` (all liked), else go to the next page.
+    """A `UserModel`. On each page: take each item with its chance, rate it (the expected
+    rating, rounded up with the chance of its fraction), then leave with a chance between
+    `bored` (no item of the page liked) and `pleased` (all liked), else go to the next page.
 
     A draw is named by seed, user and item, so that whoever is shown an item, wherever, takes
     and rates it alike: two recommenders can be compared visit by visit. The default chances

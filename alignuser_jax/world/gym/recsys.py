@@ -201,8 +201,8 @@ class RecSysEnv(StagedEnv):
             if not free[code]:
                 if self._strict:
                     raise ValueError(
-                        f"code {code} ({self.item_ids[code]!r}) may not be shown: it repeats or "
-                        "info['action_mask'] has 0 for it"
+                        f"code {code} ({self.item_ids[code]!r}) may not be shown: it repeats "
+                        "or info['action_mask'] has 0 for it"
                     )
                 after = np.flatnonzero(free[code:])
                 code = code + int(after[0]) if len(after) else int(np.flatnonzero(free)[0])
