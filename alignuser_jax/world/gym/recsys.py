@@ -101,13 +101,16 @@ class RecSysEnv(StagedEnv):
         self._outcome: Outcome | None = None
         self._slate: tuple[str, ...] | None = None
         self._shown: set[str] = set()
+        self._free = np.ones(len(self.item_ids), np.int8)
+        self._history = _Profile(self.features, self.catalogue)
+        self._session = _Profile(self.features, self.catalogue)
         self._visit = self.users(user_id, seed)
         self.send(None)
 
     def act(self, action: Any) -> None:
         if not isinstance(self._question, RecommendationRequest):
             raise gymnasium.error.ResetNeeded("the visit is over: reset() before step()")
-        codes, self._replaced = self._valid_codes(action, self._question)
+        codes, self._replaced = self._valid_codes(action, self._question.k)
         self._slate = tuple(self.item_ids[code] for code in codes)
         self._shown.update(self._slate)
         self.send(Slate(self._slate))
@@ -154,17 +157,19 @@ class RecSysEnv(StagedEnv):
     def seen(self) -> Seen:
         before, over = self._request, self._question is None
         session = self._outcome.state.session if over else self._question.session
+        new = session[len(before.session) :]
         if not over:
             self._request = self._question
+            excluded = self._request.exclude - before.exclude
+            self._free[self.catalogue.codes(excluded)] = 0
+        if self._slate is None:
+            self._history.add(self._request.history)
+        self._session.add(new)
         info: dict[str, Any] = {"user_id": self._request.user_id}
-        info["action_mask"] = np.zeros(len(self.item_ids), np.int8)
-        if not over:
-            info["action_mask"][:] = 1
-            info["action_mask"][self.catalogue.codes(self._request.exclude)] = 0
+        info["action_mask"] = np.zeros_like(self._free) if over else self._free.copy()
         reward = 0.0
         if self._slate is not None:
-            new = [r for r in session[len(before.session) :] if r.item_id in self._shown]
-            reward = float(self._reward_of(new))
+            reward = float(self._reward_of([r for r in new if r.item_id in self._shown]))
             rated = np.zeros(self.action_space.shape, np.float32)
             for past in new:
                 if past.item_id in self._slate:
@@ -173,9 +178,9 @@ class RecSysEnv(StagedEnv):
         if over:
             info["outcome"] = self._outcome
         observation = {
-            "history": self._profile(self._request.history),
+            "history": self._history.mean(),
             "page": np.int64(self._request.page),
-            "session": self._profile(session),
+            "session": self._session.mean(),
         }
         return observation, reward, over, info
 
@@ -183,21 +188,18 @@ class RecSysEnv(StagedEnv):
         if self._visit is not None:
             self._visit.close()
 
-    def _valid_codes(self, action: Any, request: RecommendationRequest):
+    def _valid_codes(self, action: Any, k: int) -> tuple[list[int], int]:
         """The slate's codes, valid, and how many had to be replaced."""
-        asked = np.asarray(action)
-        if asked.shape != self.action_space.shape or not self.action_space.contains(
-            asked.astype(np.int64)
-        ):
+        asked, size = np.asarray(action), self.action_space.shape
+        whole = asked.shape == size and asked.dtype.kind in "iu"
+        if not whole or not 0 <= asked.min() <= asked.max() < len(self.item_ids):
             raise ValueError(
-                f"action {action!r}: expected {self.action_space.shape[0]} codes from 0 to "
-                f"{len(self.item_ids) - 1}"
+                f"action {action!r}: expected {size[0]} codes from 0 to {len(self.item_ids) - 1}"
             )
-        free = np.ones(len(self.item_ids), np.bool_)
-        free[self.catalogue.codes(request.exclude)] = False
-        left = int(free.sum())
+        free = self._free.astype(np.bool_)
+        left = int(np.count_nonzero(free))
         codes, replaced = [], 0
-        for code in asked.tolist()[: min(request.k, left)]:
+        for code in asked.tolist()[: min(k, left)]:
             if not free[code]:
                 if self._strict:
                     raise ValueError(
@@ -211,10 +213,23 @@ class RecSysEnv(StagedEnv):
             codes.append(code)
         return codes, replaced
 
-    def _profile(self, interactions: Sequence[Interaction]) -> np.ndarray:
-        known = [r for r in interactions if r.item_id in self.catalogue.index]
-        if not known:
-            return np.zeros(self.features.shape[1], np.float32)
-        codes = [self.catalogue.index[r.item_id] for r in known]
-        weights = np.clip((np.array([r.rating for r in known], np.float32) - 3) / 2, -1, 1)
-        return np.clip(weights @ self.features[codes] / len(known), -1, 1)
+
+class _Profile:
+    """The mean of rated items' features, each times its rating (1 to 5 as -1 to 1)."""
+
+    def __init__(self, features: np.ndarray, catalogue: Catalogue):
+        self._features, self._code = features, catalogue.index
+        self._total, self._count = np.zeros(features.shape[1]), 0
+
+    def add(self, interactions: Sequence[Interaction]) -> None:
+        known = [r for r in interactions if r.item_id in self._code]
+        if known:
+            codes = [self._code[r.item_id] for r in known]
+            weights = [min(max((r.rating - 3) / 2, -1.0), 1.0) for r in known]
+            self._total += np.array(weights) @ self._features[codes]
+            self._count += len(known)
+
+    def mean(self) -> np.ndarray:
+        """float32[d] in -1 to 1; zeros where nothing was rated."""
+        mean = self._total / max(self._count, 1)
+        return np.minimum(np.maximum(mean, -1), 1).astype(np.float32)
