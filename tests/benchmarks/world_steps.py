@@ -5,9 +5,10 @@
         --peers=recsim=/envs/recsim/bin/python,recogym=/envs/recogym/bin/python
 
 Data are SYNTHETIC. The worlds walk by random valid actions, slates come from a list, so that
-only the world is timed. `RecSysEnv` (a random slate of four to a behavioural user a step) stands
-beside simulators without page text, each in an environment of its own that its `--peers` entry
-names; the sides take turns and medians of the rounds' ratios are quoted, above 1 in our favour.
+only the world is timed. `RecSysEnv` (a random slate of four to a behavioural user a step)
+stands beside simulators without page text, each in an environment of its own that its `--peers`
+entry names; the sides take turns and medians of the rounds' ratios are quoted, above 1 in our
+favour.
 
 `--simulate` runs the agents of `configs/tiny.py` (weights untrained, which costs the same) over
 two arms and says how much of the time passes inside the world, everything else being the rest.
@@ -23,8 +24,8 @@ import numpy as np
 from absl import app, flags
 
 from alignuser_jax.datasets import synthetic
-from alignuser_jax.records import Slate
 from alignuser_jax.recommenders import ALS, Random
+from alignuser_jax.records import Slate
 from alignuser_jax.world import RecommendationSite, SiteConfig, known_site
 from alignuser_jax.world.gym import recsys_env, recsys_vector_env, user_env
 from tests.benchmarks import sides

@@ -6,10 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alignuser_jax.records import Action, Item
+from alignuser_jax.agents import AgentUser, SessionConfig, session
+from alignuser_jax.alignment import RolloutConfig, collect_rollouts
+from alignuser_jax.records import Action, Item, Persona
 from alignuser_jax.world import advance, fill
 from alignuser_jax.world.page import one_line
 from alignuser_jax.world.search import SearchIndex, genre_terms, word_terms
+from tests.agents import visits
 
 NEXT, BACK = Action("next_page"), Action("previous_page")
 FILMS = {
@@ -123,3 +126,35 @@ def test_how_many_queries(make_site, first):
     assert searches(page) == [Action("search", "Comedy")]
     with pytest.raises(ValueError, match="queries_per_page is 0"):
         make_site(search=True, queries_per_page=0)
+
+
+def test_agents_search(make_site, first):
+    """A session needs to know nothing of it: a search page is looked at as any new page is."""
+    site = make_site(search=True)
+    user = AgentUser(Persona("u"), site.histories["u"])
+    coroutine = session(user, site, SessionConfig(), arm="a", number=0, seed=0)
+    requests, outcome = visits.drive(
+        coroutine,
+        visits.actions_script("[SEARCH:Drama]", "[CLICK_ITEM:ITEM_2]", "[EXIT]"),
+        lambda request: first.recommend([request])[0],
+    )
+    shown = [(event.page, event.item_id) for event in outcome.events if event.kind == "page"]
+    assert [item for page, item in shown if page == 2] == ["5", "7", "9", "11"]
+    assert [event.text for event in outcome.events if event.kind == "act"] == [
+        "[SEARCH:Drama]", "[CLICK_ITEM:ITEM_2]", "[EXIT]",
+    ]  # fmt: skip
+    acts = [request for request in requests if request.purpose == "act"]
+    assert "BEST-ACTION: [SEARCH:Crime]" in acts[0].answer[0]
+    assert any("PAGE 2 | Search: Drama" in m.content for m in acts[1].messages)
+    assert len(outcome.state.session) == 6 and not outcome.extra["failures"]
+
+
+def test_rollouts_search(make_site, first):
+    """The experience that a world model learns from holds searches where the site has them."""
+    config = RolloutConfig(episodes=6)
+    for search in (False, True):
+        site = make_site(search=search, max_pages=6)
+        steps = collect_rollouts(site, first, ["u"], config, seed=1)
+        after = [s.next_state.text for s in steps if s.action.kind == "search"]
+        assert bool(after) == search
+        assert all(text.startswith("PAGE ") and " | Search: " in text for text in after)

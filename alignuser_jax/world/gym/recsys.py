@@ -194,7 +194,8 @@ class RecSysEnv(StagedEnv):
         whole = asked.shape == size and asked.dtype.kind in "iu"
         if not whole or not 0 <= asked.min() <= asked.max() < len(self.item_ids):
             raise ValueError(
-                f"action {action!r}: expected {size[0]} codes from 0 to {len(self.item_ids) - 1}"
+                f"action {action!r}: expected {size[0]} codes from 0 to "
+                f"{len(self.item_ids) - 1}"
             )
         free = self._free.astype(np.bool_)
         left = int(np.count_nonzero(free))
