@@ -58,13 +58,15 @@ class SearchIndex:
         self, shown: Iterable[Item], exclude: Collection[str], limit: int
     ) -> tuple[str, ...]:
         """At most `limit` queries of a page: its genres in order, then its title words, rarest
-        first; only those that find an item which is not in `exclude`."""
+        first, which get half the room where there are as many. Only queries that find an item
+        which is not in `exclude`."""
         genres: dict[str, str] = {}
         words: dict[str, str] = {}
         for item in shown:
             genres |= genre_terms(item)
             words |= word_terms(item)
         rarest = sorted(words, key=lambda word: len(self.postings.get(word, ())))
-        terms = genres | {word: words[word] for word in rarest if word not in genres}
-        useful = (text for text in terms.values() if self.find(text, 1, exclude))
-        return tuple(text for text, _ in zip(useful, range(limit), strict=False))
+        first = [text for text in genres.values() if self.find(text, 1, exclude)]
+        then = [w for w in rarest if w not in genres and self.find(w, 1, exclude)]
+        room = limit - min(len(then), limit // 2)
+        return (*first[:room], *then)[:limit]

@@ -44,7 +44,10 @@ def test_offered_are_genres_then_rare_words_that_lead_on():
     shown = [FILMS["a"], FILMS["c"]]
     # "episode" and "born" find only what is excluded; "wars" (2 items) is rarer than "star" (3)
     assert index.offered(shown, {"a", "c"}, 9) == ("Sci-Fi", "War", "Drama", "wars", "star")
-    assert index.offered(shown, {"a", "c"}, 2) == ("Sci-Fi", "War")
+    # with room for four, half of it is the words'
+    assert index.offered(shown, {"a", "c"}, 4) == ("Sci-Fi", "War", "wars", "star")
+    assert index.offered(shown, {"a", "c"}, 1) == ("Sci-Fi",)
+    assert index.offered([FILMS["d"]], {"d"}, 4) == ("War", "Drama")
     assert index.offered(shown, set(FILMS), 9) == ()
 
 
@@ -130,7 +133,7 @@ def test_how_many_queries(make_site, first):
 
 def test_agents_search(make_site, first):
     """A session needs to know nothing of it: a search page is looked at as any new page is."""
-    site = make_site(search=True)
+    site = make_site(search=True, items_per_page=3)
     user = AgentUser(Persona("u"), site.histories["u"])
     coroutine = session(user, site, SessionConfig(), arm="a", number=0, seed=0)
     requests, outcome = visits.drive(
@@ -139,14 +142,14 @@ def test_agents_search(make_site, first):
         lambda request: first.recommend([request])[0],
     )
     shown = [(event.page, event.item_id) for event in outcome.events if event.kind == "page"]
-    assert [item for page, item in shown if page == 2] == ["5", "7", "9", "11"]
+    assert [item for page, item in shown if page == 2] == ["3", "5", "7"]
     assert [event.text for event in outcome.events if event.kind == "act"] == [
         "[SEARCH:Drama]", "[CLICK_ITEM:ITEM_2]", "[EXIT]",
     ]  # fmt: skip
     acts = [request for request in requests if request.purpose == "act"]
     assert "BEST-ACTION: [SEARCH:Crime]" in acts[0].answer[0]
     assert any("PAGE 2 | Search: Drama" in m.content for m in acts[1].messages)
-    assert len(outcome.state.session) == 6 and not outcome.extra["failures"]
+    assert len(outcome.state.session) == 4 and not outcome.extra["failures"]
 
 
 def test_rollouts_search(make_site, first):
