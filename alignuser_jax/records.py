@@ -7,7 +7,7 @@ plain integers drawn from stable hashes (`stable_key`), never counters or clocks
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -69,17 +69,22 @@ class Persona:
 
 # --- the world --------------------------------------------------------------------------
 
-ActionKind = Literal["next_page", "previous_page", "click", "rate", "search", "exit"]
+ActionKind = Literal[
+    "next_page", "previous_page", "click", "rate", "search", "exit",
+    "click_element", "input", "terminate",
+]  # fmt: skip
+"""The first six are a recommendation site's, the last three a web shop's."""
 
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """One explicit action. `target` is the page-local id (`ITEM_2`) or a search's query,
-    `value` a rating."""
+    """One explicit action. `target` is the page-local id (`ITEM_2`; in a web shop the semantic
+    id of an element) or a search's query, `value` a rating, `text` what is typed."""
 
     kind: ActionKind
     target: str = ""
     value: int = 0
+    text: str = ""
 
     @property
     def token(self) -> str:
@@ -90,6 +95,10 @@ class Action:
             return f"[RATE:{self.target}:{self.value}]"
         if self.kind == "search" and self.target:
             return f"[SEARCH:{self.target}]"
+        if self.kind == "click_element":
+            return f"[CLICK:{self.target}]"
+        if self.kind == "input":
+            return f"[INPUT:{self.target}|{self.text}]"
         return f"[{self.kind.upper()}]"
 
 
@@ -139,6 +148,8 @@ class State:
     current page, `ITEM_1` first; `pages` every slate seen so far, page 1 first; `session` what
     was rated so far; `feedback` the line that echoes the last action (`You rated ITEM_2: 4/5`);
     `searches` (page, query) of every page in `pages` that a search made.
+    In a web shop `place` is the kind of page ("search", "cart", …), `source` what made it
+    ("log", "rule", "model" or "generated"), and `inside` the world's own immutable memory.
     """
 
     user_id: str
@@ -153,6 +164,9 @@ class State:
     actions: tuple[Action, ...] = ()
     needs: RecommendationRequest | NextPageRequest | None = None
     searches: tuple[tuple[int, str], ...] = ()
+    place: str = ""
+    source: str = ""
+    inside: Hashable = None
 
     @property
     def slate(self) -> tuple[str, ...]:

@@ -2,57 +2,77 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Literal
 
-from alignuser_jax.records import Action, RecommendationRequest, Recommender, State, World
+from alignuser_jax.records import (
+    Action,
+    NextPageRequest,
+    RecommendationRequest,
+    Recommender,
+    Slate,
+    State,
+    World,
+)
 
 Purpose = Literal["browse", "counterfactual"]
+WritePages = Callable[[Sequence[NextPageRequest]], Sequence[str]]
+"""Writes the pages that no recommender makes: a language model, as a function of a batch."""
 
 
 def advance(
     world: World,
-    recommender: Recommender,
+    recommender: Recommender | None,
     state_actions: Sequence[tuple[State, Action]],
     purpose: Purpose = "browse",
+    write_pages: WritePages | None = None,
 ) -> list[State]:
     """The states after each action, complete. With `purpose="counterfactual"` the pages are
     only imagined: requests say so, and a recommender that keeps state is refused."""
     stepped = [world.step(state, action) for state, action in state_actions]
-    return fill(world, recommender, stepped, purpose)
+    return fill(world, recommender, stepped, purpose, write_pages)
 
 
 def fill(
     world: World,
-    recommender: Recommender,
+    recommender: Recommender | None,
     states: Sequence[State],
     purpose: Purpose = "browse",
+    write_pages: WritePages | None = None,
 ) -> list[State]:
-    """`states` with what they need, asked of the recommender in one batch."""
+    """`states` with what they need: slates asked of the recommender in one batch, other pages
+    of `write_pages` in another. Either may be missing where no state asks for it."""
     if purpose == "counterfactual" and getattr(recommender, "stateful", False):
         raise ValueError(
             f"{type(recommender).__name__} keeps state, so it cannot be asked for pages that "
             "are only imagined; use a stateless recommender for counterfactuals"
         )
-    open_states = [n for n, state in enumerate(states) if state.needs is not None]
-    requests = []
-    for n in open_states:
-        request = states[n].needs
-        if not isinstance(request, RecommendationRequest):
-            raise ValueError(
-                f"state {n} needs a {type(request).__name__}, which a recommender cannot answer"
-            )
-        requests.append(replace(request, purpose=purpose))
-    filled = list(states)
-    if not requests:
-        return filled
-    slates = list(recommender.recommend(requests))
-    if len(slates) != len(requests):
+    wanted = {n: replace(s.needs, purpose=purpose) for n, s in enumerate(states) if s.needs}
+    slates = {n: q for n, q in wanted.items() if isinstance(q, RecommendationRequest)}
+    pages = {n: q for n, q in wanted.items() if isinstance(q, NextPageRequest)}
+    if pages and write_pages is None:
         raise ValueError(
-            f"{type(recommender).__name__} gave {len(slates)} slates for "
-            f"{len(requests)} requests, expected one each, in order"
+            f"state {next(iter(pages))} needs a NextPageRequest answered, which a recommender "
+            "cannot do: give write_pages"
         )
-    for n, slate in zip(open_states, slates, strict=True):
-        filled[n] = world.resolve(states[n], slate)
-    return filled
+    if slates and recommender is None:
+        raise ValueError(f"state {next(iter(slates))} needs a slate: give a recommender")
+    answers: dict[int, Slate | str] = {}
+    for questions, ask, name, noun in (
+        (slates, getattr(recommender, "recommend", None), type(recommender).__name__, "slates"),
+        (pages, write_pages, "write_pages", "pages"),
+    ):
+        if not questions:
+            continue
+        got = list(ask(list(questions.values())))
+        if len(got) != len(questions):
+            raise ValueError(
+                f"{name} gave {len(got)} {noun} for "
+                f"{len(questions)} requests, expected one each, in order"
+            )
+        answers |= zip(questions, got, strict=True)
+    return [
+        world.resolve(state, answers[n]) if n in answers else state
+        for n, state in enumerate(states)
+    ]

@@ -21,7 +21,13 @@ from typing import Any
 from alignuser_jax.datasets import synthetic
 from alignuser_jax.recommenders import Random
 from alignuser_jax.records import RATINGS, Action, State, World
-from alignuser_jax.world import SiteConfig, known_site
+from alignuser_jax.world import (
+    CatalogueConfig,
+    GeneratedShop,
+    SiteConfig,
+    known_site,
+    make_catalogue,
+)
 
 INVALID = "Invalid action: "
 
@@ -159,6 +165,24 @@ def site_subject(**config) -> Subject:
     return Subject(
         site, lambda needs: recommender.recommend([needs])[0], dataset.user_ids, others
     )
+
+
+# --- the generated web shop ---------------------------------------------------------------
+
+
+def shop_subject() -> Subject:
+    """A small catalogue; in the search field any text may be typed, so `others` type none."""
+    shop = GeneratedShop(make_catalogue(config=CatalogueConfig(goals=25)), max_pages=60)
+    names = (
+        "nonsense.1",
+        "pagination.next",
+        "buybox.purchase_form.add_to_cart",
+        "nav_bar.cart",
+    )
+    others = [Action("click_element", name) for name in (*names, "", "a\nb")]
+    others += [Action("click", "ITEM_1"), Action("next_page"), Action("exit")]
+    others += [Action("input", "nav_bar.cart", text="tea"), Action("terminate", "x")]
+    return Subject(shop, lambda needs: None, [f"u{n}" for n in range(20)], others)
 
 
 if __name__ == "__main__":
