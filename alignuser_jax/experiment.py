@@ -87,7 +87,8 @@ class Experiment:
 
 
 def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
-    """The `experiment` of a config file, with `section.field=value` overrides applied.
+    """The `experiment` of a config file, with `section.field=value` overrides applied;
+    `site.field` and `session.field` are those of every stage.
 
     Raises `FileNotFoundError` for a missing file and `ValueError` for a file without an
     experiment, an unknown name (with the nearest one) or a value of another type.
@@ -102,7 +103,18 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experime
         name, equals, value = override.partition("=")
         if not equals:
             raise ValueError(f"--set {override!r}: expected section.field=value")
-        experiment = override_setting(experiment, name.strip().split("."), value.strip(), name)
+        names, text = name.strip().split("."), value.strip()
+        if names[0] in (
+            "site",
+            "session",
+        ):  # the same in every stage, so changed in all at once
+            stages = [s for s in ("pretrain_shards", "align_shards") if getattr(experiment, s)]
+            changed = {
+                s: override_setting(getattr(experiment, s), names, text, name) for s in stages
+            }
+            experiment = dataclasses.replace(experiment, **changed)
+        else:
+            experiment = override_setting(experiment, names, text, name)
     return experiment
 
 

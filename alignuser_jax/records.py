@@ -75,15 +75,16 @@ class Persona:
 # --- the world --------------------------------------------------------------------------
 
 ActionKind = Literal[
-    "next_page", "previous_page", "click", "rate", "exit", "click_element", "input", "terminate"
-]
-"""The first five are a recommendation site's, the last three a web shop's."""
+    "next_page", "previous_page", "click", "rate", "search", "exit",
+    "click_element", "input", "terminate",
+]  # fmt: skip
+"""The first six are a recommendation site's, the last three a web shop's."""
 
 
 @dataclass(frozen=True, slots=True)
 class Action:
     """One explicit action. `target` is the page-local id (`ITEM_2`; in a web shop the semantic
-    id of an element), `value` a rating, `text` what is typed."""
+    id of an element) or a search's query, `value` a rating, `text` what is typed."""
 
     kind: ActionKind
     target: str = ""
@@ -97,6 +98,8 @@ class Action:
             return f"[CLICK_ITEM:{self.target}]"
         if self.kind == "rate":
             return f"[RATE:{self.target}:{self.value}]"
+        if self.kind == "search" and self.target:
+            return f"[SEARCH:{self.target}]"
         if self.kind == "click_element":
             return f"[CLICK:{self.target}]"
         if self.kind == "input":
@@ -148,7 +151,8 @@ class State:
     `kind` is "page", "detail" or "end"; `needs` is the question that must be answered with
     `World.resolve` before `text` and `actions` mean anything; `slate` holds the item ids of the
     current page, `ITEM_1` first; `pages` every slate seen so far, page 1 first; `session` what
-    was rated so far; `feedback` the line that echoes the last action (`You rated ITEM_2: 4/5`).
+    was rated so far; `feedback` the line that echoes the last action (`You rated ITEM_2: 4/5`);
+    `searches` (page, query) of every page in `pages` that a search made.
     In a web shop `place` is the kind of page ("search", "cart", …), `source` what made it
     ("log", "rule", "model" or "generated"), and `inside` the world's own immutable memory.
     """
@@ -164,6 +168,7 @@ class State:
     text: str = ""
     actions: tuple[Action, ...] = ()
     needs: RecommendationRequest | NextPageRequest | None = None
+    searches: tuple[tuple[int, str], ...] = ()
     place: str = ""
     source: str = ""
     inside: Hashable = None
@@ -171,6 +176,11 @@ class State:
     @property
     def slate(self) -> tuple[str, ...]:
         return self.pages[self.page - 1] if 0 < self.page <= len(self.pages) else ()
+
+    @property
+    def query(self) -> str:
+        """What was searched for where a search made the current page, else ""."""
+        return dict(self.searches).get(self.page, "") if self.searches else ""
 
     @property
     def terminal(self) -> bool:

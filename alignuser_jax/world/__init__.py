@@ -3,6 +3,7 @@
 from alignuser_jax.world.catalogue import Catalogue, CatalogueConfig, make_catalogue
 from alignuser_jax.world.drive import advance, fill
 from alignuser_jax.world.generated_shop import GeneratedShop
+from alignuser_jax.world.known import known_site
 from alignuser_jax.world.page import item_line, one_line, page_text
 from alignuser_jax.world.shop import WebShop, WebShopConfig
 from alignuser_jax.world.shop_log import LoggedStep, build_index, logged_steps
@@ -22,6 +23,7 @@ __all__ = [
     "build_index",
     "fill",
     "item_line",
+    "known_site",
     "logged_steps",
     "make_catalogue",
     "one_line",

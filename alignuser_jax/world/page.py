@@ -13,6 +13,7 @@ Summary = Literal["genres", "description", "both"]
 
 # The page's skeleton. The tokenizer knows these fragments as single symbols.
 PAGE = "PAGE "
+SEARCH = " | Search: "
 TITLE = "] <- "
 RATING = " -> <- History ratings: "
 SUMMARY = " -> <- Summary: "
@@ -44,6 +45,7 @@ def title_of(item: Item) -> str:
     return one_line(item.title) or one_line(item.item_id)
 
 
+@lru_cache(maxsize=1024)
 def item_id(position: int) -> str:
     """The page-local id of the item at `position` (from 1)."""
     return f"ITEM_{position}"
@@ -51,8 +53,10 @@ def item_id(position: int) -> str:
 
 def position_of(target: str, slate_size: int) -> int | None:
     """The place (from 1) that a page-local id names on a page of `slate_size`, or None."""
-    ids = [item_id(n) for n in range(1, slate_size + 1)]
-    return ids.index(target) + 1 if target in ids else None
+    for position in range(1, slate_size + 1):
+        if item_id(position) == target:
+            return position
+    return None
 
 
 def summary_of(item: Item, summary: Summary = "genres", limit: int = 80) -> str:
@@ -76,16 +80,27 @@ def item_line(
 ) -> str:
     """One item's line. `rating` is already text; `similar` holds (title, rating) pairs."""
     neighbours = ", ".join(f"**{one_line(title)} ({score:g}/5)**" for title, score in similar)
+    title, described = _of_the_item(item, summary, summary_chars)
     return (
-        f"[{item_id(position)}{TITLE}{title_of(item)}{RATING}{rating}"
-        f"{SUMMARY}{summary_of(item, summary, summary_chars)}"
-        f"{SIMILAR}{' ' if neighbours else ''}{neighbours}{END}"
+        f"[{item_id(position)}{title}{rating}{described}"
+        f"{' ' if neighbours else ''}{neighbours}{END}"
     )
 
 
-def page_text(page: int, lines: Sequence[str], *notes: str) -> str:
-    """The whole page: header, item lines, then what follows them (details, feedback)."""
-    return "\n".join((f"{PAGE}{page}", *lines, *(note for note in notes if note)))
+@lru_cache(maxsize=1 << 16)  # of 100,000 steps of a visit, nearly all show known items
+def _of_the_item(item: Item, summary: Summary, limit: int) -> tuple[str, str]:
+    """What of an item's line is the same for everybody: before the rating, and after it."""
+    return (
+        f"{TITLE}{title_of(item)}{RATING}",
+        f"{SUMMARY}{summary_of(item, summary, limit)}{SIMILAR}",
+    )
+
+
+def page_text(page: int, lines: Sequence[str], *notes: str, query: str = "") -> str:
+    """The whole page: header, item lines, then what follows them (details, feedback). Its
+    header says the `query` where a search made it."""
+    header = f"{PAGE}{page}{SEARCH}{query}" if query else f"{PAGE}{page}"
+    return "\n".join((header, *lines, *(note for note in notes if note)))
 
 
 def details_line(position: int, item: Item, limit: int) -> str:

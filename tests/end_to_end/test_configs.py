@@ -1,5 +1,6 @@
 """Every experiment resolves; models from scratch build abstractly; settings have names."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -49,3 +50,13 @@ def test_settings_are_typed_and_unknown_names_get_the_nearest():
         load_experiment(tiny, ["backbone=some/model"])
     with pytest.raises(FileNotFoundError, match="no config file"):
         load_experiment("nowhere.py")
+
+
+def test_the_site_is_overridden_in_every_stage():
+    for path in CONFIGS:
+        experiment = load_experiment(path, ["site.search=True", "session.max_clicks=2"])
+        assert experiment.site.search and experiment.session.max_clicks == 2
+        before = load_experiment(path)
+        assert replace(experiment.site, search=False) == before.site
+    with pytest.raises(ValueError, match="site.serch.*did you mean 'search'"):
+        load_experiment(path, ["site.serch=True"])

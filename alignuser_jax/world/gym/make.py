@@ -1,0 +1,82 @@
+"""What `gymnasium.make` and `gymnasium.make_vec` call: environments of a dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from alignuser_jax import records
+from alignuser_jax.datasets import Dataset, synthetic
+from alignuser_jax.recommenders import Popularity
+from alignuser_jax.records import Recommender
+from alignuser_jax.world.gym import recsys, user
+from alignuser_jax.world.gym.people import BehaviouralUsers, taste_of
+from alignuser_jax.world.gym.staged import StagedVectorEnv
+from alignuser_jax.world.known import known_site
+from alignuser_jax.world.site import SiteConfig
+
+
+def recsys_env(
+    dataset: str | Path | Dataset | None = None,
+    site: SiteConfig | None = None,
+    users: recsys.UserModel | None = None,
+    user_ids: Sequence[str] | None = None,
+    generator: records.Generator | None = None,
+    reward: recsys.Reward = recsys.likes,
+    strict: bool = False,
+) -> recsys.RecSysEnv:
+    """The environment of a dataset (its folder, or itself), by default a SYNTHETIC one. `users`
+    are by default `BehaviouralUsers` with the dataset's tastes, and not validated."""
+    data = _dataset(dataset)
+    known = known_site(data, site)
+    users = users or BehaviouralUsers(known, taste_of(data))
+    return recsys.RecSysEnv(
+        known, users, user_ids, generator=generator, reward=reward, strict=strict
+    )
+
+
+def user_env(
+    dataset: str | Path | Dataset | None = None,
+    site: SiteConfig | None = None,
+    recommender: Recommender | None = None,
+    user_ids: Sequence[str] | None = None,
+    reward: user.Reward | None = None,
+) -> user.UserEnv:
+    """The environment of a dataset (its folder, or itself), by default a SYNTHETIC one; the
+    recommender is by default the most popular items of its training part."""
+    data = _dataset(dataset)
+    known = known_site(data, site)
+    if recommender is None:
+        recommender = Popularity().fit(data, data.log.of_split("train"))
+    return user.UserEnv(
+        known,
+        recommender,
+        data.user_ids if user_ids is None else user_ids,
+        user.site_menu(known.config),
+        characters=user.characters_of(data.items.values()),
+        reward=reward,
+    )
+
+
+def recsys_vector_env(num_envs: int = 1, **options) -> StagedVectorEnv:
+    """`num_envs` of `recsys_env` over one dataset, whose users ask their model together."""
+    first = recsys_env(**options)
+    shared = (first.site, first.users, first.user_ids)
+    named = {key: options[key] for key in ("generator", "reward", "strict") if key in options}
+    return StagedVectorEnv(lambda: recsys.RecSysEnv(*shared, **named), num_envs)
+
+
+def user_vector_env(num_envs: int = 1, **options) -> StagedVectorEnv:
+    """`num_envs` of `user_env` over one dataset, with one call to the recommender a step."""
+    first = user_env(**options)
+    characters, reward = first.observation_space.character_set, options.get("reward")
+    shared = (first.world, first.recommender, first.user_ids, first.menu)
+    return StagedVectorEnv(
+        lambda: user.UserEnv(*shared, characters=characters, reward=reward), num_envs
+    )
+
+
+def _dataset(dataset: str | Path | Dataset | None) -> Dataset:
+    if dataset is None:
+        return synthetic.generate()
+    return dataset if isinstance(dataset, Dataset) else Dataset.load(dataset)
