@@ -102,9 +102,9 @@ def test_every_picture_of_a_synthetic_log(tmp_path):
     assert pictures(tmp_path / "a") == set(PLOTS)
     assert json.loads((tmp_path / "a" / "description.json").read_text()) == described
     assert (tmp_path / "a" / "description.md").read_text().startswith("# synthetic (SYNTHETIC)")
-    write_description(dataset, tmp_path / "b", levels)
-    for path in (tmp_path / "a").iterdir():  # the same bytes for the same dataset
-        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
+    before = {path.name: path.read_bytes() for path in (tmp_path / "a").iterdir()}
+    write_description(dataset, tmp_path / "a", levels)  # the same bytes for the same dataset
+    assert {path.name: path.read_bytes() for path in (tmp_path / "a").iterdir()} == before
 
 
 def changed(dataset, table, **columns):
@@ -116,30 +116,28 @@ def changed(dataset, table, **columns):
 
 
 def test_logs_without_ratings_times_or_genres(tiny, tmp_path):
-    rows, everything = len(tiny.log), set(PLOTS) - {"traits"}
-    nothing = float("nan")
-    for n, (table, columns, missing, words) in enumerate(
-        [
-            ("interaction_table", {"rating": [nothing] * rows}, {"ratings"}, "no ratings."),
-            ("interaction_table", {"rating": [5.0] * rows}, {"ratings"}, "no ratings."),
-            (
-                "interaction_table",
-                {"timestamp": [0] * rows},
-                {"over_time", "gaps", "sessions"},
-                "no timestamps.",
-            ),
-            ("item_table", {"genres": [[]] * 5}, {"genres"}, "no genres."),
-        ]
+    rows, nothing = len(tiny.log), float("nan")
+    for table, columns, missing in (
+        ("interaction_table", {"rating": [nothing] * rows}, "ratings"),
+        ("interaction_table", {"rating": [5.0] * rows}, "ratings"),
+        ("interaction_table", {"timestamp": [0] * rows}, "time"),
+        ("item_table", {"genres": [[]] * 5}, "genres"),
     ):
-        dataset, folder = changed(tiny, table, **columns), tmp_path / "same"
-        write_description(dataset, folder)  # an earlier one's pictures do not stay
-        assert pictures(folder) == everything - missing, n
-        assert f"It has {words}" in (folder / "description.md").read_text()
+        found = describe(changed(tiny, table, **columns))
+        assert set(describe(tiny)) - set(found) == {missing}
+    bare = changed(tiny, "interaction_table", rating=[5.0] * rows, timestamp=[0] * rows)
+    bare = changed(bare, "item_table", genres=[[]] * 5)
+    (tmp_path / "ratings.png").write_bytes(b"of an earlier description")
+    write_description(bare, tmp_path)
+    assert pictures(tmp_path) == {"per_user", "per_item"}
+    page = (tmp_path / "description.md").read_text()
+    assert "It has no ratings, timestamps, genres." in page
 
 
 def test_titles_that_look_like_formulas(tiny, tmp_path):
-    genres = [["$x_{", "a" * 200], ["|"], ["*b*"], [], []]
+    genres, rows = [["$x_{", "a" * 200], ["|"], ["*b*"], [], []], len(tiny.log)
     dataset = changed(tiny, "item_table", genres=genres)
+    dataset = changed(dataset, "interaction_table", timestamp=[0] * rows)
     dataset.manifest["name"] = "$\\frac{"
     try:
         write_description(dataset, tmp_path)
