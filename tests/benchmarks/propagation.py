@@ -1,4 +1,4 @@
-"""Ways to multiply MovieLens-1M's matrix of interactions by 64 factors: milliseconds on this CPU.
+"""Ways to multiply MovieLens-1M's matrix of interactions by 64 factors, in milliseconds.
 
     alignuser import-logs --input=../shared/data/ml-1m --output=runs/ml-1m
     python -m tests.benchmarks.propagation --dataset=runs/ml-1m
