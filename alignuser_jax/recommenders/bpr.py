@@ -101,6 +101,7 @@ def train(
     progress: bool = True,
 ) -> Fitted:
     """Adam on `bpr_loss` of `embed(vectors)`; `params` of the result are the initial vectors.
+    The same bits for the same settings and data on a CPU; a GPU adds gradients up in any order.
 
     `settings`: factors, batch_size, learning_rate, l2, epochs, patience, seed.
     """
