@@ -1,10 +1,11 @@
 """LightGCN's propagation as gathers and adds. Imports jax: only `fit` imports this module.
 
-A step is a product with a sparse matrix of ones between two scalings by 1/√degree. On a CPU,
-XLA's sorted `segment_sum` over MovieLens-1M's edges takes 90 ms for 64 factors, a dense product
-14 ms, `scipy.sparse` 8 ms, `jax.experimental.sparse.BCSR` 5 ms and this 4 ms
-(`tests/benchmarks/propagation.py`): every row's neighbours are cut into runs of `RUN`, padded
-with a row of zeros, so that a run's sum is one fused loop and few sums are left to scatter.
+A step is a product with a sparse matrix of ones between two scalings by 1/√degree. Every row's
+neighbours are cut into runs of `RUN`, padded with a row of zeros, so that a run's sum is one
+fused loop and few sums are left to scatter. For a made-up matrix of 6,040 x 3,706 with 716,000
+ones and 64 factors, on a quiet CPU of two cores: XLA's sorted `segment_sum` 88 ms, a dense
+product 14 ms, `scipy.sparse` 8 ms, `jax.experimental.sparse.BCSR` 5 ms, this 4 ms. BCSR is as
+fast within the noise (`tests/benchmarks/propagation.py`), but experimental.
 """
 
 from __future__ import annotations

@@ -73,7 +73,9 @@ def test_wrong_flags_are_explained(dataset, tmp_path):
     assert code != 0 and "give one recommender" in text
 
 
-@pytest.mark.parametrize("kind", ["mf", "lightgcn", "multvae"])
+@pytest.mark.parametrize(
+    "kind", ["mf", *(pytest.param(k, marks=pytest.mark.slow) for k in ("lightgcn", "multvae"))]
+)
 def test_a_trained_one_is_fitted_saved_and_ranked(dataset, tmp_path, kind):
     out = tmp_path / kind
     common = (f"--dataset={dataset}", f"--kind={kind}", f"--output={out}", "--batch_size=64")
