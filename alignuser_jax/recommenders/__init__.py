@@ -12,13 +12,17 @@ from alignuser_jax.recommenders.adapters import (
 from alignuser_jax.recommenders.als import ALS
 from alignuser_jax.recommenders.contract import Check, ContractReport, check_contract
 from alignuser_jax.recommenders.degrade import Degraded, ShuffledAcrossUsers
+from alignuser_jax.recommenders.lightgcn import LightGCN
 from alignuser_jax.recommenders.loading import load_recommender, load_saved
+from alignuser_jax.recommenders.mf import MF
+from alignuser_jax.recommenders.multvae import MultVAE
 from alignuser_jax.recommenders.offline import (
     HeldOutHits,
     draw_users,
     held_out_hits,
     held_out_table,
 )
+from alignuser_jax.recommenders.ranking import Ranking, held_out_ranking, ranking_table
 from alignuser_jax.recommenders.remote import HttpConfig, RequestRefused, from_http
 from alignuser_jax.recommenders.scores import (
     from_factors,
@@ -36,8 +40,12 @@ __all__ = [
     "Degraded",
     "HeldOutHits",
     "HttpConfig",
+    "LightGCN",
+    "MF",
+    "MultVAE",
     "Popularity",
     "Random",
+    "Ranking",
     "RecommenderServer",
     "RequestRefused",
     "ShuffledAcrossUsers",
@@ -53,7 +61,9 @@ __all__ = [
     "from_recs_file",
     "from_scores",
     "held_out_hits",
+    "held_out_ranking",
     "held_out_table",
     "load_recommender",
     "load_saved",
+    "ranking_table",
 ]

@@ -13,6 +13,9 @@ from pathlib import Path
 from alignuser_jax.recommenders.als import ALS
 from alignuser_jax.recommenders.base import SETTINGS_FILE, read
 from alignuser_jax.recommenders.degrade import Degraded, ShuffledAcrossUsers
+from alignuser_jax.recommenders.lightgcn import LightGCN
+from alignuser_jax.recommenders.mf import MF
+from alignuser_jax.recommenders.multvae import MultVAE
 from alignuser_jax.recommenders.remote import from_http
 from alignuser_jax.recommenders.scores import SUFFIXES, from_recs_file
 from alignuser_jax.recommenders.simple import Popularity, Random
@@ -32,6 +35,12 @@ def load_saved(directory: str | Path) -> Recommender:
             return Popularity.load(directory)
         case "als":
             return ALS.load(directory)
+        case "mf":
+            return MF.load(directory)
+        case "lightgcn":
+            return LightGCN.load(directory)
+        case "multvae":
+            return MultVAE.load(directory)
         case "degraded":
             return Degraded.load(directory)
         case "shuffled":
@@ -39,7 +48,7 @@ def load_saved(directory: str | Path) -> Recommender:
         case kind:
             raise ValueError(
                 f"{directory} holds a recommender of kind {kind!r}; this version reads random, "
-                "popularity, als, degraded and shuffled"
+                "popularity, als, mf, lightgcn, multvae, degraded and shuffled"
             )
 
 

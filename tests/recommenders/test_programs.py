@@ -97,3 +97,21 @@ def test_wrong_flags_are_explained(dataset, tmp_path):
     assert code != 0 and "needs --inner" in text
     code, text = run("check_recommender", f"--dataset={dataset}")
     assert code != 0 and "give one recommender" in text
+
+
+@pytest.mark.parametrize(
+    "kind", ["mf", *(pytest.param(k, marks=pytest.mark.slow) for k in ("lightgcn", "multvae"))]
+)
+def test_a_trained_one_is_fitted_saved_and_ranked(dataset, tmp_path, kind):
+    out = tmp_path / kind
+    common = (f"--dataset={dataset}", f"--kind={kind}", f"--output={out}", "--batch_size=64")
+    code, text = run("fit_recommender", *common, "--epochs=3", "--learning_rate=0.01")
+    assert code == 0, text
+    assert "best epoch" in text and " of 3" in text and "recall@20" in text, text
+    assert f"\n{kind} " in text and (out / "recommender.json").is_file()
+    assert not (out / "unfinished.npz").exists()
+    if kind == "mf":
+        code, text = run("fit_recommender", *common, "--splits=train,validation")
+        assert code != 0 and "give --epochs" in text, text
+        code, text = run("fit_recommender", *common, "--patience=0")
+        assert code == 2 and "patience >= 1, got 0" in text, text
