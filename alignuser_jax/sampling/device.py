@@ -177,7 +177,8 @@ class Device:
         rows = [(slot, row) for slot, row, *_ in part]
         if pages not in self._strips:
             size = len(slot), pages * self._config.chunk
-            self._strips[pages] = [], init_strips(self._shape, *size, self._dtype)
+            strips = init_strips(self._shape, *size, self._dtype)
+            self._strips[pages] = [], strips if self._mesh else self._put(strips)
         held, strips = self._strips.pop(pages)
         if rows and len(held) == len(rows):
             pairs = zip(held, rows, strict=True)
@@ -200,9 +201,10 @@ class Device:
             return self.programs.install(*arguments)
 
     def _put(self, tree):
-        """On every device of the mesh, as the programs leave it: nothing is compiled twice."""
+        """On every device of the mesh, or bound to that of the weights, as the programs leave
+        it: nothing is compiled twice."""
         if self._mesh is None:
-            return jax.device_put(tree)
+            return jax.device_put(tree, *self.programs.leaves[0].devices())
         return jax.device_put(tree, NamedSharding(self._mesh, PartitionSpec()))
 
     def wait(self) -> None:
@@ -212,7 +214,8 @@ class Device:
     def _memory(self) -> tuple[Pages, jax.Array]:
         if self._cache is None:
             config = self._config
-            self._cache = init_pages(self._shape, config.all_pages, config.chunk, self._dtype)
+            cache = init_pages(self._shape, config.all_pages, config.chunk, self._dtype)
+            self._cache = cache if self._mesh else self._put(cache)
             shape = config.slots, self._shape.hidden_size
             self._last = self._put(jnp.zeros(shape, self._dtype))
         return self._cache, self._last
