@@ -22,7 +22,7 @@ from pathlib import Path
 
 from absl import app, flags
 
-from alignuser_jax import pipeline
+from alignuser_jax import pipeline, simulation
 from alignuser_jax.alignment import policy_and_agent_users, simulation_view
 from alignuser_jax.backend import METRICS, open_backend
 from alignuser_jax.experiment import HORIZON
@@ -91,7 +91,7 @@ def main() -> None:
         ) as backend,
         watch.stage("simulation"),
     ):
-        events = pipeline.simulate(
+        events = simulation.simulate(
             backend.experiment,
             dataset,
             view,
@@ -116,7 +116,7 @@ def main() -> None:
     seconds = watch.seconds["simulation"]
     print(backend.note)
     print(f"{pages} pages in {seconds:.0f} s ({pages / seconds:.1f} pages/s)")
-    print(f"invalid or failed actions: {pipeline.failures(events)} of {len(events)} events")
+    print(f"invalid or failed actions: {simulation.failures(events)} of {len(events)} events")
     print(f"events: {os.path.join(FLAGS.out, 'events.parquet')}")
 
 

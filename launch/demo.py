@@ -11,7 +11,7 @@ from pathlib import Path
 
 from absl import flags
 
-from alignuser_jax import pipeline
+from alignuser_jax import pipeline, simulation
 from alignuser_jax.alignment import policy_and_agent_users, simulation_view
 from alignuser_jax.backend import METRICS, Choice, open_backend
 from alignuser_jax.datasets import Dataset, synthetic
@@ -59,7 +59,7 @@ def main() -> None:
         ) as backend,
     ):
         users = policy_and_agent_users(dataset, experiment.agents, experiment.seed)[1]
-        events = pipeline.simulate(
+        events = simulation.simulate(
             experiment,
             dataset,
             simulation_view(dataset),
@@ -94,7 +94,7 @@ def main() -> None:
     seconds = [[name, f"{value:.1f}"] for name, value in watch.seconds.items()]
     seconds.append(["all", f"{sum(watch.seconds.values()):.1f}"])
     print(f"\n{text}\n\n{tables.table(seconds, ['stage', 'seconds'])}\n")
-    print(f"invalid or failed actions: {pipeline.failures(events)} of {len(events)} events")
+    print(f"invalid or failed actions: {simulation.failures(events)} of {len(events)} events")
     print(f"everything is in {run}")
 
 

@@ -144,7 +144,7 @@ class Peer:
 
 def world_share(agents):
     """The seconds of a simulation and those spent inside the site, and the pages shown."""
-    from alignuser_jax import pipeline
+    from alignuser_jax import pipeline, simulation
     from alignuser_jax.alignment import policy_and_agent_users, simulation_view
     from alignuser_jax.experiment import load_experiment
 
@@ -180,7 +180,7 @@ def world_share(agents):
         view = simulation_view(dataset)
 
         def simulate(name, seed):
-            return pipeline.simulate(
+            return simulation.simulate(
                 experiment, dataset, view, arms, engine, tokenizer.count, run / name,
                 users=users, policy_id="untrained", seed=seed, progress=False,
             )  # fmt: skip

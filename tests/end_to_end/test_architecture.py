@@ -27,6 +27,7 @@ ROOMS = [
     "evaluation",
     "experiment",
     "pipeline",
+    "simulation",
     "backend",
     "programs",
 ]

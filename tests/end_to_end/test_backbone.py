@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from alignuser_jax import pipeline
+from alignuser_jax import pipeline, simulation
 from alignuser_jax.alignment import policy_and_agent_users, simulation_view
 from alignuser_jax.datasets import synthetic
 from alignuser_jax.experiment import load_experiment
@@ -87,12 +87,12 @@ def test_from_shards_to_events(experiment, dataset, tmp_path):
     assert len(tokenizer.encode("[ITEM_1]")) > 1  # no symbol of its own, as with us
     arms = {"random": Random(dataset.item_ids)}
     users = policy_and_agent_users(dataset, experiment.agents, experiment.seed)[1]
-    events = pipeline.simulate(
+    events = simulation.simulate(
         experiment, dataset, simulation_view(dataset), arms,
         pipeline.make_engine(experiment, decoder, tokenizer), tokenizer.count,
         tmp_path / "simulation", users=users, policy_id=policy_id, horizon=2, progress=False,
     )  # fmt: skip
-    assert pipeline.failures(events) == 0
+    assert simulation.failures(events) == 0
     kinds = events["kind"].to_pylist()
     assert kinds.count("page") == len(users) * 2 * 4 and kinds.count("rate") > 0
 

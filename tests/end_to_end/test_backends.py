@@ -11,7 +11,7 @@ import pytest
 from absl import app, flags
 from hostile_server import HostileServer, completion, failure, obedient
 
-from alignuser_jax import pipeline, programs
+from alignuser_jax import programs
 from alignuser_jax.alignment import policy_and_agent_users, simulation_view
 from alignuser_jax.backend import Choice, open_backend, with_context
 from alignuser_jax.datasets import load_dataset, synthetic
@@ -63,7 +63,7 @@ def simulate(place, out, choice, seed=0):
     }
     users = policy_and_agent_users(dataset, experiment.agents, experiment.seed)[1]
     with open_backend(choice, experiment, dataset, None) as backend:
-        return pipeline.simulate(
+        return simulation.simulate(
             backend.experiment, dataset, simulation_view(dataset), arms, backend.generator,
             backend.count_tokens, place / out, users=users, policy_id=backend.policy_id,
             engine=backend.engine, note=backend.note, concurrency=backend.concurrency,
@@ -88,7 +88,7 @@ def test_served_recorded_replayed(place, server):
     assert manifest["policy"] == "server: m" and manifest["engine"]["structured"] == "vllm"
     assert manifest["note"].startswith("SYNTHETIC data; m,")
     table = pq.read_table(place / "first" / "events.parquet")
-    assert len(set(table["user_id"].to_pylist())) == AGENTS and pipeline.failures(table) == 0
+    assert len(set(table["user_id"].to_pylist())) == AGENTS and simulation.failures(table) == 0
 
     simulate(place, "again", Choice(replay=log))
     events = [(place / out / "events.parquet").read_bytes() for out in ("first", "again")]
@@ -114,7 +114,7 @@ def test_a_key_that_is_refused_leaves_what_was_answered(place, server):
     asked = [json.dumps(body, sort_keys=True) for body in server.bodies[:15]]
     server.reply, server.bodies = obedient, []
     events = simulate(place, "revoked", choice)
-    assert pipeline.failures(events) == 0
+    assert simulation.failures(events) == 0
     again = [json.dumps(body, sort_keys=True) for body in server.bodies]
     assert len(set(asked) & set(again)) <= 2  # at most those that were under way
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from alignuser_jax import pipeline
+from alignuser_jax import pipeline, simulation
 from alignuser_jax.alignment import policy_and_agent_users, simulation_view
 from alignuser_jax.datasets import synthetic
 from alignuser_jax.evaluation.comparison import METRICS, arm_metrics
@@ -33,7 +33,7 @@ def test_family_wise_error_of_re_sampled_aa_tests(tmp_path):
         pipeline.train_stage(experiment, dataset, run, stage)
     decoder, tokenizer, policy_id = pipeline.load_policy(experiment, run)
     arms = {f"visit {n:02d}": n for n in range(REPETITIONS)}
-    events = pipeline.simulate(
+    events = simulation.simulate(
         experiment,
         dataset,
         simulation_view(dataset),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from alignuser_jax import pipeline
+from alignuser_jax import pipeline, simulation
 from alignuser_jax.alignment import policy_and_agent_users, simulation_view
 from alignuser_jax.backend import Choice, open_backend
 from alignuser_jax.datasets import synthetic
@@ -74,7 +74,7 @@ def simulate(experiment, dataset, backend):
     users = policy_and_agent_users(dataset, experiment.agents, experiment.seed)[1]
 
     def simulated(out, **options):
-        return pipeline.simulate(
+        return simulation.simulate(
             experiment, dataset, simulation_view(dataset), arms, backend.generator,
             backend.count_tokens, out, users=users, policy_id=backend.policy_id, horizon=2,
             progress=False, **options,
@@ -114,7 +114,7 @@ def test_an_engine_is_compiled_ahead(backend, told):
 
 def test_every_action_is_valid_and_the_horizon_is_fixed(first, experiment):
     events, _ = first
-    assert pipeline.failures(events) == 0
+    assert simulation.failures(events) == 0
     pages = events.filter(pipeline.pa.compute.equal(events["kind"], "page"))
     assert len(pages) == experiment.agents * 2 * 2 * 4
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from alignuser_jax import pipeline
+from alignuser_jax import simulation
 from alignuser_jax.datasets import synthetic
 from alignuser_jax.recommenders import Random
 
@@ -74,7 +74,7 @@ def test_killed_in_the_middle_and_resumed(place):
     done = simulate(folder, "out", theirs.url, model)
     assert done.returncode == 0, done.stderr
     events = pq.read_table(folder / "out" / "events.parquet")
-    assert pipeline.failures(events) == 0
+    assert simulation.failures(events) == 0
     every = Counter([*answered, *theirs.asked])
     assert len(theirs.asked) == AGENTS * PAGES - before
     assert len(every) == AGENTS * PAGES and set(every.values()) == {1}

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from alignuser_jax import pipeline
+from alignuser_jax import simulation
 from alignuser_jax.alignment import simulation_view
 from alignuser_jax.backend import with_context
 from alignuser_jax.datasets import synthetic
@@ -71,7 +71,7 @@ def simulate(dataset, out, arms, stop_after=None, **options):
         return answer_text(choices, request.answer)
 
     experiment = with_context(load_experiment(ROOT / "configs" / "tiny.py"), 8192)
-    table = pipeline.simulate(
+    table = simulation.simulate(
         experiment, dataset, simulation_view(dataset), arms,
         ScriptedGenerator(reply, 1 if stop_after else None), len, out,
         policy_id="scripted", progress=False,
@@ -117,7 +117,7 @@ def test_rounds_retrain_on_what_was_simulated_in_the_own_arm(dataset, tmp_path):
     arms = {name: Spy(r) for name, r in fitted(dataset).items()}
     table, _ = simulate(dataset, tmp_path, arms, refresh="retrain", rounds=3)
     sessions = table.group_by(["arm", "user_id", "session"]).aggregate([])
-    assert len(sessions) == 2 * 6 * 3 and pipeline.failures(table) == 0
+    assert len(sessions) == 2 * 6 * 3 and simulation.failures(table) == 0
     events = [Event(*row.values()) for row in table.to_pylist()]
     for arm, spy in arms.items():
         versions = list(dict.fromkeys(version for version, _ in spy.asked))

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 from test_backbone import byte_level
 
-from alignuser_jax import pipeline
+from alignuser_jax import simulation
 from alignuser_jax.alignment import policy_and_agent_users, simulation_view
 from alignuser_jax.backend import with_context
 from alignuser_jax.datasets import synthetic
@@ -73,7 +73,7 @@ def asked_and_answered(place):
         return text
 
     users = policy_and_agent_users(dataset, AGENTS, experiment.seed)[0]
-    pipeline.simulate(
+    simulation.simulate(
         experiment, dataset, simulation_view(dataset), {"a": Random(dataset.item_ids)},
         ScriptedGenerator(reply), len, folder / "scripted", users=users, policy_id="random",
         horizon=1, progress=False,
@@ -228,7 +228,7 @@ def test_killed_in_the_middle_and_resumed(place, serve):
     once_more = int(out.split(" asked once more")[0].rsplit(" ", 1)[1])
     at_the_start = 2  # a word, and the one try at a constraint that it does not refuse unread
     assert serve.calls() == after.total() - before.total() + once_more + at_the_start
-    assert pipeline.failures(events) == after["error"]
+    assert simulation.failures(events) == after["error"]
     assert (
         after["stop"] + after["error"] == after.total() and after["error"] < after["stop"] / 3
     )
