@@ -11,7 +11,7 @@ import pytest
 from absl import app, flags
 from hostile_server import HostileServer, completion, failure, obedient
 
-from alignuser_jax import programs
+from alignuser_jax import programs, simulation
 from alignuser_jax.alignment import policy_and_agent_users, simulation_view
 from alignuser_jax.backend import Choice, open_backend, with_context
 from alignuser_jax.datasets import load_dataset, synthetic

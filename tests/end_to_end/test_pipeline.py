@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow.compute as pc
 import pytest
 
 from alignuser_jax import pipeline, simulation
@@ -115,7 +116,7 @@ def test_an_engine_is_compiled_ahead(backend, told):
 def test_every_action_is_valid_and_the_horizon_is_fixed(first, experiment):
     events, _ = first
     assert simulation.failures(events) == 0
-    pages = events.filter(pipeline.pa.compute.equal(events["kind"], "page"))
+    pages = events.filter(pc.equal(events["kind"], "page"))
     assert len(pages) == experiment.agents * 2 * 2 * 4
 
 

@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from sklearn.metrics import accuracy_score, precision_recall_fscore_support
 
@@ -90,6 +91,7 @@ def small_log(users=40):
         user_ids=tuple(f"u{n}" for n in range(users)),
         item_ids=ids,
         items={i: Item(i, i, g) for i, g in zip(ids, genres, strict=True)},
+        item_table=pa.table({"genres": pa.array(list(genres), pa.list_(pa.string()))}),
         demographics={
             f"u{n}": {"age": "old" if n % 2 else "young", "occupation": ""}
             for n in range(users)

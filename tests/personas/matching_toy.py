@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import numpy as np
+import pyarrow as pa
 
 from alignuser_jax.language.parsing import answer_text
 from alignuser_jax.personas import MatchConfig
@@ -29,7 +30,9 @@ def log_of(ratings):
         user_ids=users,
         item_ids=tuple(ids),
         items={i: Item(i, f"Film {i[1:]}") for i in ids},
+        item_table=pa.table({"genres": pa.array([()] * len(ids), pa.list_(pa.string()))}),
         demographics={u: {"age": "HIDDEN", "occupation": "SECRET"} for u in users},
+        extra_tables={},
     )
     log = SimpleNamespace(
         user=np.array([r[0] for r in rows], np.int32),

@@ -21,6 +21,7 @@ def make(rows, genres, users=None, demographics=None):
         item_ids=ids,
         item_table=pa.table({"genres": pa.array(list(genres), pa.list_(pa.string()))}),
         demographics=demographics or {},
+        extra_tables={},
     )
     log = SimpleNamespace(
         user=np.array(user, np.int32),

@@ -10,7 +10,7 @@ from hostile_server import completion, failure
 from served import ask, say
 
 from alignuser_jax.agents import Journal, SessionSpec, run_population
-from alignuser_jax.language.parsing import REPROMPT
+from alignuser_jax.language.parsing import REPROMPT, read_choices
 from alignuser_jax.records import Event, Outcome, State
 from alignuser_jax.sampling import ServerConfig, generate
 from alignuser_jax.sampling.structured import PROBE, as_lines, constraint, pattern
@@ -138,11 +138,10 @@ def test_wrong_twice_is_an_explicit_failure(hostile, connect):
 def test_an_agent_does_not_ask_a_third_time(hostile, connect, tmp_path):
     """The session's own second question is for back ends that hand back what they cannot
     read; here it would be a third."""
-    from alignuser_jax.agents.session import _read
 
     def one_question():
         done = yield ask(key=1)
-        assert _read(done, RATE)[0] is None and done.finish_reason == "error"
+        assert read_choices(done, RATE)[0] is None and done.finish_reason == "error"
         failed = Event("a", "u", 0, 0, "failure", text=done.error)
         return Outcome((failed,), State("u", 0, "end", 1))
 
