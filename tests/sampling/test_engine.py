@@ -5,6 +5,7 @@ from dataclasses import replace
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from asked import ACT, GEOMETRY, RATE, SCREEN, SYSTEM, TEN, WORDS, ask, mixed, result, talk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
@@ -12,61 +13,14 @@ from scipy.stats import chisquare
 from alignuser_jax.model import LoraConfig, abstract_decoder, merge, named_arrays, split
 from alignuser_jax.model.peft import join_adapters
 from alignuser_jax.model.states import with_arrays
-from alignuser_jax.records import Message, Request, stable_key
+from alignuser_jax.records import Request, stable_key
 from alignuser_jax.sampling import Engine, EngineConfig, generate
 from alignuser_jax.sampling.automaton import ACCEPT
-
-GEOMETRY = EngineConfig(slots=4, context=128, chunk=16, states=256, edges=12)
-SYSTEM = "You browse a list of movies. Answer with one line for each item."
-SCREEN = (
-    ("ITEM_1 [WATCH]", "ITEM_1 [SKIP]"),
-    ("ITEM_2 [WATCH]", "ITEM_2 [SKIP]"),
-)
-ACT = (("BEST-ACTION: [NEXT_PAGE]", "BEST-ACTION: [EXIT]", "BEST-ACTION: [CLICK_ITEM:ITEM_2]"),)
-RATE = (tuple(f"RATING: {r}" for r in range(1, 6)),)
-TEN = (tuple(f"RATING: {r}" for r in range(1, 11)),)
-WORDS = (("a comedy", "a good film", "a good comedy"),)
-
-
-def talk(*texts):
-    """A conversation: system, then user and assistant in turn."""
-    roles = ["system"] + ["user", "assistant"] * len(texts)
-    return tuple(Message.of(role, text) for role, text in zip(roles, texts, strict=False))
 
 
 @pytest.fixture(scope="module")
 def engine(decoder, tokenizer):
     return Engine(decoder, tokenizer, GEOMETRY)
-
-
-def ask(number, answer=SCREEN, **options):
-    user = f"film {number * 37} from 19{number:02d} because comedy " + "good " * (number % 5)
-    options = {"temperature": 0.0, "key": stable_key("ask", number)} | options
-    return Request(talk(SYSTEM, user), "test", answer=answer, **options)
-
-
-def mixed():
-    """Every kind of request at once, ragged, more than there are slots."""
-    return [
-        ask(1, temperature=1.0),
-        ask(2, RATE, scored=True, temperature=1.0),
-        ask(3, (), max_tokens=12, temperature=1.3),
-        ask(4, ACT, reasoning_tokens=9, temperature=1.0),
-        ask(5, TEN, scored=True, temperature=0.5),
-        ask(6, RATE, scored=True, reasoning_tokens=7, temperature=1.0),
-        ask(7, (), max_tokens=20, temperature=0.8, top_p=0.7, adapter="base"),
-        ask(8, WORDS, temperature=1.0),
-        ask(9, WORDS, temperature=1.0, scored=True, top_p=0.9),
-        ask(10, ACT, temperature=2.0),
-        ask(11, ACT, temperature=2.0, samples=3),
-    ]
-
-
-def result(completion):
-    """Everything but what was reused."""
-    samples = tuple(result(sample) for sample in completion.samples)
-    usage = completion.usage._replace(cached_tokens=0)
-    return replace(completion, usage=usage, samples=samples)
 
 
 def test_greedy_answers_equal_the_uncached_reference(engine, reference):
@@ -226,31 +180,6 @@ def test_a_reply_may_end_at_the_last_position_of_the_context(engine, reference):
         (completion,) = generate(engine, [request])
         tokens, choices, _ = reference.answer(reference.prompt(request), request)
         assert (completion.tokens, completion.choices) == (tuple(tokens), choices)
-
-
-def test_strips_change_no_token(engine, decoder, tokenizer):
-    """Lengths change bits, but decoding in pages and on strips say the same."""
-    requests = [replace(r, temperature=0.0) for r in mixed()]
-    expected = generate(engine, requests)
-    for strips in (1, 2):
-        other = Engine(decoder, tokenizer, replace(GEOMETRY, strips=strips))
-        for completion, want in zip(generate(other, requests), expected, strict=True):
-            assert (completion.tokens, completion.choices) == (want.tokens, want.choices)
-            np.testing.assert_allclose(completion.logprobs, want.logprobs, atol=2e-5)
-        assert other.config.strip_pages == ((8,), (4, 8))[strips - 1]
-        assert set(other._device._strips) == ({8}, {4})[strips - 1]
-
-
-def test_rows_that_go_on_keep_their_strips(decoder, tokenizer):
-    """Strips are laid out when the rows of a group change, not at each call."""
-    engine = Engine(decoder, tokenizer, replace(GEOMETRY, steps=2, strips=1))
-    laid, programs = [], engine._device.programs
-    original = programs.lay
-    programs.lay = lambda *args: laid.append(len(laid)) or original(*args)
-    generate(engine, [ask(n, (), max_tokens=12) for n in range(3)])
-    assert len(laid) == 1
-    generate(engine, [ask(n, (), max_tokens=6 * (n + 1)) for n in range(3)])
-    assert len(laid) == 4  # as each of the shorter ones leaves
 
 
 def test_nothing_that_a_request_chooses_recompiles(engine):

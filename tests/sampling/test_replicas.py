@@ -7,7 +7,7 @@ import sys
 from dataclasses import replace
 
 import pytest
-from test_engine import GEOMETRY, SYSTEM, mixed, result, talk
+from asked import GEOMETRY, SYSTEM, mixed, result, talk
 
 from alignuser_jax.records import Request
 from alignuser_jax.sampling import Engine, generate

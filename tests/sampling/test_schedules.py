@@ -12,9 +12,9 @@ from dataclasses import replace
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from asked import ACT, RATE, SCREEN, SYSTEM, WORDS, ask, result, talk
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_engine import ACT, RATE, SCREEN, SYSTEM, WORDS, ask, result, talk
 from uncached import Reference
 
 from alignuser_jax.model import init_decoder
