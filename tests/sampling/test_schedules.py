@@ -30,7 +30,6 @@ GEOMETRY = EngineConfig(
     edges=12,
     prefill=64,
     steps=3,
-    strips=2,
     pages=18,
 )
 NEAR_TIE = 1e-4
@@ -64,17 +63,18 @@ def asked():
     yield ask(11, (), max_tokens=20, temperature=1.0, stop=("a", "e"))
 
 
-@pytest.fixture(scope="module")
-def world(decoder, tokenizer):
+@pytest.fixture(scope="module", params=[0, 2], ids=["pages", "strips"])
+def world(request, decoder, tokenizer):
     """The engine under test, the requests, and what each must give."""
-    engine = Engine(decoder, tokenizer, GEOMETRY)
+    geometry = replace(GEOMETRY, strips=request.param)
+    engine = Engine(decoder, tokenizer, geometry)
     requests, expected = list(asked()), []
-    for request in requests:
+    for one in requests:
         engine._pool.clear()
-        expected += [result(c) for c in generate(engine, [request])]
+        expected += [result(c) for c in generate(engine, [one])]
     assert all(c.finish_reason != "error" for c in expected), [c.error for c in expected]
-    assert engine.compilations <= 5 + 2 * len(GEOMETRY.strip_pages)
-    assert set(engine._device._strips) == set(GEOMETRY.strip_pages) == {4, 8}
+    assert engine.compilations <= (5 + 2 * len(geometry.strip_pages) if geometry.strips else 6)
+    assert set(engine._device._strips) == ({4, 8} if geometry.strips else set())
     return engine, requests, expected
 
 
@@ -272,7 +272,7 @@ def test_samples_read_their_prompt_once(world):
 
 def test_reuse_can_be_turned_off(world, decoder, tokenizer):
     engine, requests, expected = world
-    without = Engine(decoder, tokenizer, replace(GEOMETRY, reuse=False))
+    without = Engine(decoder, tokenizer, replace(engine.config, reuse=False))
     without._device.programs = engine._device.programs
     chosen = [0, 1, 5, len(requests) - 3]
     found = generate(without, [requests[n] for n in chosen])
