@@ -4,6 +4,7 @@ what MF and LightGCN are trained with. Imports jax: only `fit` methods import th
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax import nnx
 
 from alignuser_jax.recommenders.base import generator
 from alignuser_jax.recommenders.fitting import Fitted, Validation, fit_epochs
@@ -90,34 +92,51 @@ def initial_vectors(n_users: int, n_items: int, factors: int, seed: int) -> Vect
     }
 
 
+class Embedding(nnx.Module):
+    """A vector of every user and item; called, it gives the final ones: `propagate` of them."""
+
+    def __init__(self, first: Vectors, propagate: Callable[[Vectors], Vectors] | None = None):
+        self.users, self.items = nnx.Param(first["users"]), nnx.Param(first["items"])
+        self.propagate = propagate
+
+    def first(self) -> Vectors:
+        return {"users": self.users[...], "items": self.items[...]}
+
+    def __call__(self) -> Vectors:
+        return self.propagate(self.first()) if self.propagate else self.first()
+
+
 def train(
     name: str,
     positives: csr_matrix,
     validation: csr_matrix | None,
-    embed: Callable[[Vectors], Vectors],
+    propagate: Callable[[Vectors], Vectors] | None,
     settings: dict,
     checkpoint: str | Path | None = None,
     fingerprint: str = "",
     progress: bool = True,
 ) -> Fitted:
-    """Adam on `bpr_loss` of `embed(vectors)`; `params` of the result are the initial vectors.
+    """Adam on `bpr_loss` of an `Embedding`; `params` of the result are its first vectors.
     The same bits for the same settings and data on a CPU; a GPU adds gradients up in any order.
 
     `settings`: factors, batch_size, learning_rate, l2, epochs, patience, seed.
     """
     optimizer = optax.adam(settings["learning_rate"])
-    vectors = initial_vectors(*positives.shape, settings["factors"], settings["seed"])
+    first = initial_vectors(*positives.shape, settings["factors"], settings["seed"])
+    structure, params = nnx.split(Embedding(first, propagate))
+
+    def loss_of(params, batch):
+        model = nnx.merge(structure, params)
+        return bpr_loss(model.first(), model(), batch, settings["l2"])
 
     def step(state, batch):
-        vectors, moments = state
-        loss, gradient = jax.value_and_grad(
-            lambda v: bpr_loss(v, embed(v), batch, settings["l2"])
-        )(vectors)
+        params, moments = state
+        loss, gradient = jax.value_and_grad(loss_of)(params, batch)
         updates, moments = optimizer.update(gradient, moments)
-        return (optax.apply_updates(vectors, updates), moments), loss
+        return (optax.apply_updates(params, updates), moments), loss
 
     steps = jax.jit(lambda state, batches: jax.lax.scan(step, state, batches), donate_argnums=0)
-    final = jax.jit(embed)
+    final = jax.jit(lambda params: nnx.merge(structure, params)())
 
     def run_epoch(state, epoch):
         batches = epoch_batches(positives, settings["batch_size"], settings["seed"], epoch)
@@ -128,13 +147,13 @@ def train(
     if validation is not None:
         ranked = Validation.of(positives, validation, settings["seed"])
 
-        def validate(vectors):
-            made = jax.tree.map(np.asarray, final(vectors))
+        def validate(params):
+            made = jax.tree.map(np.asarray, final(params))
             return ranked(lambda users: made["users"][users] @ made["items"].T)
 
-    return fit_epochs(
+    found = fit_epochs(
         name,
-        (vectors, optimizer.init(vectors)),
+        (params, optimizer.init(params)),
         run_epoch,
         lambda state: state[0],
         validate,
@@ -144,3 +163,4 @@ def train(
         fingerprint=fingerprint,
         progress=progress,
     )
+    return replace(found, params=nnx.to_pure_dict(found.params))

@@ -17,9 +17,6 @@ import numpy as np
 from alignuser_jax.recommenders.base import Catalogue
 from alignuser_jax.records import RecommendationRequest, Slate
 
-ROWS = 32
-"""Rows of every product: a fixed shape, so that no answer depends on who else is asked for."""
-
 
 @dataclass(frozen=True, eq=False)
 class Factors:
@@ -53,58 +50,46 @@ class Factors:
         ids = (tuple(arrays[name].tolist()) for name in ("user_ids", "item_ids"))
         return cls(*ids, *(arrays[name] for name in cls.ARRAYS))
 
-    def user_vectors(
-        self, requests: Sequence[RecommendationRequest], codes: Sequence[np.ndarray]
-    ) -> np.ndarray:
-        """float32[requests, d], from each request's `live_codes`."""
-        made = np.empty((len(requests), self.items.shape[1]), np.float32)
-        for row, (request, live) in enumerate(zip(requests, codes, strict=True)):
-            known = self.user_codes.get(request.user_id)
-            made[row] = self.mean_base if known is None else self.base[known]
-            if len(live):
-                made[row] += self.fold[live].sum(0) / np.float32(np.sqrt(len(live)))
-        return made
+    def user_vector(self, request: RecommendationRequest, live: np.ndarray) -> np.ndarray:
+        """float32[d], from the request's `live_codes`."""
+        known = self.user_codes.get(request.user_id)
+        vector = self.mean_base if known is None else self.base[known]
+        if len(live):
+            vector = vector + self.fold[live].sum(0) / np.float32(np.sqrt(len(live)))
+        return vector
 
     def recommend(self, requests: Sequence[RecommendationRequest]) -> list[Slate]:
         """The items with the largest products; the most popular ones for a request whose
         history and session hold no item of the catalogue."""
 
-        def scores(some: Sequence[RecommendationRequest], codes: Sequence[np.ndarray]):
-            return padded_product(self.user_vectors(some, codes), self.items.T)
+        def scores(request: RecommendationRequest, live: np.ndarray) -> np.ndarray:
+            return self.items @ self.user_vector(request, live)
 
         return top_slates(self.catalogue, self.counts, requests, scores)
 
 
-def live_codes(
-    catalogue: Catalogue, requests: Sequence[RecommendationRequest]
-) -> list[np.ndarray]:
-    """Each request's history and session as the distinct codes of known items, ascending."""
-    return [
-        catalogue.codes(i.item_id for part in (r.history, r.session) for i in part)
-        for r in requests
-    ]
-
-
-def padded_product(rows: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """`rows @ matrix` for at most `ROWS` rows, computed as exactly `ROWS`."""
-    full = np.zeros((ROWS, rows.shape[1]), np.float32)
-    full[: len(rows)] = rows
-    return (full @ matrix)[: len(rows)]
+def live_codes(catalogue: Catalogue, request: RecommendationRequest) -> np.ndarray:
+    """The request's history and session as the distinct codes of known items, ascending."""
+    return catalogue.codes(
+        i.item_id for part in (request.history, request.session) for i in part
+    )
 
 
 def top_slates(
     catalogue: Catalogue,
     counts: np.ndarray,
     requests: Sequence[RecommendationRequest],
-    scores: Callable[[Sequence[RecommendationRequest], Sequence[np.ndarray]], np.ndarray],
+    scores: Callable[[RecommendationRequest, np.ndarray], np.ndarray],
 ) -> list[Slate]:
-    """One slate per request, of `scores(at most ROWS requests, their live codes)`, or of
-    `counts` where nothing that the request brings is in the catalogue."""
+    """One slate per request, of `scores(request, its live codes)`, or of `counts` where nothing
+    that the request brings is in the catalogue.
+
+    One request at a time: in a product of many rows the bits of a row depend, on some CPUs, on
+    its place among the others (AVX-512 kernels of OpenBLAS).
+    """
     slates: list[Slate] = []
-    for start in range(0, len(requests), ROWS):
-        some = requests[start : start + ROWS]
-        codes = live_codes(catalogue, some)
-        for request, live, row in zip(some, codes, scores(some, codes), strict=True):
-            chosen = row if len(live) else counts
-            slates.append(catalogue.slate(chosen, request.k, request.exclude))
+    for request in requests:
+        live = live_codes(catalogue, request)
+        chosen = scores(request, live) if len(live) else counts
+        slates.append(catalogue.slate(chosen, request.k, request.exclude))
     return slates

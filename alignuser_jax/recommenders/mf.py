@@ -73,7 +73,7 @@ class MF:
             self.name,
             positives,
             held_out,
-            lambda vectors: vectors,
+            None,
             self.settings,
             checkpoint,
             self.version,

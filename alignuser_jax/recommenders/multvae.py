@@ -17,7 +17,7 @@ import numpy as np
 
 from alignuser_jax.datasets import Dataset, Log
 from alignuser_jax.recommenders.base import Catalogue, not_fitted, read, write
-from alignuser_jax.recommenders.factors import padded_product, top_slates
+from alignuser_jax.recommenders.factors import top_slates
 from alignuser_jax.recommenders.settings import check_settings, training_pairs
 from alignuser_jax.records import RecommendationRequest, Slate
 
@@ -30,7 +30,7 @@ class MultVAE:
     stateful = False
     version = ""
     catalogue: Catalogue | None = None
-    params: dict[str, np.ndarray]  # float32, as in `variational.initial_params`
+    params: dict[str, np.ndarray]  # float32, as `variational.VAE.arrays`
     counts: np.ndarray  # float32[n_items], interactions in training
     fitted: dict[str, Any]  # best epoch, epochs run, validation recall@20 and ndcg@20
 
@@ -100,23 +100,20 @@ class MultVAE:
         self.catalogue, self.counts, self.params = Catalogue(item_ids), counts, params
         return self
 
-    def logits(self, codes: Sequence[np.ndarray]) -> np.ndarray:
-        """float32[b, n_items], b <= `factors.ROWS`: the decoded mean of each user's items."""
+    def logits(self, items: np.ndarray) -> np.ndarray:
+        """float32[n_items]: the decoded mean of a user with these codes, one at least."""
         p = self.params
-        latent, hidden = p["w3"].shape
-        first = np.zeros((len(codes), hidden), np.float32)
-        for row, items in enumerate(codes):
-            if len(items):  # a sparse row of unit length
-                first[row] = p["w1"][items].sum(0) / np.float32(np.sqrt(len(items)))
-        mean = padded_product(np.tanh(first + p["b1"]), p["w2"][:, :latent])
-        last = padded_product(mean + p["b2"][:latent], p["w3"])
-        return padded_product(np.tanh(last + p["b3"]), p["w4"]) + p["b4"]
+        latent = len(p["w3"])
+        # a sparse row of unit length
+        hidden = np.tanh(p["w1"][items].sum(0) / np.float32(np.sqrt(len(items))) + p["b1"])
+        mean = hidden @ p["w2"][:, :latent] + p["b2"][:latent]
+        return np.tanh(mean @ p["w3"] + p["b3"]) @ p["w4"] + p["b4"]
 
     def recommend(self, requests: Sequence[RecommendationRequest]) -> list[Slate]:
         if self.catalogue is None:
             raise not_fitted(self)
         return top_slates(
-            self.catalogue, self.counts, requests, lambda _, codes: self.logits(codes)
+            self.catalogue, self.counts, requests, lambda _, live: self.logits(live)
         )
 
     def save(self, directory: str | Path) -> None:

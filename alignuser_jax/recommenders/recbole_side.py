@@ -6,11 +6,15 @@
 `serve` speaks alignuser-recommend/1. Sequential models are given the live history and session
 of each request; the others know their users, and a user that they do not know gets the most
 popular items. `export` writes user, item, score, without the items that RecBole masks as seen.
+
+RecBole 1.2.1 with a torch of 2.6 or newer needs TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1 to load what
+it saved, in training too; here it is set. A checkpoint is a pickle: load none you do not trust.
 """
 
 import argparse
 import hashlib
 import json
+import os
 import sys
 import threading
 from collections import Counter
@@ -23,6 +27,7 @@ class Side:
     """A saved model with what it takes to ask it in original ids."""
 
     def __init__(self, checkpoint):
+        os.environ.setdefault("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
         from recbole.quick_start import load_data_and_model
 
         self.config, self.model, self.dataset, _, _, self.test = load_data_and_model(

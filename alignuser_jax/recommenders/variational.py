@@ -4,6 +4,7 @@ imports this module."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax import nnx
+from jax.nn.initializers import glorot_uniform
 
 from alignuser_jax.recommenders.base import generator
 from alignuser_jax.recommenders.fitting import Fitted, Validation, fit_epochs
@@ -18,31 +21,37 @@ from alignuser_jax.recommenders.fitting import Fitted, Validation, fit_epochs
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
-Params = dict[str, jax.Array]
+LAYERS = ("encode_hidden", "encode_code", "decode_hidden", "decode_items")
 
 
-def initial_params(n_items: int, hidden: int, latent: int, seed: int) -> Params:
-    """`w1` to `w4` Glorot-uniform, `b1` to `b4` zero: n_items - hidden - 2·latent (mean, then
-    log variance), latent - hidden - n_items."""
-    shapes = [(n_items, hidden), (hidden, 2 * latent), (latent, hidden), (hidden, n_items)]
-    params = {}
-    for n, (rows, columns) in enumerate(shapes, 1):
-        bound = np.sqrt(6 / (rows + columns))
-        drawn = generator("initial", f"w{n}", seed).random((rows, columns), np.float32)
-        params[f"w{n}"] = jnp.asarray((bound * (2 * drawn - 1)).astype(np.float32))
-        params[f"b{n}"] = jnp.zeros(columns, np.float32)
-    return params
+class VAE(nnx.Module):
+    """n_items - hidden - 2·latent (mean, then log variance), latent - hidden - n_items, tanh
+    between; weights Glorot-uniform, biases zero."""
 
+    def __init__(self, n_items: int, hidden: int, latent: int, *, rngs: nnx.Rngs):
+        def linear(size: int, out: int) -> nnx.Linear:
+            return nnx.Linear(size, out, kernel_init=glorot_uniform(), rngs=rngs)
 
-def encode(params: Params, rows: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Mean and log variance, [b, latent] each, of rows [b, n_items] of unit length."""
-    made = jnp.tanh(rows @ params["w1"] + params["b1"]) @ params["w2"] + params["b2"]
-    return tuple(jnp.split(made, 2, axis=-1))
+        self.encode_hidden = linear(n_items, hidden)
+        self.encode_code = linear(hidden, 2 * latent)
+        self.decode_hidden = linear(latent, hidden)
+        self.decode_items = linear(hidden, n_items)
 
+    def encode(self, rows: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Mean and log variance, [b, latent] each, of rows [b, n_items] of unit length."""
+        made = self.encode_code(jnp.tanh(self.encode_hidden(rows)))
+        return tuple(jnp.split(made, 2, axis=-1))
 
-def decode(params: Params, code: jax.Array) -> jax.Array:
-    """Logits [b, n_items]."""
-    return jnp.tanh(code @ params["w3"] + params["b3"]) @ params["w4"] + params["b4"]
+    def decode(self, code: jax.Array) -> jax.Array:
+        """Logits [b, n_items]."""
+        return self.decode_items(jnp.tanh(self.decode_hidden(code)))
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """What asking needs: `w1` to `w4` and `b1` to `b4`, by layer."""
+        layers = [getattr(self, name) for name in LAYERS]
+        weights = {f"w{n}": layer.kernel[...] for n, layer in enumerate(layers, 1)}
+        biases = {f"b{n}": layer.bias[...] for n, layer in enumerate(layers, 1)}
+        return {name: np.asarray(array) for name, array in (weights | biases).items()}
 
 
 def unit_length(rows: jax.Array) -> jax.Array:
@@ -50,7 +59,7 @@ def unit_length(rows: jax.Array) -> jax.Array:
 
 
 def vae_loss(
-    params: Params,
+    model: VAE,
     rows: jax.Array,
     weight: jax.Array,
     kept: jax.Array,
@@ -64,11 +73,11 @@ def vae_loss(
     rows 0/1 [b, n_items]; `kept` [b, n_items], the dropout's factor on the unit-length input;
     noise normal [b, latent]; weight [b], 0 for a row that only fills up the batch.
     """
-    mean, log_variance = encode(params, unit_length(rows) * kept)
-    logits = decode(params, mean + jnp.exp(0.5 * log_variance) * noise)
+    mean, log_variance = model.encode(unit_length(rows) * kept)
+    logits = model.decode(mean + jnp.exp(0.5 * log_variance) * noise)
     likelihood = jnp.sum(rows * jax.nn.log_softmax(logits), -1)
     kl = 0.5 * jnp.sum(jnp.exp(log_variance) + jnp.square(mean) - 1 - log_variance, -1)
-    norms = sum(jnp.square(params[f"w{n}"]).sum() for n in range(1, 5))
+    norms = sum(jnp.square(getattr(model, name).kernel[...]).sum() for name in LAYERS)
     return jnp.sum(weight * (kl_weight * kl - likelihood)) / weight.sum() + 0.5 * l2 * norms
 
 
@@ -88,7 +97,8 @@ def train(
     seed, batch_size, dropout = (settings[n] for n in ("seed", "batch_size", "dropout"))
     optimizer = optax.adam(settings["learning_rate"])
     n_items = positives.shape[1]
-    params = initial_params(n_items, settings["hidden"], settings["latent"], seed)
+    model = VAE(n_items, settings["hidden"], settings["latent"], rngs=nnx.Rngs(seed))
+    structure, params = nnx.split(model)
     users = np.flatnonzero(np.diff(positives.indptr))
 
     def step(state, rows, weight, key, kl_weight):
@@ -96,9 +106,17 @@ def train(
         drop_key, noise_key = jax.random.split(key)
         kept = jax.random.bernoulli(drop_key, 1 - dropout, rows.shape) / (1 - dropout)
         noise = jax.random.normal(noise_key, (len(rows), settings["latent"]))
-        loss, gradient = jax.value_and_grad(vae_loss)(
-            params, rows, weight, kept, noise, kl_weight, settings["l2"]
-        )
+        loss, gradient = jax.value_and_grad(
+            lambda params: vae_loss(
+                nnx.merge(structure, params),
+                rows,
+                weight,
+                kept,
+                noise,
+                kl_weight,
+                settings["l2"],
+            )
+        )(params)
         updates, moments = optimizer.update(gradient, moments)
         return (optax.apply_updates(params, updates), moments), loss
 
@@ -120,29 +138,31 @@ def train(
             losses.append(loss)
         return state, float(np.mean(jax.device_get(losses)))
 
-    return fit_epochs(
+    found = fit_epochs(
         name,
         (params, optimizer.init(params)),
         run_epoch,
         lambda state: state[0],
-        _validation(positives, validation, seed),
+        _validation(structure, positives, validation, seed),
         epochs=settings["epochs"],
         patience=settings["patience"],
         checkpoint=checkpoint,
         fingerprint=fingerprint,
         progress=progress,
     )
+    return replace(found, params=nnx.merge(structure, found.params).arrays())
 
 
 def _validation(
-    positives: csr_matrix, validation: csr_matrix | None, seed: int
-) -> Callable[[Params], tuple[float, float]] | None:
+    structure: nnx.GraphDef, positives: csr_matrix, validation: csr_matrix | None, seed: int
+) -> Callable[[nnx.State], tuple[float, float]] | None:
     if validation is None:
         return None
     ranked = Validation.of(positives, validation, seed)
 
     @jax.jit
-    def logits(params: Params, rows: jax.Array) -> jax.Array:
-        return decode(params, encode(params, unit_length(rows))[0])
+    def logits(params: nnx.State, rows: jax.Array) -> jax.Array:
+        model = nnx.merge(structure, params)
+        return model.decode(model.encode(unit_length(rows))[0])
 
     return lambda params: ranked(lambda users: logits(params, positives[users].toarray()))
