@@ -73,10 +73,10 @@ def filtered(
     still be recommended. Raises `ValueError` where nothing is left, where there are fewer users
     than asked for, for shares of a split that is the publisher's, and for a log of sessions.
     """
-    if (filters.k_core or filters.users or shares) and getattr(dataset, "extra_tables", None):
+    if (filters.k_core or filters.users or shares) and "sessions" in dataset.extra_tables:
         raise ValueError(
-            f"{dataset.name} has tables of {', '.join(dataset.extra_tables)} beside its "
-            "interactions: filters and shares of the split are for logs of interactions alone"
+            f"{dataset.name} is a log of sessions: filters and shares of the split are for "
+            "logs of interactions"
         )
     log, old_split = dataset.log, dataset.manifest.get("split", {})
     kind, old_shares = old_split.get("kind"), old_split.get("shares", SHARES)

@@ -1,14 +1,19 @@
 """k-cores by hand and beside networkx, samples that do not depend on order, other shares."""
 
+from dataclasses import replace
+
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_splits import make_log
 
 from alignuser_jax.datasets import Filters, check_leaks, filtered, load_dataset, synthetic
+from alignuser_jax.datasets.dataset import with_extra_tables
 from alignuser_jax.datasets.filters import k_core, sample_users
 from alignuser_jax.datasets.synthetic import SyntheticConfig
+from alignuser_jax.datasets.usermirrorer import IMPRESSION_SCHEMA
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +120,26 @@ def test_shares(dataset):
     found = filtered(whole, Filters(users=30), (0.6, 0.2, 0.2))
     assert found.manifest["split"]["kind"] == "global" and check_leaks(found) == []
     assert filtered(dataset, Filters()) is dataset
+
+
+def test_tables_beside_the_log_follow_its_users(dataset, tmp_path):
+    rows = [
+        {"user_id": user, "timestamp": 1, "item_ids": ["a", "b"], "clicked": "a"}
+        for user in dataset.user_ids
+    ]
+    shown = with_extra_tables(
+        dataset, {"impressions": pa.Table.from_pylist(rows, IMPRESSION_SCHEMA)}
+    )
+    found = filtered(shown, Filters(users=15))
+    kept = found.extra_tables["impressions"]["user_id"].to_pylist()
+    assert kept == list(found.user_ids) and found.manifest["counts"]["impressions"] == 15
+    assert load_dataset(found.save(tmp_path / "out")).hash == found.hash
+
+
+def test_a_log_of_sessions_is_refused(dataset):
+    sessions = replace(dataset, extra_tables={"sessions": dataset.user_table})
+    with pytest.raises(ValueError, match="synthetic is a log of sessions"):
+        filtered(sessions, Filters(users=5))
 
 
 def test_what_cannot_be(dataset):
