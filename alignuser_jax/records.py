@@ -314,7 +314,8 @@ class Event:
     `kind`: "page" (one row per exposed item, `probability` its propensity, 0 where the
     recommender gives none), "screen" (value 1 watch / 0 skip, `probability`
     P(watch)), "rate" (value 1 to 5, `expected` the expected rating), "act" (`text` the action
-    token), "interview" (value 1 to 10), "exit" (value = last page), "failure" (`text` why).
+    token), "interview" (value 1 to 10), "exit" (value = last page), "failure" (`text` why);
+    of a web shop `agents.shop_session` says more.
     `position` is the item's place on the page, from 1; 0 where an event has no item.
     """
 

@@ -1,4 +1,4 @@
-"""A simulated A/B test: agents visit every arm, and what happened is one table of events."""
+"""Agents visit every arm of an A/B test, or a web shop: what happens is a table of events."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ import numpy as np
 import pyarrow as pa
 
 from alignuser_jax.agents import (
+    AgentUser,
     Journal,
     SessionSpec,
     run_population,
     session,
+    shop_session,
     write_events,
 )
 from alignuser_jax.agents.events import to_table
@@ -31,7 +33,7 @@ from alignuser_jax.recommenders.rounds import (
     with_ratings,
 )
 from alignuser_jax.records import Event, Generator, Recommender, stable_key
-from alignuser_jax.world import RecommendationSite
+from alignuser_jax.world import GeneratedShop, RecommendationSite, WebShop
 
 Refresh = Literal["frozen", "session", "retrain"]
 
@@ -160,6 +162,75 @@ def simulate(
                 catalogue=dataset.item_ids,
                 progress=progress,
             )
+    write_events(events, out / "events.parquet")
+    return to_table(events)
+
+
+SHOP_ARM = "shop"
+
+
+def visit_shop(
+    experiment: Experiment,
+    dataset: Dataset,
+    view: View,
+    shop: WebShop | GeneratedShop,
+    generator: Generator,
+    count_tokens: Callable[[str], int],
+    out: str | Path,
+    *,
+    users: Sequence[str],
+    policy_id: str,
+    engine: Mapping[str, Any],
+    note: str,
+    concurrency: int,
+    about: Mapping[str, Any],
+    seed: int = 0,
+    progress: bool = True,
+) -> pa.Table:
+    """One visit of every user to a web shop (`agents.shop_session`); the event table, also
+    written to `out/events.parquet`. Run again, it goes on from the journal in `out`. `about`
+    names the shop in the manifest."""
+    out = Path(out)
+
+    def spec(user: str) -> SessionSpec:
+        def make():
+            return shop_session(
+                AgentUser(view.personas[user]),
+                shop,
+                experiment.session,
+                arm=SHOP_ARM,
+                number=0,
+                seed=seed,
+                count_tokens=count_tokens,
+            )
+
+        return SessionSpec(SHOP_ARM, user, 0, make)
+
+    manifest = {
+        "experiment": experiment.name,
+        "note": note,
+        "dataset": dataset.name,
+        "dataset_hash": dataset.hash,
+        "synthetic": dataset.synthetic or isinstance(shop, GeneratedShop),
+        "policy": policy_id,
+        "engine": dict(engine),
+        "dtype": experiment.dtype,
+        "shop": dict(about),
+        "session": dataclasses.asdict(experiment.session),
+        "seed": seed,
+        "users": len(users),
+        "users_hash": f"{stable_key(*users):x}",
+        **({"personas": view.given} if view.given else {}),
+    }
+    with Journal.open(out / "journal", manifest) as journal:
+        events = run_population(
+            [spec(user) for user in users],
+            generator,
+            {SHOP_ARM: None},
+            journal,
+            concurrency=concurrency,
+            progress=progress,
+        )
     write_events(events, out / "events.parquet")
     return to_table(events)
 

@@ -6,7 +6,9 @@
 the products are synthetic with and without it. Writes `sessions.jsonl`, one session a line, in
 OPeRA's wire form; the same command again goes on where it was, and with more --sessions adds
 to them. --compare prints page counts and purchase rates beside those of UCI's
-online_shoppers_intention.csv.
+online_shoppers_intention.csv. --shards also writes epsilon-greedy rollouts there, as
+world-model shards to train on (METHOD.md section 7; the greedy actions are the scripted
+shopper's).
 """
 
 from collections.abc import Iterable
@@ -14,6 +16,8 @@ from collections.abc import Iterable
 from absl import flags
 from tqdm import tqdm
 
+from alignuser_jax.alignment.rollouts import RolloutConfig
+from alignuser_jax.alignment.shop_rollouts import write_shop_rollouts
 from alignuser_jax.datasets.session_shapes import compare_shapes, read_online_shoppers
 from alignuser_jax.datasets.shop_goals import read_shop_goals
 from alignuser_jax.programs import run as run_program
@@ -28,6 +32,11 @@ flags.DEFINE_string("compare", None, "UCI's online_shoppers_intention.csv, or .c
 flags.DEFINE_integer("sessions", 500, "Sessions to simulate.", lower_bound=1)
 flags.DEFINE_integer("catalogue_goals", 120, "Goals in the shop.", lower_bound=1)
 flags.DEFINE_integer("seed", 0, "Names catalogue, goals and shoppers.")
+flags.DEFINE_string("shards", None, "Folder of world-model shards of rollouts (default: none).")
+flags.DEFINE_integer("episodes", 1000, "Rollouts in the shards.", lower_bound=1)
+flags.DEFINE_float("epsilon_start", 1.0, "Share of random actions in the first rollout.", 0, 1)
+flags.DEFINE_float("epsilon_end", 0.1, "Share of random actions in the last.", 0, 1)
+flags.DEFINE_integer("max_actions", 30, "Actions per rollout, at most.", lower_bound=1)
 flags.DEFINE_bool("progress", True, "Show how far it is.")
 
 
@@ -37,13 +46,28 @@ def main() -> None:
     config = CatalogueConfig(goals=FLAGS.catalogue_goals, seed=FLAGS.seed)
     shop = GeneratedShop(make_catalogue(goals, config))
 
+    def shown(things: Iterable, done: int, total: int, unit: str) -> Iterable:
+        return tqdm(things, initial=done, total=total, unit=unit, disable=not FLAGS.progress)
+
     def progress(sessions: Iterable, done: int) -> Iterable:
-        quiet, total = not FLAGS.progress, FLAGS.sessions
-        return tqdm(sessions, initial=done, total=total, unit="session", disable=quiet)
+        return shown(sessions, done, FLAGS.sessions, "session")
 
     shapes = write_sessions(shop, FLAGS.out, FLAGS.sessions, FLAGS.seed, progress)
     where = f"{FLAGS.out}/sessions.jsonl"
     print(f"{FLAGS.sessions} synthetic sessions ({shop.catalogue.source}): {where}")
+    if FLAGS.shards:
+        schedule = RolloutConfig(
+            FLAGS.episodes, FLAGS.epsilon_start, FLAGS.epsilon_end, FLAGS.max_actions
+        )
+        manifest = write_shop_rollouts(
+            shop,
+            FLAGS.shards,
+            schedule,
+            FLAGS.seed,
+            lambda episodes: shown(episodes, 0, FLAGS.episodes, "rollout"),
+        )
+        count = manifest["tasks"]["world_model"]["count"]
+        print(f"{count} synthetic transitions of {FLAGS.episodes} rollouts: {FLAGS.shards}")
     if human is not None:
         print(compare_shapes(human, shapes))
 

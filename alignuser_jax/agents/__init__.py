@@ -11,6 +11,7 @@ from alignuser_jax.agents.session import (
     probabilities,
     session,
 )
+from alignuser_jax.agents.shop_session import shop_session
 from alignuser_jax.durable import JournalError
 
 __all__ = [
@@ -27,5 +28,6 @@ __all__ = [
     "read_events",
     "run_population",
     "session",
+    "shop_session",
     "write_events",
 ]

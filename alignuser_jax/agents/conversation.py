@@ -6,8 +6,9 @@ request extends the one before it. Training runs the same code (ARCHITECTURE.md 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from alignuser_jax.language import prompts
 from alignuser_jax.memory import EpisodicMemory, Recollection, mean_level
@@ -117,6 +118,25 @@ def _told(level: int | None) -> str:
     return NONE if level is None else str(level)
 
 
+Openings = Callable[[Persona | None, SessionConfig, Any], Iterator[tuple[str, str]]]
+"""(persona, config, memory) -> pairs of a system message and how the first user message begins,
+each telling less of the memory than the one before, the last one nothing."""
+
+
+def site_openings(
+    persona: Persona | None, config: SessionConfig, memory: EpisodicMemory
+) -> Iterator[tuple[str, str]]:
+    """`Openings` of a visit to a recommendation site."""
+    system = prompts.system_prompt(config.item_type, config.recall)
+    in_session = sum(rated.page > 0 for rated in memory.ratings)
+    told = config.history_items + min(in_session, config.memory_items)
+    while True:
+        yield system, prompts.opening(persona, memory.summary(told), config.item_type)
+        if not told:
+            return
+        told //= 2
+
+
 class Conversation:
     """Messages so far, and `pending`, what the next question begins with."""
 
@@ -125,17 +145,20 @@ class Conversation:
         user: AgentUser,
         config: SessionConfig,
         count_tokens: CountTokens | None = None,
+        openings: Openings = site_openings,
     ):
         self.messages: tuple[Message, ...] = ()
         self.pending = ""
         self.starts = 0
         self._persona = user.persona if config.persona else None
         self._config = config
+        self._openings = openings
         self._count = count_tokens
         self._counted: dict[str, int] = {}
 
-    def show_page(self, text: str, memory: EpisodicMemory) -> None:
-        """Put a page before the next question; start anew where it would not fit."""
+    def show_page(self, text: str, memory: Any) -> None:
+        """Put a page before the next question; start anew where it would not fit. `memory` is
+        what the openings tell of."""
         said = prompts.turn(self.pending, text)
         if self.messages and self._fits(*self.messages, Message.of("user", said)):
             self.pending = said
@@ -151,23 +174,18 @@ class Conversation:
         self.messages = (*asked, Message.of("assistant", reply))
         self.pending = ""
 
-    def _start(self, page_text: str, memory: EpisodicMemory) -> None:
-        config = self._config
-        system = Message.of("system", prompts.system_prompt(config.item_type, config.recall))
-        in_session = sum(rated.page > 0 for rated in memory.ratings)
-        told = config.history_items + min(in_session, config.memory_items)
-        while True:
-            opening = prompts.opening(self._persona, memory.summary(told), config.item_type)
+    def _start(self, page_text: str, memory: Any) -> None:
+        for said, opening in self._openings(self._persona, self._config, memory):
+            system = Message.of("system", said)
             pending = prompts.turn(opening, page_text)
             if self._fits(system, Message.of("user", pending)):
                 break
-            if not told:
-                raise ValueError(
-                    f"persona and one page leave less than {self._reserve} of "
-                    f"{config.context_tokens} tokens even without history; raise "
-                    "context_tokens or lower page_reserve_tokens"
-                )
-            told //= 2
+        else:
+            raise ValueError(
+                f"persona and one page leave less than {self._reserve} of "
+                f"{self._config.context_tokens} tokens even without history; raise "
+                "context_tokens or lower page_reserve_tokens"
+            )
         self.messages, self.pending = (system,), pending
         self.starts += 1
 

@@ -99,6 +99,17 @@ def expected_value(distribution: tuple[float, ...]) -> float:
     return sum(value * share for value, share in enumerate(distribution, 1))
 
 
+def asked(request: Request) -> Generator[Request, Completion, tuple]:
+    """(choices, completion, problem): choices are `None` where there is a problem. A reply that
+    cannot be read is asked for once more."""
+    completion = yield request
+    choices, problem = read_choices(completion, request.answer)
+    if choices is None and completion.finish_reason != "error":
+        completion = yield ask_again(request, completion.text)
+        choices, problem = read_choices(completion, request.answer)
+    return choices, completion, problem
+
+
 class _Visit:
     """The state of one running session."""
 
@@ -299,11 +310,7 @@ class _Visit:
 
         A reply that cannot be read is asked for once more; that exchange is not kept.
         """
-        completion = yield request
-        choices, problem = read_choices(completion, request.answer)
-        if choices is None and completion.finish_reason != "error":
-            completion = yield ask_again(request, completion.text)
-            choices, problem = read_choices(completion, request.answer)
+        choices, completion, problem = yield from asked(request)
         if choices is None:
             self.failures += 1
             text = f"{request.purpose}: {problem}"

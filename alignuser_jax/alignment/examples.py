@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from alignuser_jax.alignment.rollouts import leave_action
 from alignuser_jax.alignment.visits import Visit
 from alignuser_jax.language.parsing import answer_text
-from alignuser_jax.language.prompts import BEST_ACTION, world_model_messages
+from alignuser_jax.language.prompts import BEST_ACTION, PLATFORM, world_model_messages
 from alignuser_jax.records import (
     Action,
     Completion,
@@ -200,13 +200,18 @@ def choice_example(
 
 
 def world_model_examples(
-    transitions: Iterable[Transition], names: Iterable[str], item_type: str = "movies"
+    transitions: Iterable[Transition],
+    names: Iterable[str],
+    item_type: str = "movies",
+    platform: str = PLATFORM,
 ) -> list[Example]:
     """`(state, action) -> next state` of METHOD.md equation 2; no persona in the prompt."""
     return [
         Example(
             "world_model",
-            world_model_messages(step.state.text, step.action, step.next_state.text, item_type),
+            world_model_messages(
+                step.state.text, step.action, step.next_state.text, item_type, platform
+            ),
             f"world_model/{name}",
             step.state.user_id if step.source == "human" else "",
         )

@@ -16,6 +16,7 @@ from alignuser_jax.world.page import one_line
 
 PROMPT_LAYOUT_VERSION = 3
 PLATFORM = "a recommendation site for {item_type}"
+SHOP = "a web shop"
 
 UNKNOWN = "Unknown"
 NEXT_STATE = "[NEXT STATE]"
@@ -48,6 +49,20 @@ SIMULATE = (
     "You simulate {platform}. Given a state and an action, write the state that follows: "
     "change only what the action changes and invent nothing."
 )
+SHOP_SYSTEM = (
+    "You are a shopper in {platform}. Stay in character: decide as the person described below "
+    "would, with what they are looking for in mind.",
+    "A page shows a context, products, and the ids of what can be clicked.",
+    "Think step by step about what this person would do next; buy what fits, and leave when "
+    "nothing suitable is likely to be found.",
+    "A reply may begin with reasoning and ends with exactly one line, BEST-ACTION: and an "
+    "action: [CLICK:id] with an id of the page, one of the listed [INPUT:id|text], or "
+    "[TERMINATE], which leaves the shop.",
+)
+"""Not in `FIXED_PHRASES`, as all that is said in a shop: there it would change every vocabulary
+that is trained from scratch."""
+GOAL, DONE, NOTHING_YET = "Looking for: ", "Done so far:", "Nothing yet."
+TEXTS, SHOP_ACT = "Texts to type: ", "What do you do?"
 MATCH, POPULARITY = ": match ", ", popularity "
 OTHERS, SIMILAR = ": others ", ", similar items "
 SCREEN = "Screen."
@@ -203,6 +218,26 @@ def interview_answer() -> Answer:
     return (integers(1, 10, before=RATING),)
 
 
+# --- a visit to a web shop (METHOD.md 13.3) -----------------------------------------------
+
+
+def shop_system_prompt() -> str:
+    return "\n".join(SHOP_SYSTEM).format(platform=SHOP)
+
+
+def shop_opening(persona: Persona | None, goal: str, done: Sequence[str]) -> str:
+    """Persona, what the person is looking for ("": nobody knows), and the action tokens of
+    this visit so far."""
+    wanted = GOAL + one_line(goal) if goal else ""
+    return turn(persona_block(persona, "products"), wanted, DONE, *(done or (NOTHING_YET,)))
+
+
+def shop_act_turn(actions: Sequence[Action], page_text: str) -> str:
+    """The ids to click stand on the page, so only the texts to type are listed."""
+    texts = " ".join(action.token for action in actions if action.kind == "input")
+    return turn(page_text, TEXTS + texts if texts else "", SHOP_ACT)
+
+
 # --- the world model (METHOD.md equation 2) -----------------------------------------------
 
 
@@ -211,9 +246,11 @@ def world_model_messages(
     action: Action,
     next_state_text: str | None = None,
     item_type: str = "movies",
+    platform: str = PLATFORM,
 ) -> tuple[Message, ...]:
-    """The prompt to predict the next state; with `next_state_text` the trained reply too."""
-    system = SIMULATE.format(platform=PLATFORM.format(item_type=item_type))
+    """The prompt to predict the next state; with `next_state_text` the trained reply too.
+    `platform` is `PLATFORM` or `SHOP`."""
+    system = SIMULATE.format(platform=platform.format(item_type=item_type))
     messages = (
         Message.of("system", system),
         Message.of("user", turn(state_text, ACTION + action.token)),

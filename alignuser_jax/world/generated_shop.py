@@ -56,6 +56,13 @@ class GeneratedShop:
         """What the visitor is here for; no page says it."""
         return self.catalogue.goals[state.inside.goal]
 
+    def wanted(self, state: State) -> str:
+        """The goal in words."""
+        return self.goal(state).text
+
+    def bought(self, state: State) -> bool:
+        return bool(state.inside.ordered)
+
     def click_type(self, action: Action) -> str:
         return generated_click_type(action.target) if action.kind == "click_element" else ""
 

@@ -55,13 +55,14 @@ class WebShopConfig:
 @dataclass(frozen=True, slots=True)
 class LoggedVisit:
     """Where a visit is: the page, the logged session and step it is nearest to, the text last
-    typed, and how many actions were taken."""
+    typed, how many actions were taken, and whether a purchase was clicked."""
 
     page: ShopPage
     session_id: str = ""
     order: int = 0
     typed: str = ""
     steps: int = 0
+    bought: bool = False
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,14 @@ class WebShop:
             and self.index.is_field(action.target)
         )
 
+    def wanted(self, state: State) -> str:
+        """ "": a log does not say what a visitor is here for."""
+        return ""
+
+    def bought(self, state: State) -> bool:
+        """Whether a click of the type "purchase" was made, what OPeRA calls one."""
+        return state.inside.bought
+
     def click_type(self, action: Action) -> str:
         return actions.click_type(action, self.index.click_types)
 
@@ -124,7 +133,8 @@ class WebShop:
             error = f"Invalid action: {shorten(one_line(action.token), MAX_TEXT)}"
             return self._show(state, visit, state.source, error)
         typed = action.text if action.kind == "input" else visit.typed
-        after = replace(visit, steps=visit.steps + 1, typed=typed)
+        bought = visit.bought or self.click_type(action) == "purchase"
+        after = replace(visit, steps=visit.steps + 1, typed=typed, bought=bought)
         if action.kind == "terminate" or after.steps >= self.config.max_steps:
             return self._end(state, after, "rule")
         found = self._replayed(state, action, after) if "log" in self.config.sources else None

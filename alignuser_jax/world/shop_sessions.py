@@ -51,16 +51,28 @@ class ShopSession:
 
 
 def simulate_session(
-    shop: GeneratedShop, user_id: str, seed: int, config: ShopperConfig | None = None
+    shop: GeneratedShop,
+    user_id: str,
+    seed: int,
+    config: ShopperConfig | None = None,
+    *,
+    epsilon: float = 0.0,
+    max_actions: int | None = None,
 ) -> ShopSession:
-    """The same session for the same shop, user, seed and configuration."""
+    """The same session for the same shop, user, seed and configuration. With chance `epsilon`
+    an action is not the shopper's but drawn from the listed ones; `max_actions` cuts off."""
     state = shop.reset(user_id, seed)
     shopper = begin(shop.goal(state), stable_key(seed, user_id, "shopper"), config)
     transitions = []
     pages = Counter({KIND_OF_PLACE[state.place]: 1})
     clicks: Counter[str] = Counter()
-    while not state.terminal:
+    while not state.terminal and (max_actions is None or len(transitions) < max_actions):
         action, shopper = shopper.choose(state)
+        if epsilon:
+            key = stable_key(seed, user_id, "explore", len(transitions))
+            rng = np.random.Generator(np.random.Philox(key=key))
+            if rng.random() < epsilon:
+                action = state.actions[int(rng.integers(len(state.actions)))]
         after = shop.step(state, action)
         if kind := shop.click_type(action):
             clicks[kind] += 1

@@ -1,0 +1,167 @@
+"""One visit of one agent to a web shop, as a coroutine that does no I/O (METHOD.md 13.3).
+
+It reads a page, may reason, and takes one of its actions, until it leaves, has bought, or has
+taken `SessionConfig.max_actions`. Where the world asks for a page that nobody has logged, the
+model writes it, by the world model's own prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from typing import Any
+
+from alignuser_jax.agents.conversation import (
+    AgentUser,
+    Conversation,
+    CountTokens,
+    SessionConfig,
+)
+from alignuser_jax.agents.session import asked, probabilities
+from alignuser_jax.language import prompts
+from alignuser_jax.language.parsing import answer_text
+from alignuser_jax.records import (
+    Action,
+    Completion,
+    Event,
+    NextPageRequest,
+    Outcome,
+    Persona,
+    Request,
+    State,
+    stable_key,
+)
+from alignuser_jax.world import GeneratedShop, WebShop
+
+PAGE_TOKENS = 1024
+"""Of a page that the model writes, at most (DEFAULT)."""
+
+
+def shop_session(
+    user: AgentUser,
+    shop: WebShop | GeneratedShop,
+    config: SessionConfig,
+    *,
+    arm: str,
+    number: int,
+    seed: int,
+    count_tokens: CountTokens | None = None,
+) -> Generator[Request, Completion, Outcome]:
+    """Visit number `number` of `user` to `shop`.
+
+    Of `config` count: persona, max_actions, memory_items (actions told after a restart),
+    reasoning_tokens, temperature, top_p, context_tokens, page_reserve_tokens, fail_fast.
+    Events: "page" whenever what is shown changed (`text` its kind, `item_id` what made it),
+    "act" (`item_id` the click type), "purchase", "exit" (value = pages), "failure". After two
+    replies that cannot be read the agent leaves (DEFAULT); a page that the model cannot write
+    ends the visit.
+    """
+    visit = _ShopVisit(user, shop, config, arm, number, seed, count_tokens)
+    return (yield from visit.run())
+
+
+class _ShopVisit:
+    def __init__(self, user, shop, config, arm, number, seed, count_tokens):
+        self.user, self.shop, self.config = user, shop, config
+        self.arm, self.number, self.seed = arm, number, seed
+        self.events: list[Event] = []
+        self.done: list[str] = []
+        self.pages = self.failures = 0
+        self.state: State = shop.reset(
+            user.user_id, stable_key(seed, user.user_id, number, "world")
+        )
+        goal = shop.wanted(self.state)
+
+        def openings(
+            persona: Persona | None, config: SessionConfig, done: list[str]
+        ) -> Iterator[tuple[str, str]]:
+            told = min(len(done), config.memory_items)
+            while True:
+                last = done[len(done) - told :]
+                opening = prompts.shop_opening(persona, goal, last)
+                yield prompts.shop_system_prompt(), opening
+                if not told:
+                    return
+                told //= 2
+
+        self.talk = Conversation(user, config, count_tokens, openings)
+
+    def note(self, kind: str, **fields: Any) -> None:
+        row = (self.arm, self.user.user_id, self.number, len(self.events), kind)
+        self.events.append(Event(*row, page=self.pages, **fields))
+
+    def run(self):
+        shown = None
+        while True:
+            if self.state.needs is not None and not (yield from self.write_page()):
+                break
+            if self.state.text != shown:
+                shown = self.state.text
+                if not self.state.terminal:
+                    self.pages += 1
+                    self.note("page", text=self.state.place, item_id=self.state.source)
+            if self.state.terminal or len(self.done) >= self.config.max_actions:
+                break
+            action = yield from self.choose()
+            if action is None:
+                break
+            self.done.append(action.token)
+            self.state = self.shop.step(self.state, action)
+        if self.shop.bought(self.state):
+            self.note("purchase", value=1.0)
+        self.note("exit", value=float(self.pages))
+        extra = {"messages": self.talk.messages, "failures": self.failures}
+        return Outcome(tuple(self.events), self.state, extra)
+
+    def choose(self):
+        """The action taken, noted; `None` where the model failed and the visit ends."""
+        actions, config = self.state.actions, self.config
+        self.talk.show_page(self.state.text, self.done)
+        question = self.talk.ask(prompts.shop_act_turn(actions, self.talk.pending))
+        answer = prompts.act_answer(actions)
+        request = self.request(question, "act", answer=answer)
+        choices, completion, problem = yield from asked(request)
+        if choices is None:
+            self.failures += 1
+            self.note("failure", text=f"act: {problem}")
+            if completion.finish_reason == "error" and config.fail_fast:
+                return None
+            leaving = Action("terminate")
+            choices, share = (actions.index(leaving),), 0.0
+        else:
+            share = probabilities(completion, 0, choices[0])[choices[0]]
+        self.talk.keep(question, answer_text(choices, answer))
+        action = actions[choices[0]]
+        click_type = self.shop.click_type(action)
+        self.note("act", text=action.token, item_id=click_type, probability=share)
+        return action
+
+    def write_page(self):
+        """Has the model write the page that the world asks for; False where it failed."""
+        wanted = self.state.needs
+        assert isinstance(wanted, NextPageRequest)
+        messages = prompts.world_model_messages(
+            wanted.state_text, wanted.action, platform=prompts.SHOP
+        )
+        completion = yield self.request(messages, "next_page", max_tokens=PAGE_TOKENS)
+        problem = completion.error
+        if completion.finish_reason != "error":
+            try:
+                self.state = self.shop.resolve(self.state, completion.text)
+                return True
+            except ValueError as error:
+                problem = str(error)
+        self.failures += 1
+        self.note("failure", text=f"next_page: {problem}")
+        return False
+
+    def request(self, messages, purpose: str, **options: Any) -> Request:
+        key = stable_key(self.seed, self.user.user_id, self.number, len(self.done), purpose)
+        return Request(
+            messages,
+            purpose,
+            reasoning_tokens=self.config.reasoning_tokens if purpose == "act" else 0,
+            temperature=self.config.temperature,
+            top_p=self.config.top_p,
+            key=key,
+            **options,
+        )

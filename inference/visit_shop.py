@@ -1,0 +1,134 @@
+"""Let language-model agents shop, in the shop of a log or in a generated one.
+
+    alignuser visit-shop --config=configs/qwen3_8b.py --dataset=OPERA --out=runs/visits \\
+        --server=http://HOST:8000/v1 --model=Qwen/Qwen3-8B
+
+A dataset with sessions (OPeRA) is the shop: pages come from its training sessions, else from
+rules, else the model writes them. For any other dataset its users shop in a generated shop
+(SYNTHETIC; --goals=DIR takes WebShop's goals). Each page, action and purchase is an event in
+OUT/events.parquet. Killed and started again, it goes on.
+"""
+
+import os
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+from absl import app, flags
+
+from alignuser_jax import simulation
+from alignuser_jax.alignment import simulation_view
+from alignuser_jax.backend import METRICS, open_backend
+from alignuser_jax.datasets.sessions import sessions
+from alignuser_jax.datasets.shop_goals import read_shop_goals
+from alignuser_jax.personas import read_personas
+from alignuser_jax.programs import (
+    backend_choice,
+    backend_flags,
+    experiment_flags,
+    open_experiment,
+)
+from alignuser_jax.programs import run as run_program
+from alignuser_jax.records import stable_key
+from alignuser_jax.world import (
+    CatalogueConfig,
+    GeneratedShop,
+    WebShop,
+    build_index,
+    logged_steps,
+    make_catalogue,
+)
+
+FLAGS = flags.FLAGS
+experiment_flags(run_required=False)
+backend_flags()
+flags.DEFINE_string("out", None, "Folder of these visits.", required=True)
+flags.DEFINE_integer("agents", None, "How many users shop (default: all).", lower_bound=1)
+flags.DEFINE_string("goals", None, "Folder of WebShop's goals, for the generated shop.")
+flags.DEFINE_integer("catalogue_goals", 120, "Goals in the generated shop.", lower_bound=1)
+flags.DEFINE_string("adapter", None, "Another adapter's folder; '' for the first stage alone.")
+flags.DEFINE_string("personas", None, "File of personas over those computed from the log.")
+flags.DEFINE_integer("seed", 0, "Seed of the agents' randomness.")
+
+
+def open_shop(dataset):
+    """(the shop, what it is)."""
+    if "sessions" in dataset.extra_tables:
+        if FLAGS.goals:
+            raise app.UsageError(f"--goals is for the generated shop; {dataset.name} is a log")
+        index = build_index(logged_steps(sessions(dataset, "train")))
+        return WebShop(index), {"kind": "log", "sessions": len(index.sessions)}
+    goals = read_shop_goals(FLAGS.goals) if FLAGS.goals else None
+    made = make_catalogue(goals, CatalogueConfig(goals=FLAGS.catalogue_goals))
+    name = f"{stable_key(made.products, made.goals):016x}"
+    return GeneratedShop(made), {"kind": "generated", "catalogue": name, "source": made.source}
+
+
+def counted(kinds):
+    return ", ".join(f"{name} {n}" for name, n in Counter(kinds).most_common())
+
+
+def main() -> None:
+    choice = backend_choice()
+    experiment, dataset, run = open_experiment()
+    shop, about = open_shop(dataset)
+    users = dataset.user_ids[: FLAGS.agents]
+    view = simulation_view(dataset, read_personas(FLAGS.personas) if FLAGS.personas else None)
+    with open_backend(
+        choice,
+        experiment,
+        dataset,
+        run,
+        adapter=FLAGS.adapter,
+        say=print,
+        metrics=Path(FLAGS.out) / METRICS,
+    ) as backend:
+        events = simulation.visit_shop(
+            backend.experiment,
+            dataset,
+            view,
+            shop,
+            backend.generator,
+            backend.count_tokens,
+            FLAGS.out,
+            users=users,
+            policy_id=backend.policy_id,
+            engine=backend.engine,
+            note=backend.note,
+            concurrency=backend.concurrency,
+            about=about,
+            seed=FLAGS.seed,
+        ).to_pylist()
+    of_kind = {
+        kind: [event for event in events if event["kind"] == kind]
+        for kind in ("page", "act", "purchase", "exit", "failure")
+    }
+    lengths = [event["value"] for event in of_kind["exit"]] or [0.0]
+    bought = len(of_kind["purchase"])
+    print(backend.note)
+    if about["kind"] == "generated":
+        print(f"a generated shop, SYNTHETIC ({about['source']})")
+    print(
+        f"{len(of_kind['exit'])} visits, {bought} with a purchase; pages a visit: mean "
+        f"{np.mean(lengths):.1f}, median {np.median(lengths):.0f}, most {max(lengths):.0f}"
+    )
+    if about["kind"] == "log":
+        logged = list(sessions(dataset, "train"))
+        human = sum(session.outcome == "purchase" for session in logged)
+        steps = np.mean([len(session.steps) for session in logged])
+        print(
+            f"in the log: {len(logged)} training sessions, {human} with a purchase, "
+            f"{steps:.1f} steps on average"
+        )
+    print(f"pages by kind: {counted(event['text'] for event in of_kind['page'])}")
+    print(f"pages made by: {counted(event['item_id'] for event in of_kind['page'])}")
+    clicks = counted(event["item_id"] or "no click" for event in of_kind["act"])
+    print(f"actions by click type: {clicks}")
+    print(f"failures: {len(of_kind['failure'])} of {len(events)} events")
+    for text in dict.fromkeys(event["text"] for event in of_kind["failure"][:3]):
+        print(f"failed: {text}")
+    print(f"events: {os.path.join(FLAGS.out, 'events.parquet')}")
+
+
+if __name__ == "__main__":
+    run_program(main)
