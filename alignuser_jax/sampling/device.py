@@ -140,7 +140,7 @@ class Device:
             self._learn_lines()
         results, steps = {}, 0
         for pages, of_length in self._by_strip(replies).items():
-            for part in parts(sort_replies(of_length), self._config.group):
+            for part in parts(sort_replies(of_length, self._config.steps), self._config.group):
                 out, taken = self._decode(part, pages)
                 for i, (slot, *_) in enumerate(part):
                     results[slot] = Decoded(*(values[i] for values in out))

@@ -89,13 +89,15 @@ Reply = tuple[int, Row, int, int, int]
 """A row to decode: slot, row, its automaton's place, the state it is in, tokens decoded."""
 
 
-def sort_replies(replies: Iterable[Reply]) -> list[Reply]:
-    """Rows that take about the same steps beside each other: free text apart from answers, one
-    answer beside the same answer."""
+def sort_replies(replies: Iterable[Reply], steps: int) -> list[Reply]:
+    """Rows that take about the same of a call's `steps` beside each other (free text apart from
+    answers, one answer beside the same answer), and of those the short beside the short: a
+    group takes the steps, and attends over the positions, of the row that needs most."""
 
     def kind(reply):
         _, row, place, _, count = reply
-        return row.limit - row.automaton.longest <= count, place, row.limit - count
+        free = row.limit - row.automaton.longest <= count
+        return free, place, min(row.limit - count, steps), len(row.tokens) + count
 
     return sorted(replies, key=kind)
 
