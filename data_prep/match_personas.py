@@ -13,6 +13,7 @@ simulate. Where the data know age or occupation, a table says how often the matc
 right; no prompt ever holds the true ones.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 from absl import app, flags
@@ -32,6 +33,8 @@ from alignuser_jax.programs import (
 )
 from alignuser_jax.programs import run as run_program
 
+STATES = 1024
+"""Bound of the automaton of a proposal, which holds the lists of ages and occupations."""
 FLAGS = flags.FLAGS
 experiment_flags(run_required=False)
 backend_flags()
@@ -65,6 +68,8 @@ def main() -> None:
     if not (FLAGS.baselines or FLAGS.output):
         raise app.UsageError("--output must be given (but for --baselines)")
     experiment, dataset, run = open_experiment()
+    engine = replace(experiment.engine, states=max(experiment.engine.states, STATES))
+    experiment = replace(experiment, engine=engine)
     share = experiment.align_shards.profile_share
     evidence = matching_part(dataset, FLAGS.part, share)
     policy, agents = policy_and_agent_users(dataset, experiment.agents, experiment.seed)

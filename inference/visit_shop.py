@@ -7,10 +7,13 @@ A dataset with sessions (OPeRA) is the shop: pages come from its training sessio
 rules, else the model writes them. For any other dataset its users shop in a generated shop
 (SYNTHETIC; --goals=DIR takes WebShop's goals). Each page, action and purchase is an event in
 OUT/events.parquet. Killed and started again, it goes on.
+
+Pages are long: conversations have --context_tokens, with the policy of --run too.
 """
 
 import os
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +21,7 @@ from absl import app, flags
 
 from alignuser_jax import simulation
 from alignuser_jax.alignment import simulation_view
-from alignuser_jax.backend import METRICS, open_backend
+from alignuser_jax.backend import METRICS, open_backend, with_context
 from alignuser_jax.datasets.sessions import sessions
 from alignuser_jax.datasets.shop_goals import read_shop_goals
 from alignuser_jax.personas import read_personas
@@ -39,11 +42,14 @@ from alignuser_jax.world import (
     make_catalogue,
 )
 
+STATES, EDGES = 4096, 64
+"""Bounds of an automaton over some hundred actions (DEFAULT)."""
 FLAGS = flags.FLAGS
 experiment_flags(run_required=False)
 backend_flags()
 flags.DEFINE_string("out", None, "Folder of these visits.", required=True)
 flags.DEFINE_integer("agents", None, "How many users shop (default: all).", lower_bound=1)
+flags.DEFINE_integer("max_actions", 60, "Actions of a visit, at most.", lower_bound=1)
 flags.DEFINE_string("goals", None, "Folder of WebShop's goals, for the generated shop.")
 flags.DEFINE_integer("catalogue_goals", 120, "Goals in the generated shop.", lower_bound=1)
 flags.DEFINE_string("adapter", None, "Another adapter's folder; '' for the first stage alone.")
@@ -64,6 +70,27 @@ def open_shop(dataset):
     return GeneratedShop(made), {"kind": "generated", "catalogue": name, "source": made.source}
 
 
+def with_actions(experiment, most):
+    """Visits of at most so many actions."""
+    stages = {
+        name: replace(shards, session=replace(shards.session, max_actions=most))
+        for name in ("align_shards", "pretrain_shards")
+        if (shards := getattr(experiment, name))
+    }
+    return replace(experiment, **stages)
+
+
+def with_room(experiment, context):
+    """For the run's own policy: conversations of `context` tokens, and automata for the actions
+    of a page. The cache keeps its size where it holds four such conversations."""
+    engine = experiment.engine
+    context += -context % engine.chunk
+    pages = max(engine.all_pages, 4 * context // engine.chunk)
+    states, edges = max(engine.states, STATES), max(engine.edges, EDGES)
+    engine = replace(engine, context=context, pages=pages, states=states, edges=edges)
+    return replace(with_context(experiment, context), engine=engine)
+
+
 def counted(kinds):
     return ", ".join(f"{name} {n}" for name, n in Counter(kinds).most_common())
 
@@ -71,6 +98,8 @@ def counted(kinds):
 def main() -> None:
     choice = backend_choice()
     experiment, dataset, run = open_experiment()
+    if choice.needs_run:
+        experiment = with_room(experiment, FLAGS.context_tokens)
     shop, about = open_shop(dataset)
     users = dataset.user_ids[: FLAGS.agents]
     view = simulation_view(dataset, read_personas(FLAGS.personas) if FLAGS.personas else None)
@@ -84,7 +113,7 @@ def main() -> None:
         metrics=Path(FLAGS.out) / METRICS,
     ) as backend:
         events = simulation.visit_shop(
-            backend.experiment,
+            with_actions(backend.experiment, FLAGS.max_actions),
             dataset,
             view,
             shop,
@@ -103,7 +132,10 @@ def main() -> None:
         kind: [event for event in events if event["kind"] == kind]
         for kind in ("page", "act", "purchase", "exit", "failure")
     }
-    lengths = [event["value"] for event in of_kind["exit"]] or [0.0]
+    if not of_kind["exit"]:
+        why = of_kind["failure"][0]["text"] if of_kind["failure"] else "there are no users"
+        raise RuntimeError(f"no agent visited the shop: {why}")
+    lengths = [event["value"] for event in of_kind["exit"]]
     bought = len(of_kind["purchase"])
     print(backend.note)
     if about["kind"] == "generated":

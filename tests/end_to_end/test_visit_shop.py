@@ -25,7 +25,7 @@ def visit(server, data, out, *flags):
     line = [
         sys.executable, "-m", "inference.visit_shop", "--config=configs/tiny.py",
         f"--dataset={data}", f"--out={out}", f"--server={server.url}", "--model=m",
-        "--set=session.max_actions=5", "--context_tokens=32000", *flags,
+        "--max_actions=5", "--context_tokens=32000", *flags,
     ]  # fmt: skip
     return subprocess.run(line, capture_output=True, text=True, cwd=ROOT)
 
