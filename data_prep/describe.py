@@ -3,7 +3,8 @@
     alignuser describe --dataset=runs/ml-1m --output=runs/ml-1m-described
 
 Prints the tables and writes description.md, description.json and PNGs of ratings, interactions
-per user and per item, time, sessions, genres and traits, as far as the log has them.
+per user and per item, time, sessions, genres and traits, as far as the log has them; of a log
+of sessions (OPeRA) their steps, pages, actions and clicks.
 """
 
 from pathlib import Path
@@ -22,7 +23,8 @@ flags.DEFINE_string("output", None, "Folder for the description.", required=True
 
 def main() -> None:
     dataset = load_dataset(FLAGS.dataset)
-    levels = trait_levels(compute_traits(dataset, dataset.log.of_split("train")))
+    train = dataset.log.of_split("train")
+    levels = trait_levels(compute_traits(dataset, train)) if len(train) else None
     described = write_description(dataset, FLAGS.output, levels)
     label = " (SYNTHETIC: generated, no human made these ratings)" if dataset.synthetic else ""
     print(f"{dataset.name}{label}\n\n{summary(described)}\n")

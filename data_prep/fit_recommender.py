@@ -80,6 +80,12 @@ def main() -> None:
         raise app.UsageError(f"--kind={FLAGS.kind} needs --inner, the recommender to wrap")
     dataset = load_dataset(FLAGS.dataset)
     log = dataset.log.of_split(*FLAGS.splits)
+    if not len(log):
+        raise ValueError(
+            f"{dataset.name} has no interactions in {', '.join(FLAGS.splits)}: there is "
+            "nothing to recommend by"
+            + (" (it is a log of sessions)" if "sessions" in dataset.extra_tables else "")
+        )
     seed = FLAGS.seed or 0
     match FLAGS.kind:
         case "random":

@@ -68,6 +68,12 @@ def main() -> None:
     if not (FLAGS.baselines or FLAGS.output):
         raise app.UsageError("--output must be given (but for --baselines)")
     experiment, dataset, run = open_experiment()
+    if not len(dataset.log):
+        surveys = Path(FLAGS.dataset) / "surveys.parquet"
+        raise ValueError(
+            f"{dataset.name} has no ratings to match personas by"
+            + (f"; its surveys are personas: --personas={surveys}" if surveys.is_file() else "")
+        )
     engine = replace(experiment.engine, states=max(experiment.engine.states, STATES))
     experiment = replace(experiment, engine=engine)
     share = experiment.align_shards.profile_share

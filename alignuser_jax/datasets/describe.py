@@ -1,11 +1,13 @@
 """What a dataset looks like: counts per split and the distributions that matter, as numbers.
 
-`describe_plots` draws them. A log without ratings, timestamps or genres has no such part.
+`describe_plots` draws them. A log without ratings, timestamps, genres or sessions of steps has
+no such part.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -36,8 +38,8 @@ def describe(
     per_item: quantiles of interactions; per_item also the Gini coefficient and the share that
     the most popular tenth of the rated items has. time: first and last day, quantiles of the
     seconds between a user's interactions, sessions (`SESSION_GAP_SECONDS`) and their lengths.
-    genres: interactions by genre. traits: users by level, from `levels` (`trait_levels`: int
-    arrays, 0 unknown).
+    genres: interactions by genre. session_log: see `session_log`. traits: users by level, from
+    `levels` (`trait_levels`: int arrays, 0 unknown).
     """
     log = dataset.log
     described: dict[str, Any] = {
@@ -72,6 +74,8 @@ def describe(
         }
     if genres := genre_counts(dataset):
         described["genres"] = genres
+    if "sessions" in dataset.extra_tables:
+        described["session_log"] = session_log(dataset)
     if levels:
         described["traits"] = {
             trait: dict(
@@ -84,6 +88,44 @@ def describe(
             for trait, level in levels.items()
         }
     return described
+
+
+def session_log(dataset: Dataset) -> dict[str, Any]:
+    """Of a log of sessions (`datasets.sessions`): parts: a row of counts for the whole and each
+    split. lengths: sessions by their number of steps. pages, actions, clicks: steps by kind of
+    page, kind of action and type of click, most frequent first. reasons: the share of steps
+    with a person's reason; shown: that of targets which stand on their page."""
+    sessions = dataset.extra_tables["sessions"].to_pylist()
+    steps = dataset.extra_tables["steps"]
+
+    def part(name: str) -> dict[str, Any]:
+        own = [row for row in sessions if name in ("all", row["split"])]
+        return {
+            "part": name,
+            "sessions": len(own),
+            "users": len({row["user_id"] for row in own}),
+            "steps": sum(row["steps"] for row in own),
+            "with a purchase": sum(row["outcome"] == "purchase" for row in own),
+        }
+
+    def counted(column: str) -> dict[str, int]:
+        return _counted(value for value in steps[column].to_pylist() if value)
+
+    lengths = Counter(row["steps"] for row in sessions)
+    targeted = pc.not_equal(steps["target"], "").to_numpy()
+    return {
+        "parts": [part(name) for name in ("all", *SPLITS)],
+        "lengths": {str(steps): lengths[steps] for steps in sorted(lengths)},
+        "pages": counted("page_kind"),
+        "actions": counted("action_kind"),
+        "clicks": counted("click_type"),
+        "reasons": float(pc.not_equal(steps["rationale"], "").to_numpy().mean()),
+        "shown": float(steps["target_on_page"].to_numpy()[targeted].mean()),
+    }
+
+
+def _counted(values: Iterable[str]) -> dict[str, int]:
+    return dict(sorted(Counter(values).items(), key=_by_count))
 
 
 def has_ratings(log: Log) -> bool:

@@ -43,7 +43,7 @@ def write_description(
     for name, (title, wanted, draw) in PLOTS.items():
         picture = folder / f"{name}.png"
         picture.unlink(missing_ok=True)
-        if wanted in described:
+        if described.get(wanted):
             _draw(picture, f"{_label(described)}: {title}", draw, dataset.log, described)
             sections.append(f"## {title}\n\n![{title}]({picture.name})\n")
     page = f"# {_label(described)}\n\n{summary(described)}\n\n" + "\n".join(sections)
@@ -63,6 +63,8 @@ def summary(described: Mapping[str, Any]) -> str:
         ]
         for row in described["parts"]
     ]
+    if visits := described.get("session_log"):
+        return _session_summary(visits, described["items_in_catalogue"])
     tables = [_table(rows, head), _table(*_spreads(described))]
     facts = [f"{described['items_in_catalogue']:,} items are in the catalogue."]
     if "per_item" in described:
@@ -81,6 +83,28 @@ def summary(described: Mapping[str, Any]) -> str:
     if missing := [word for name, word in lacks.items() if name not in described]:
         facts.append(f"It has no {', '.join(missing)}.")
     return "\n\n".join([*tables, " ".join(facts)])
+
+
+def _session_summary(visits: Mapping[str, Any], items: int) -> str:
+    """The tables of a log of sessions, which has no ratings."""
+    head = list(visits["parts"][0])
+    rows = [[row["part"], *(f"{row[name]:,}" for name in head[1:])] for row in visits["parts"]]
+    kinds = [
+        [what, ", ".join(f"{name} {count:,}" for name, count in visits[key].items())]
+        for what, key in (
+            ("kind of page", "pages"),
+            ("action", "actions"),
+            ("type of click", "clicks"),
+        )
+    ]
+    lengths = np.repeat(*np.array([(int(n), c) for n, c in visits["lengths"].items()]).T)
+    facts = (
+        f"{items:,} products were seen. Steps of a session: median {np.median(lengths):g}, "
+        f"mean {lengths.mean():.1f}, most {lengths.max()}. A reason is given for "
+        f"{visits['reasons']:.0%} of the steps; {visits['shown']:.1%} of the targets stand on "
+        "their page. It has no ratings."
+    )
+    return "\n\n".join([_table(rows, head), tabulate(kinds, ["steps by", ""], "pipe"), facts])
 
 
 def _table(rows: list[list[str]], head: list[str]) -> str:
@@ -278,6 +302,28 @@ def _traits(figure, log: Log, described) -> None:
     figure.axes[0].set_ylabel("users")
 
 
+def _steps(figure, log: Log, described) -> None:
+    axes = figure.subplots()
+    lengths = described["session_log"]["lengths"]
+    values = np.repeat([int(n) for n in lengths], list(lengths.values()))
+    _log_histogram(axes, values)
+    axes.set(xlabel="steps of a session (log scale)", ylabel="sessions")
+
+
+def _kinds(figure, log: Log, described) -> None:
+    parts = (("pages", "kind of page"), ("actions", "action"), ("clicks", "type of click"))
+    for axes, (key, title) in zip(figure.subplots(1, len(parts)), parts, strict=True):
+        shown = list(described["session_log"][key].items())[::-1]
+        places = np.arange(len(shown))
+        bars = axes.barh(places, [count for _, count in shown], color=COLOURS[0])
+        axes.bar_label(bars, [f" {count:,}" for _, count in shown], fontsize=8)
+        axes.set_yticks(places, [name.replace("$", r"\$") for name, _ in shown], fontsize=9)
+        axes.set_title(title, fontsize=11)
+        axes.set_xlabel("steps")
+        axes.margins(x=0.2)
+        _thousands(axes, "x")
+
+
 PLOTS: dict[str, tuple[str, str, Callable]] = {
     "ratings": ("ratings", "ratings", _ratings),
     "per_user": ("interactions per user", "per_user", _per_user),
@@ -286,6 +332,8 @@ PLOTS: dict[str, tuple[str, str, Callable]] = {
     "gaps": ("time between a user's interactions", "time", _gaps),
     "sessions": ("sessions", "time", _sessions),
     "genres": ("genres", "genres", _genres),
+    "steps": ("steps per session", "session_log", _steps),
+    "kinds": ("pages, actions and clicks", "session_log", _kinds),
     "traits": ("traits of the users, from the training part", "traits", _traits),
 }
 """File name: (title, what of the description it needs, how it is drawn)."""

@@ -4,6 +4,7 @@ recommendations, `module:attr`, or the name of an installed plugin."""
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
 import sys
 from difflib import get_close_matches
@@ -64,7 +65,7 @@ def load_recommender(spec: str | Path) -> Recommender:
       directory too;
     * the name under which an installed package offers one (entry points of `PLUGINS`).
 
-    Raises `ValueError`, `FileNotFoundError`, `TypeError` or `RecommenderUnavailable` that say
+    Raises `ValueError`, `FileNotFoundError` or `RecommenderUnavailable` that say
     what was wrong; what the module itself raises comes through.
     """
     path, text = Path(spec), str(spec)
@@ -111,9 +112,16 @@ def load_recommender(spec: str | Path) -> Recommender:
 def _made(found: object, spec: str) -> Recommender:
     made = found
     if isinstance(found, type) or (callable(found) and not hasattr(found, "recommend")):
+        try:
+            inspect.signature(found).bind()
+        except TypeError as error:
+            raise ValueError(
+                f"{spec!r} cannot be made without arguments ({error}): name an instance, or a "
+                "function without arguments that returns one"
+            ) from error
         made = found()
     if not isinstance(made, Recommender) or isinstance(made, type):
-        raise TypeError(
+        raise ValueError(
             f"{spec!r} gave a {type(made).__name__} without recommend(requests): expected an "
             "instance of a recommender, its class, or a function without arguments that "
             "returns one"

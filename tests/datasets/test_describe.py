@@ -12,10 +12,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from movielens_files import write_1m
+from opera_files import write_opera
 from PIL import Image
 from test_splits import make_log
 
-from alignuser_jax.datasets import movielens, synthetic
+from alignuser_jax.datasets import movielens, opera, synthetic
 from alignuser_jax.datasets.describe import describe, gaps, gini, session_lengths
 from alignuser_jax.datasets.describe_plots import PLOTS, write_description
 from alignuser_jax.datasets.synthetic import SyntheticConfig
@@ -99,7 +100,7 @@ def test_every_picture_of_a_synthetic_log(tmp_path):
     dataset = synthetic.generate(SyntheticConfig(users=30, items=40, ratings_per_user=16))
     levels = {"engagement": np.arange(30) % 3 + 1}
     described = write_description(dataset, tmp_path / "a", levels)
-    assert pictures(tmp_path / "a") == set(PLOTS)
+    assert pictures(tmp_path / "a") == set(PLOTS) - {"steps", "kinds"}
     assert json.loads((tmp_path / "a" / "description.json").read_text()) == described
     assert (tmp_path / "a" / "description.md").read_text().startswith("# synthetic (SYNTHETIC)")
     before = {path.name: path.read_bytes() for path in (tmp_path / "a").iterdir()}
@@ -173,4 +174,26 @@ def test_the_program(tmp_path):
     assert "SYNTHETIC: generated, no human made these ratings" in done.stdout
     assert "| interactions per user " in done.stdout and "| validation " in done.stdout
     assert done.stdout.strip().endswith("out/description.md")
-    assert pictures(tmp_path / "out") == set(PLOTS)
+    assert pictures(tmp_path / "out") == set(PLOTS) - {"steps", "kinds"}
+
+
+def test_a_log_of_sessions(tmp_path):
+    dataset = opera.read(write_opera(tmp_path / "files"))
+    found = write_description(dataset, tmp_path / "out")
+    visits = found["session_log"]
+    assert json.loads(json.dumps(found)) == found
+    assert [tuple(part.values()) for part in visits["parts"]] == [
+        ("all", 5, 2, 23, 3),
+        ("train", 4, 2, 18, 2),
+        ("validation", 0, 0, 0, 0),
+        ("test", 1, 1, 5, 1),
+    ]
+    assert visits["lengths"] == {"4": 2, "5": 3}
+    assert visits["actions"] == {"click": 13, "input": 5, "terminate": 5}
+    assert visits["clicks"] == {"product_link": 5, "review": 5, "purchase": 3}
+    assert sum(visits["pages"].values()) == 23 and visits["reasons"] == 5 / 23
+    assert visits["shown"] == 13 / 18  # the reviews are on no page
+    assert pictures(tmp_path / "out") == {"steps", "kinds"}
+    page = (tmp_path / "out" / "description.md").read_text()
+    assert "Steps of a session: median 5, mean 4.6, most 5." in page
+    assert "It has no ratings." in page and "| train " in page

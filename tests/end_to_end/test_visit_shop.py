@@ -65,3 +65,19 @@ def test_in_the_shop_of_a_log(server, tmp_path):
     assert any("Occupation: Nurse" in prompt for prompt in prompts)
     refused = visit(server, data, tmp_path / "other", f"--goals={tmp_path}")
     assert refused.returncode != 0 and "--goals is for the generated shop" in refused.stderr
+
+
+def test_what_needs_ratings_says_that_a_log_of_sessions_has_none(tmp_path):
+    data = opera.read(write_opera(tmp_path / "files")).save(tmp_path / "data")
+    for module, flags, message in (
+        ("fit_recommender", ["--kind=popularity"], "nothing to recommend by (it is a log of"),
+        (
+            "match_personas",
+            ["--config=configs/tiny.py", "--set=agents=1", f"--run={tmp_path / 'run'}"],
+            f"its surveys are personas: --personas={data / 'surveys.parquet'}",
+        ),
+    ):
+        line = [sys.executable, "-m", f"data_prep.{module}", f"--dataset={data}"]
+        line += [f"--output={tmp_path / module}", *flags]
+        done = subprocess.run(line, capture_output=True, text=True, cwd=ROOT)
+        assert done.returncode == 2 and message in done.stderr, done.stderr

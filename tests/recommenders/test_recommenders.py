@@ -271,7 +271,9 @@ def test_loading_by_name(tmp_path, monkeypatch):
         load_recommender("no_such_module:x")
     with pytest.raises(ModuleNotFoundError, match="a_library_they_lack"):
         load_recommender("their_broken:x")
-    with pytest.raises(TypeError, match="gave a int without recommend"):
+    with pytest.raises(ValueError, match="gave a int without recommend"):
         load_recommender("their_module:number")
+    with pytest.raises(ValueError, match="cannot be made without arguments .*'item_ids'"):
+        load_recommender("alignuser_jax.recommenders:Random")
     with pytest.raises(FileNotFoundError, match="neither the folder"):
         load_recommender("some/folder")
