@@ -242,6 +242,22 @@ def with_context(experiment: Experiment, tokens: int) -> Experiment:
     return replace(experiment, **shards)
 
 
+def with_room(experiment: Experiment, tokens: int, states: int, edges: int) -> Experiment:
+    """The experiment with conversations of `tokens` tokens and an engine that holds them, and
+    automata of so many states and edges. The cache keeps its size where it has room for four
+    such conversations."""
+    engine = experiment.engine
+    tokens += -tokens % engine.chunk
+    engine = replace(
+        engine,
+        context=tokens,
+        pages=max(engine.all_pages, 4 * tokens // engine.chunk),
+        states=max(engine.states, states),
+        edges=max(engine.edges, edges),
+    )
+    return replace(with_context(experiment, tokens), engine=engine)
+
+
 def _add_line(path: Path, record: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:

@@ -167,6 +167,8 @@ def simulate(
 
 
 SHOP_ARM = "shop"
+SHOP_AUTOMATA = {"states": 4096, "edges": 64}
+"""What an engine needs for the some hundred actions of a shop's page (DEFAULT)."""
 
 
 def visit_shop(
@@ -184,6 +186,7 @@ def visit_shop(
     note: str,
     concurrency: int,
     about: Mapping[str, Any],
+    max_actions: int = 60,
     seed: int = 0,
     progress: bool = True,
 ) -> pa.Table:
@@ -191,13 +194,14 @@ def visit_shop(
     written to `out/events.parquet`. Run again, it goes on from the journal in `out`. `about`
     names the shop in the manifest."""
     out = Path(out)
+    config = replace(experiment.session, max_actions=max_actions)
 
     def spec(user: str) -> SessionSpec:
         def make():
             return shop_session(
                 AgentUser(view.personas[user]),
                 shop,
-                experiment.session,
+                config,
                 arm=SHOP_ARM,
                 number=0,
                 seed=seed,
@@ -216,7 +220,7 @@ def visit_shop(
         "engine": dict(engine),
         "dtype": experiment.dtype,
         "shop": dict(about),
-        "session": dataclasses.asdict(experiment.session),
+        "session": dataclasses.asdict(config),
         "seed": seed,
         "users": len(users),
         "users_hash": f"{stable_key(*users):x}",

@@ -13,7 +13,6 @@ Pages are long: conversations have --context_tokens, with the policy of --run to
 
 import os
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +20,7 @@ from absl import app, flags
 
 from alignuser_jax import simulation
 from alignuser_jax.alignment import simulation_view
-from alignuser_jax.backend import METRICS, open_backend, with_context
+from alignuser_jax.backend import METRICS, open_backend, with_room
 from alignuser_jax.datasets.sessions import sessions
 from alignuser_jax.datasets.shop_goals import read_shop_goals
 from alignuser_jax.personas import read_personas
@@ -42,8 +41,6 @@ from alignuser_jax.world import (
     make_catalogue,
 )
 
-STATES, EDGES = 4096, 64
-"""Bounds of an automaton over some hundred actions (DEFAULT)."""
 FLAGS = flags.FLAGS
 experiment_flags(run_required=False)
 backend_flags()
@@ -70,27 +67,6 @@ def open_shop(dataset):
     return GeneratedShop(made), {"kind": "generated", "catalogue": name, "source": made.source}
 
 
-def with_actions(experiment, most):
-    """Visits of at most so many actions."""
-    stages = {
-        name: replace(shards, session=replace(shards.session, max_actions=most))
-        for name in ("align_shards", "pretrain_shards")
-        if (shards := getattr(experiment, name))
-    }
-    return replace(experiment, **stages)
-
-
-def with_room(experiment, context):
-    """For the run's own policy: conversations of `context` tokens, and automata for the actions
-    of a page. The cache keeps its size where it holds four such conversations."""
-    engine = experiment.engine
-    context += -context % engine.chunk
-    pages = max(engine.all_pages, 4 * context // engine.chunk)
-    states, edges = max(engine.states, STATES), max(engine.edges, EDGES)
-    engine = replace(engine, context=context, pages=pages, states=states, edges=edges)
-    return replace(with_context(experiment, context), engine=engine)
-
-
 def counted(kinds):
     return ", ".join(f"{name} {n}" for name, n in Counter(kinds).most_common())
 
@@ -99,7 +75,7 @@ def main() -> None:
     choice = backend_choice()
     experiment, dataset, run = open_experiment()
     if choice.needs_run:
-        experiment = with_room(experiment, FLAGS.context_tokens)
+        experiment = with_room(experiment, FLAGS.context_tokens, **simulation.SHOP_AUTOMATA)
     shop, about = open_shop(dataset)
     users = dataset.user_ids[: FLAGS.agents]
     view = simulation_view(dataset, read_personas(FLAGS.personas) if FLAGS.personas else None)
@@ -113,7 +89,7 @@ def main() -> None:
         metrics=Path(FLAGS.out) / METRICS,
     ) as backend:
         events = simulation.visit_shop(
-            with_actions(backend.experiment, FLAGS.max_actions),
+            backend.experiment,
             dataset,
             view,
             shop,
@@ -126,6 +102,7 @@ def main() -> None:
             note=backend.note,
             concurrency=backend.concurrency,
             about=about,
+            max_actions=FLAGS.max_actions,
             seed=FLAGS.seed,
         ).to_pylist()
     of_kind = {

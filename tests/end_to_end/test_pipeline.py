@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pyarrow.compute as pc
@@ -11,7 +12,7 @@ import pytest
 
 from alignuser_jax import pipeline, simulation
 from alignuser_jax.alignment import policy_and_agent_users, simulation_view
-from alignuser_jax.backend import Choice, open_backend
+from alignuser_jax.backend import Choice, open_backend, with_room
 from alignuser_jax.datasets import synthetic
 from alignuser_jax.evaluation.comparison import METRICS, arm_metrics, compare
 from alignuser_jax.evaluation.truth import true_lift
@@ -21,6 +22,7 @@ from alignuser_jax.recommenders import ALS, Random
 from alignuser_jax.records import Message, Request
 from alignuser_jax.sampling import generate
 from alignuser_jax.sampling.compiling import counted
+from alignuser_jax.world import CatalogueConfig, GeneratedShop, make_catalogue
 
 TINY = Path(__file__).parents[2] / "configs" / "tiny.py"
 SMALLER = (
@@ -214,6 +216,27 @@ def test_several_policies_are_evaluated_in_one_table(dataset, run, tmp_path):
     assert all(t["compiled_later"] == 0 and t["rows"] > 0 for t in told)
     assert told[0]["saved_share"] > 0 and told[0]["policy"] != told[1]["policy"]
     assert done.stdout.count("0 programs compiled after the start") == len(told)
+
+
+def test_the_policy_shops_and_a_second_run_writes_the_same_bytes(
+    experiment, dataset, run, tmp_path
+):
+    shop = GeneratedShop(make_catalogue(config=CatalogueConfig(goals=8)))
+    roomy = with_room(experiment, 4000, **simulation.SHOP_AUTOMATA)
+    assert roomy.engine.context == 4000 and roomy.engine.all_pages >= 4 * roomy.engine.row_pages
+    written = []
+    with open_backend(Choice(), roomy, dataset, run) as backend:
+        for name in ("one", "two"):
+            events = simulation.visit_shop(
+                backend.experiment, dataset, simulation_view(dataset), shop, backend.generator,
+                backend.count_tokens, tmp_path / name, users=dataset.user_ids[:5],
+                policy_id=backend.policy_id, engine=backend.engine, note=backend.note,
+                concurrency=3, about={"kind": "generated"}, max_actions=4, progress=False,
+            )  # fmt: skip
+            written.append((tmp_path / name / "events.parquet").read_bytes())
+    assert written[0] == written[1] and simulation.failures(events) == 0
+    kinds = Counter(events["kind"].to_pylist())
+    assert kinds["exit"] == 5 and 5 <= kinds["act"] <= 20
 
 
 def test_another_experiment_in_the_same_folder_is_refused(experiment, dataset, run):
