@@ -218,7 +218,13 @@ def _replayed(
             "give its folder"
         )
     else:
-        count_tokens = TextTokenizer.load(choice.tokenizer).count
+        tokenizer = TextTokenizer.load(choice.tokenizer)
+        if tokenizer.fingerprint != counted_by:
+            raise ValueError(
+                f"--tokenizer={choice.tokenizer} has fingerprint {tokenizer.fingerprint[:12]}, "
+                f"{choice.replay} was made with {counted_by[:12]}: give the folder of that one"
+            )
+        count_tokens = tokenizer.count
     if "context_tokens" in engine:
         experiment = with_context(experiment, engine["context_tokens"])
     return Backend(

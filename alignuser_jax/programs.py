@@ -66,6 +66,11 @@ def backend_choice(keep: str | Path = "") -> Choice:
     server = None
     if bool(FLAGS.server) != bool(FLAGS.model):
         raise app.UsageError("--server and --model belong together: give both or none")
+    server_only = ["api_key_env", "server_concurrency", "server_timeout", "structured"]
+    server_only += ["server_extra", "prices", "context_tokens"]
+    server_only += [] if FLAGS.replay else ["tokenizer"]
+    if not FLAGS.server and (idle := [f"--{n}" for n in server_only if FLAGS[n].present]):
+        raise app.UsageError(f"{', '.join(idle)}: only with --server and --model")
     if FLAGS.server:
         try:
             prompt_price, generated_price = map(float, FLAGS.prices or (0, 0))

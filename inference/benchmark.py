@@ -47,7 +47,7 @@ flags.DEFINE_integer("slots", None, "Slots of the engine (default: the experimen
 flags.DEFINE_integer("context", None, "Positions of a slot (default: as the sessions need).")
 flags.DEFINE_integer("chunk", None, "Tokens of a prefill chunk (default: as slots).")
 flags.DEFINE_integer("group", None, "Rows computed at a time (default: as slots).")
-flags.DEFINE_bool("reuse", True, "Reuse prefixes that the cache holds.")
+flags.DEFINE_bool("reuse", None, "Reuse prefixes that the cache holds (default: as slots).")
 flags.DEFINE_string("json", None, "Where the figures go, as one JSON object.")
 
 
@@ -70,6 +70,8 @@ def load() -> tuple:
             "give one of --model, --config with --run, and --shape; given: "
             + (", ".join(f"--{n}" for n in [*given, "config"] if FLAGS[n].value) or "none")
         )
+    if not FLAGS.run and (idle := [f"--{n}" for n in ("set", "adapter") if FLAGS[n].present]):
+        raise app.UsageError(f"{', '.join(idle)}: only with --config and --run")
     dtype = jnp.dtype(FLAGS.dtype)
     if FLAGS.run:
         experiment = load_experiment(FLAGS.config, FLAGS.set)
@@ -118,22 +120,26 @@ def engine_config(shape: SessionShape, experiment):
     from alignuser_jax.sampling import EngineConfig
 
     base = experiment.engine if experiment else EngineConfig()
-    flagged = {name: FLAGS[name].value for name in ("slots", "chunk", "group")}
+    flagged = {name: FLAGS[name].value for name in ("slots", "chunk", "group", "reuse")}
     chosen = {name: value for name, value in flagged.items() if value is not None}
-    if bad := [f"--{name}={value}" for name, value in chosen.items() if value < 1]:
+    sizes = {name: value for name, value in chosen.items() if name != "reuse"}
+    if bad := [f"--{name}={value}" for name, value in sizes.items() if value < 1]:
         raise app.UsageError(f"{', '.join(bad)}: expected at least 1")
     chunk = chosen.get("chunk", base.chunk)
     chosen["context"] = FLAGS.context or -(-shape.context // chunk) * chunk
-    return replace(base, **chosen, reuse=FLAGS.reuse)
+    return replace(base, **chosen)
 
 
 def main() -> None:
     import jax
     from tabulate import tabulate
 
+    from alignuser_jax.parallel import make_mesh
     from alignuser_jax.pipeline import warm_up
     from alignuser_jax.sampling import Engine
 
+    if FLAGS.json and not Path(FLAGS.json).absolute().parent.is_dir():
+        raise ValueError(f"--json={FLAGS.json}: there is no such folder; make it first")
     shared = FLAGS.shared_tokens
     names = [field.name for field in fields(SessionShape) if field.name in FLAGS]
     settings = {name: FLAGS[name].value for name in names}
@@ -141,7 +147,11 @@ def main() -> None:
     shape = SessionShape(**settings)
     decoder, tokenizer, label, experiment = load()
     config = engine_config(shape, experiment)
-    engine = Engine(decoder, tokenizer, config)
+    devices = jax.local_devices()
+    if config.tensor > len(devices):
+        raise ValueError(f"engine.tensor={config.tensor}, but there are {len(devices)} devices")
+    mesh = make_mesh(tensor=config.tensor, fsdp=1, devices=devices[: config.tensor])
+    engine = Engine(decoder, tokenizer, config, mesh if config.tensor > 1 else None)
     warm_up(engine, say)
     compiled = engine.compilations
     say("a page of some sessions, not counted")
@@ -152,7 +162,11 @@ def main() -> None:
     done = run_sessions(engine, tokenizer, shape, say=say)
     seconds = time_parts(before, engine.stats, done.seconds)
     device = jax.devices()[0].device_kind
-    rows = [("model", label), ("device", device), ("sessions", done.sessions)]
+    rows = [
+        ("model", label),
+        ("device", f"{config.tensor} x {device}"),
+        ("sessions", done.sessions),
+    ]
     rows += [("pages", done.pages), ("seconds", f"{done.seconds:.2f}")]
     rows += [(name, f"{value:.4g}") for name, value in done.rates.items()]
     replies, hits = (engine.stats[n] - before.get(n, 0) for n in ("rows", "hits"))

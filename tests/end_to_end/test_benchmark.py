@@ -85,6 +85,8 @@ def decoder_folder(tmp_path_factory):
         (["--shape=32,2,4,2,64,256", "--pages=0"], "pages=0: expected at least 1"),
         (["--shape=32,2,4,2,64,256", "--slots=0"], "--slots=0: expected at least 1"),
         (["--shape=32,2,4,2,64,256", "--context=64", "--chunk=16"], "EngineConfig.context"),
+        (["--shape=32,2,4,2,64,256", "--set=engine.slots=2"], "--set: only with --config"),
+        (["--shape=32,2,4,2,64,256", "--json=no/such/folder/x.json"], "make it first"),
         (["--model=no/such/folder/at/all"], "no/such/folder"),
     ],
 )
