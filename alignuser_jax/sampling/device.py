@@ -50,8 +50,7 @@ class Device:
     ):
         self._config, self._mesh, self._tokenizer = config, mesh, tokenizer
         self._shape, self._dtype = decoder.config, decoder.dtype
-        with self._here():
-            self.programs = Programs(decoder, ends=ends, steps=config.steps, mesh=mesh)
+        self.programs = Programs(decoder, ends=ends, steps=config.steps, mesh=mesh)
         self.bank = Bank(self._put(no_automata(config)), self._install)
         self.tables = np.zeros((config.slots, config.row_pages), np.int32)
         allowed = np.arange(decoder.config.vocab_size) < tokenizer.vocab_size

@@ -17,6 +17,7 @@ PROGRAM = """
 import json, sys
 from dataclasses import replace
 import jax, numpy as np
+from flax import nnx
 from alignuser_jax.language import train_sentencepiece
 from alignuser_jax.model import DecoderConfig, init_decoder
 from alignuser_jax.records import Message, Request
@@ -25,6 +26,8 @@ from alignuser_jax.sampling import Engine, EngineConfig, generate, make_replicas
 tokenizer = train_sentencepiece(["a film from 1999 is a good comedy"] * 3, 700, sys.argv[1])
 shape = dict(vocab_size=704, hidden_size=32, intermediate_size=64, num_layers=1, num_heads=4)
 decoder = init_decoder(DecoderConfig(**shape, num_kv_heads=2, head_dim=8), seed=4)
+graph, weights = nnx.split(decoder)  # bound to a device, as those that were loaded are
+decoder = nnx.merge(graph, jax.device_put(weights, jax.devices()[0]))
 geometry = EngineConfig(slots=4, context=128, chunk=16, group=4)
 words = "film comedy good from 1999 a is".split()
 requests = [
