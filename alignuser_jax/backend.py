@@ -166,7 +166,9 @@ def _own(
     room = geometry.context + reply + -reply % geometry.chunk
     geometry = replace(geometry, context=room)
     experiment = replace(experiment, engine=geometry)
-    engine = pipeline.make_engine(experiment, decoder, tokenizer, say)
+    engine = pipeline.make_engine(experiment, decoder, tokenizer)
+    del decoder
+    pipeline.warm_up(engine, say)
     return Backend(
         engine,
         tokenizer.count,

@@ -268,20 +268,19 @@ def load_policy(experiment: Experiment, run: Path, adapter: str | Path | None = 
     return decoder, tokenizer, weights_hash((lora, base))
 
 
-def make_engine(experiment: Experiment, decoder, tokenizer, say: Say | None = None):
+def make_engine(experiment: Experiment, decoder, tokenizer):
     """The engine with the experiment's geometry, or one for each part of this host's devices;
-    adapters are merged into the weights. It is compiled ahead: nothing is afterwards, whatever
-    is asked. `say` is told so."""
+    adapters are merged into the weights, of which the engine has a copy of its own: forget
+    `decoder`, then `warm_up` takes the room of the cache."""
     from alignuser_jax.model import merge_lora
     from alignuser_jax.sampling import make_replicas
 
-    engine = make_replicas(merge_lora(decoder), tokenizer, experiment.engine)
-    warm_up(engine, say)
-    return engine
+    return make_replicas(merge_lora(decoder), tokenizer, experiment.engine)
 
 
 def warm_up(engine, say: Say | None = None) -> None:
-    """Compiles all that the engine may need, or has it read from the compilation cache."""
+    """Compiles all that the engine may need, or has it read from the compilation cache:
+    nothing is compiled afterwards, whatever is asked. `say` is told so."""
     from alignuser_jax.sampling.compiling import counted
 
     say = say or (lambda text: None)

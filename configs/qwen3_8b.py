@@ -45,7 +45,8 @@ experiment = Experiment(
     ),
     align_shards=BuildConfig(tasks=("world_model", "reflection"), site=site, session=session),
     lora=LoraConfig(rank=16, alpha=32),
-    engine=EngineConfig(slots=128, context=SEQUENCE, chunk=256, group=128),
+    # 1,024 pages take 39 GB beside 16 GB of weights; all 128 rows at full length would take 77
+    engine=EngineConfig(slots=128, context=SEQUENCE, chunk=256, group=128, pages=1024),
     agents=1000,
     seed=0,
 )

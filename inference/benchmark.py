@@ -147,11 +147,12 @@ def main() -> None:
     shape = SessionShape(**settings)
     decoder, tokenizer, label, experiment = load()
     config = engine_config(shape, experiment)
-    devices = jax.local_devices()
+    dtype, devices = str(jax.numpy.dtype(decoder.dtype)), jax.local_devices()
     if config.tensor > len(devices):
         raise ValueError(f"engine.tensor={config.tensor}, but there are {len(devices)} devices")
     mesh = make_mesh(tensor=config.tensor, fsdp=1, devices=devices[: config.tensor])
     engine = Engine(decoder, tokenizer, config, mesh if config.tensor > 1 else None)
+    del decoder
     warm_up(engine, say)
     compiled = engine.compilations
     say("a page of some sessions, not counted")
@@ -183,7 +184,7 @@ def main() -> None:
             "model": label,
             "random_weights": FLAGS.shape is not None,
             "device": device,
-            "dtype": str(jax.numpy.dtype(decoder.dtype)),
+            "dtype": dtype,
             "shape": asdict(shape),
             "engine": asdict(config),
             "pages": done.pages,

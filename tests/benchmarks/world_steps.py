@@ -172,6 +172,7 @@ def world_share(agents):
         tokenizer = pipeline.tokenizer_of(experiment, dataset, run)
         decoder = pipeline.start_decoder(experiment, tokenizer, run, "pretrain")
         engine = pipeline.make_engine(experiment, decoder, tokenizer)
+        pipeline.warm_up(engine)
         arms = {
             "random": Random(dataset.item_ids),
             "als": ALS(factors=16).fit(dataset, dataset.log.of_split("train")),

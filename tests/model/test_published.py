@@ -15,6 +15,7 @@ import pytest
 
 from alignuser_jax.experiment import load_experiment
 from alignuser_jax.model import abstract_decoder, count_parameters, read_config, split
+from alignuser_jax.sampling.forward import page_bytes
 
 LLAMA_3 = {
     "model_type": "llama",
@@ -121,6 +122,10 @@ def test_parameter_counts(name):
     assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves((lora, base)))
     if name == "Qwen3-8B":
         assert count_parameters(lora) == 43_646_976
+
+    engine = experiment.engine
+    cache = engine.all_pages * page_bytes(model.config, engine.chunk, dtype)
+    assert cache + count * dtype.itemsize < 64e9  # of the 80 GB that the config asks for
 
 
 LAYOUTS = """
