@@ -17,12 +17,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from alignuser_jax.alignment import build_shards, policy_and_agent_users
+from alignuser_jax.alignment import BuildConfig, build_shards, policy_and_agent_users
+from alignuser_jax.alignment.parts import config_of
+from alignuser_jax.alignment.reflections import TEMPLATE
+from alignuser_jax.alignment.split import held_out_users
 from alignuser_jax.datasets import Dataset
 from alignuser_jax.experiment import Experiment, resolved
 from alignuser_jax.language import TextTokenizer, train_sentencepiece
 from alignuser_jax.personas import GivenPersonas
-from alignuser_jax.records import Generator
+from alignuser_jax.records import Generator, stable_key
 from alignuser_jax.training.records_io import read_examples, read_manifest
 
 Say = Callable[[str], None]
@@ -53,22 +56,25 @@ def open_run(experiment: Experiment, dataset: Dataset, run: str | Path) -> Path:
     del now["engine"]  # a simulation's own manifest holds its geometry; training has none
     now = json.loads(json.dumps(now))
     if path.is_file():
-        before = _flat(json.loads(path.read_text()))
-        after = _flat(now)
-        differing = [k for k in sorted({*before, *after}) if before.get(k) != after.get(k)]
-        if differing:
-            shown = [f"{k}: {before.get(k)} then, {after.get(k)} now" for k in differing[:8]]
-            raise ValueError(
-                f"{run} was made with other settings:\n  "
-                + "\n  ".join(shown)
-                + "\ngive the same ones to go on, or another --run folder"
-            )
+        _refuse_other(json.loads(path.read_text()), now, run, "--run")
         return run
     run.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(now, indent=1, sort_keys=True) + "\n")
     os.replace(partial, path)
     return run
+
+
+def _refuse_other(there: Any, now: Any, folder: Path, flag: str) -> None:
+    before, after = _flat(there), _flat(now)
+    differing = [k for k in sorted({*before, *after}) if before.get(k) != after.get(k)]
+    if differing:
+        shown = [f"{k}: {before.get(k)} then, {after.get(k)} now" for k in differing[:8]]
+        raise ValueError(
+            f"{folder} was made with other settings:\n  "
+            + "\n  ".join(shown)
+            + f"\ngive the same ones to go on, or another {flag} folder"
+        )
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
@@ -123,12 +129,18 @@ def build_stage(
 ) -> Path:
     """The stage's shards, built from the policy's users only; `changes` to its `BuildConfig`
     and shards with given `personas` go to a `folder` of their own. `drop_failed`: see
-    `build_shards`. Raises `ValueError` where the shards there were built with other
-    personas."""
+    `build_shards`. Raises `ValueError` where the shards there were built from other data,
+    settings, users or personas or by another policy, and where `personas` has no such user."""
     folder = folder or run / "shards" / stage
-    if not (folder / "manifest.json").is_file():
-        config = replace(experiment.stage(stage)[1], **changes)
-        users = policy_and_agent_users(dataset, experiment.agents, experiment.seed)[0]
+    config = replace(experiment.stage(stage)[1], **changes)
+    users = policy_and_agent_users(dataset, experiment.agents, experiment.seed)[0]
+    if personas:
+        told = personas.told(users)
+        if say:
+            say(told)
+    if (folder / "manifest.json").is_file():
+        _check_shards(folder, dataset, config, users, policy_id or TEMPLATE, personas)
+    else:
         named = {} if policy_id is None else {"policy_id": policy_id}
         build_shards(
             dataset,
@@ -142,14 +154,30 @@ def build_stage(
             drop_failed=drop_failed,
             **named,
         )
-    elif personas:
-        there = read_manifest(folder)["labels"].get("personas", "computed from the log")
-        if there != personas.label:
-            raise ValueError(
-                f"the shards in {folder} were built with personas {there}, now given are "
-                f"{personas.label}: give another folder"
-            )
     return folder
+
+
+def _check_shards(
+    folder: Path,
+    dataset: Dataset,
+    config: BuildConfig,
+    users: tuple[str, ...],
+    policy_id: str,
+    personas: GivenPersonas | None,
+) -> None:
+    there = read_manifest(folder)
+    training = held_out_users(users, config.validation_share, config.seed)[0]
+    now = {
+        "dataset_hash": dataset.hash,
+        "policy_id": policy_id,
+        "users_hash": f"{stable_key(*training):x}",
+        "config": config_of(config),
+    }
+    before = {name: there.get(name) for name in now}
+    computed = "computed from the log"
+    before["personas"] = there["labels"].get("personas", computed)
+    now["personas"] = personas.label if personas else computed
+    _refuse_other(before, now, folder, "--out")
 
 
 def _model_directory(experiment: Experiment, run: Path) -> Path:

@@ -16,7 +16,7 @@ from pathlib import Path
 from absl import app, flags
 
 from alignuser_jax import pipeline
-from alignuser_jax.alignment import ExposureMixture, policy_and_agent_users
+from alignuser_jax.alignment import ExposureMixture
 from alignuser_jax.alignment.config import SOURCES, TASKS
 from alignuser_jax.personas import read_personas
 from alignuser_jax.programs import experiment_flags, numbers, open_experiment
@@ -64,9 +64,6 @@ def main() -> None:
         visits = experiment.stage(FLAGS.stage)[1].visits
         changes["visits"] = replace(visits, exposure=ExposureMixture(**{**weights, **given}))
     personas = read_personas(FLAGS.personas) if FLAGS.personas else None
-    if personas:
-        users = policy_and_agent_users(dataset, experiment.agents, experiment.seed)[0]
-        print(personas.told(users))
     folder = pipeline.build_stage(
         experiment,
         dataset,

@@ -12,7 +12,7 @@ with --drop_failed leave out what they were for. Texts that fail the filter (MET
 
 from pathlib import Path
 
-from absl import flags
+from absl import app, flags
 
 from alignuser_jax import pipeline
 from alignuser_jax.backend import METRICS, open_backend
@@ -41,6 +41,9 @@ flags.DEFINE_bool("shuffle_reflections", False, "Permute the reflections (the ab
 
 def main() -> None:
     out = Path(FLAGS.out)
+    for name in ("k", "limit"):
+        if FLAGS[name].value is not None and FLAGS[name].value < 1:
+            raise app.UsageError(f"--{name}={FLAGS[name].value}: expected 1 or more")
     choice = backend_choice(out / "answers")
     experiment, dataset, run = open_experiment()
     settings = experiment.stage("align")[1]
@@ -76,7 +79,7 @@ def main() -> None:
     for reason, count in manifest["reflections_dropped"].items():
         print(f"dropped, {reason}: {count}")
     kept = sum(entry["count"] for entry in manifest["tasks"].values())
-    print(f"{kept} examples by {backend.policy_id}; shards: {folder}")
+    print(f"{kept} examples by {manifest['policy_id']}; shards: {folder}")
 
 
 if __name__ == "__main__":

@@ -53,6 +53,16 @@ class BuildConfig:
         ):
             if unknown := sorted(set(given) - set(known)):
                 raise ValueError(f"{name} has {unknown}; known are {', '.join(known)}")
+        least: dict[str, tuple[int | None, int]] = {
+            "k": (self.k, 0),
+            "ratings_per_user": (self.ratings_per_user, 1),
+            "visits_per_user": (self.visits_per_user, 1),
+            "reflection_tokens": (self.reflection_tokens, 1),
+            **{f"limits[{task!r}]": (limit, 1) for task, limit in self.limits.items()},
+        }
+        for name, (value, low) in least.items():
+            if value is not None and value < low:
+                raise ValueError(f"{name} is {value}, expected {low} or more")
         if not self.tasks:
             raise ValueError(f"tasks is empty: name at least one of {', '.join(TASKS)}")
         if self.visits.items_per_page != self.site.items_per_page:

@@ -72,6 +72,11 @@ def _shares(counts: Mapping[str, int], limit: int | None) -> dict[str, int]:
     return shares
 
 
+def config_of(config: BuildConfig) -> dict[str, Any]:
+    """The settings as a manifest has them."""
+    return json.loads(json.dumps({**asdict(config), "limits": dict(config.limits)}))
+
+
 class Common:
     """What both parts share; the recommender is fitted when it is first needed."""
 
@@ -140,7 +145,7 @@ class Part:
                 "satisfaction": "DEFAULT: twice the visit's mean rating",
                 "exposure": config.visits.exposure.describe(),
             },
-            "config": json.loads(json.dumps({**asdict(config), "limits": dict(self.limits)})),
+            "config": config_of(replace(config, limits=dict(self.limits))),
             "reflections_dropped": self.dropped,
         }
         if self.view.given:
@@ -148,7 +153,15 @@ class Part:
         if uses_pages:
             name = getattr(common.recommender, "name", type(common.recommender).__name__)
             manifest["recommender"] = [name, getattr(common.recommender, "version", "")]
-        return write_shards(self.examples(), directory, manifest=manifest)
+        examples = self.examples()
+        first = list(islice(examples, 1))
+        if not first and part == "training":
+            dropped = "; ".join(f"{count} {reason}" for reason, count in self.dropped.items())
+            raise ValueError(
+                f"no example was made of {len(self.users)} users by tasks "
+                f"{', '.join(config.tasks)}" + (f"; dropped: {dropped}" if dropped else "")
+            )
+        return write_shards(chain(first, examples), directory, manifest=manifest)
 
     def examples(self) -> Iterator[Example]:
         config = self.config

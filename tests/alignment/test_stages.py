@@ -1,0 +1,82 @@
+"""Shards that are there already are gone on with only where they are what would be built."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from alignment_toy import Listed
+
+from alignuser_jax import pipeline
+from alignuser_jax.alignment import BuildConfig, build_shards, policy_and_agent_users
+from alignuser_jax.experiment import load_experiment
+from alignuser_jax.personas import GivenPersonas
+
+TINY = Path(__file__).parents[2] / "configs" / "tiny.py"
+ONLY = {"tasks": ("imitation",), "limits": {"imitation": 5}}
+
+
+@pytest.fixture(scope="module")
+def experiment():
+    return load_experiment(TINY, ("agents=6",))
+
+
+@pytest.fixture(scope="module")
+def built(dataset, experiment, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("stage")
+    config = replace(experiment.stage("align")[1], **ONLY)
+    users = policy_and_agent_users(dataset, 6, experiment.seed)[0]
+    options = {"users": users, "recommender": Listed(dataset.item_ids)}
+    build_shards(dataset, folder, config, count_tokens=lambda t: len(t) // 4, **options)
+    return folder
+
+
+def test_the_same_command_goes_on(dataset, experiment, built):
+    same = pipeline.build_stage(experiment, dataset, built, "align", folder=built, **ONLY)
+    assert same == built
+
+
+def test_other_shards_than_those_there_are_refused(dataset, experiment, built):
+    def stage(**options):
+        pipeline.build_stage(experiment, dataset, built, "align", folder=built, **options)
+
+    with pytest.raises(ValueError, match=r"config.k: 4 then, 2 now\n.*another --out folder"):
+        stage(**ONLY, k=2)
+    with pytest.raises(ValueError, match="config.limits.imitation: 5 then, 6 now"):
+        stage(tasks=("imitation",), limits={"imitation": 6})
+    with pytest.raises(ValueError, match="policy_id: template then, writer now"):
+        stage(**ONLY, policy_id="writer")
+    given = GivenPersonas({u: {} for u in dataset.user_ids}, "mine", "h")
+    with pytest.raises(ValueError, match="personas: computed from the log then, given, h now"):
+        stage(**ONLY, personas=given)
+    with pytest.raises(ValueError, match="users that are used here"):
+        stage(**ONLY, personas=replace(given, rows={"elsewhere": {}}))
+    with pytest.raises(ValueError, match="users_hash"):
+        pipeline.build_stage(
+            replace(experiment, agents=7), dataset, built, "align", folder=built, **ONLY
+        )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"k": -1}, "k is -1, expected 0 or more"),
+        ({"limits": {"visit": 0}}, "limits.'visit'. is 0, expected 1"),
+        ({"ratings_per_user": 0}, "ratings_per_user is 0"),
+        ({"visits_per_user": -3}, "visits_per_user is -3"),
+        ({"reflection_tokens": 0}, "reflection_tokens is 0"),
+    ],
+)
+def test_numbers_that_build_nothing(changes, message):
+    with pytest.raises(ValueError, match=message):
+        BuildConfig(**changes)
+
+
+def test_no_example_is_an_error(dataset, tmp_path):
+    config = BuildConfig(
+        tasks=("world_model",), sources=("counterfactual",), k=0, validation_share=0
+    )
+    with pytest.raises(
+        ValueError, match="no example was made of 24 users by tasks world_model"
+    ):
+        build_shards(dataset, tmp_path, config, recommender=Listed(dataset.item_ids))
+    assert not (tmp_path / "manifest.json").exists()
