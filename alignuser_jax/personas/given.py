@@ -30,6 +30,8 @@ _TEXTS = ("age", "occupation", "personality", "habits")
 _LEVELS = ("pickiness", "engagement", "conformity", "variety")
 _BESIDE = ("answers", "interview")
 """Columns of a dataset's `surveys.parquet` that are no part of a persona."""
+UNKNOWN: Mapping[str, Any] = {"age": "", "occupation": "", "big_five": ()}
+"""What is put over the demographics of a user without a match."""
 FIELDS = tuple(f.name for f in dataclasses.fields(Persona) if f.name != "user_id")
 
 
@@ -51,22 +53,32 @@ class GivenPersonas:
         return f"{kind}, {self.hash}"
 
     def told(self, users: Sequence[str]) -> str:
-        """In words, for how many of `users` there is a persona here."""
+        """In words, for how many of `users`, those that are used, there is a persona here.
+        Raises `ValueError` where there is none."""
         there = sum(user in self.rows for user in users)
-        rest = "" if there == len(users) else "; the others' are computed from the log"
+        if not there:
+            raise ValueError(
+                f"{self.name} has {len(self.rows)} personas, none of them of the {len(users)} "
+                "users that are used here: match those first (`alignuser match-personas "
+                "--users=all`, or policy for training, agents for a simulation)"
+            )
+        others = "age and occupation are unknown" if self.about else "are computed from the log"
+        rest = "" if there == len(users) else f"; the others' {others}"
         return f"personas of {there} of {len(users)} users: {self.name}{rest}"
 
     def over(self, computed: Mapping[str, Persona]) -> dict[str, Persona]:
-        """The computed personas, with what is given in the place of what was computed. Raises
-        `ValueError` where no user of the file is among them."""
+        """The computed personas, with what is given in the place of what was computed. Beside
+        matched personas a user who is not among them has unknown demographics, as one whose
+        match failed. Raises `ValueError` where no user of the file is among the computed."""
         if not self.rows.keys() & computed.keys():
             raise ValueError(
                 f"{self.name} has {len(self.rows)} personas, none of them of a user of this "
                 f"dataset; its user ids are such as {next(iter(self.rows), '(none)')!r}, the "
                 f"dataset's such as {next(iter(computed), '(none)')!r}"
             )
+        others = UNKNOWN if self.about else {}
         return {
-            user: replace(persona, **self.rows[user]) if user in self.rows else persona
+            user: replace(persona, **self.rows.get(user, others))
             for user, persona in computed.items()
         }
 
@@ -118,13 +130,22 @@ def read_personas(path: str | Path) -> GivenPersonas:
     content = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
     manifest, about = path.with_name(MANIFEST), {}
     if path.name == PERSONAS and manifest.is_file():
-        about = json.loads(manifest.read_text(encoding="utf-8"))
-        if about.get("personas_hash") != content:
+        about = _matched_manifest(manifest)
+        if about and about["personas_hash"] != content:
             raise ValueError(
                 f"{path} is not what {manifest} describes: it was changed after it was made; "
                 "match again, or give a changed file a folder of its own"
             )
     return GivenPersonas(rows, str(path), content, about)
+
+
+def _matched_manifest(path: Path) -> dict[str, Any]:
+    """What `save_matches` wrote; {} for somebody else's file of that name."""
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return {}
+    return about if isinstance(about, dict) and "personas_hash" in about else {}
 
 
 def _rows_of(path: Path) -> Iterable[tuple[int, Any]]:
@@ -209,7 +230,7 @@ def persona_row(found: Match) -> dict[str, Any]:
     those of the data do not stand in for what could not be matched."""
     persona = found.persona
     if persona is None:
-        return {"user_id": found.user_id, "age": "", "occupation": "", "big_five": []}
+        return {"user_id": found.user_id, **UNKNOWN}
     return {"user_id": found.user_id, **persona._asdict()}
 
 

@@ -138,6 +138,11 @@ def test_matched_personas_say_what_they_are_of(tmp_path):
     personas = given.over({u: Persona(u, age="TRUE", occupation="TRUE") for u in "ab"})
     assert personas["a"].occupation == "farmer" and personas["a"].big_five == (1, 1, 2, 3, 1)
     assert personas["b"] == Persona("b"), "the true ones do not stand in for a failure"
+    absent = {u: Persona(u, age="TRUE", occupation="TRUE", pickiness=2) for u in "ac"}
+    assert given.over(absent)["c"] == Persona("c", pickiness=2), "nor for who was not matched"
+    assert "of 2 of 3 users" in given.told("abc") and "are unknown" in given.told("abc")
+    with pytest.raises(ValueError, match="none of them of the 2 users.*--users=all"):
+        given.told("cd")
     assert (given.about["users"], given.about["matched"]) == (2, 1)
     assert given.about["with_failures"] == 1
     row = json.loads((tmp_path / "matches.jsonl").read_text().splitlines()[1])
@@ -153,6 +158,14 @@ def test_matched_personas_say_what_they_are_of(tmp_path):
     of_train.check("d1", ("profile", "train"))
     with pytest.raises(ValueError, match="all of train.*--part=profile"):
         of_train.check("d1", ("profile",), 0.75)
+
+
+@pytest.mark.parametrize("text", ['{"name": "an app"}', "[1]", "no JSON"])
+def test_somebody_elses_manifest_beside_personas_is_left_alone(tmp_path, text):
+    path = write(tmp_path / "personas.jsonl", {"user_id": "a", "age": "18-24"})
+    (tmp_path / "manifest.json").write_text(text)
+    given = read_personas(path)
+    assert given.about == {} and given.rows == {"a": {"age": "18-24"}}
 
 
 def test_the_new_fields_in_a_prompt_and_nothing_without_them():
