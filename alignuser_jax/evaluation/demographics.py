@@ -37,7 +37,8 @@ class DemographicScores:
 
 def known_labels(dataset: Dataset, field: str) -> dict[str, str]:
     """The true label of every user that has one."""
-    return {u: row[field] for u, row in dataset.demographics.items() if row.get(field)}
+    rows = {u: (row.get(field) or "").strip() for u, row in dataset.demographics.items()}
+    return {user: label for user, label in rows.items() if label}
 
 
 def features(dataset: Dataset, log: Log) -> np.ndarray:
@@ -140,7 +141,8 @@ def _metrics(counts: np.ndarray, labels: int) -> np.ndarray:
     support, given, right = parts[:, 0], parts[:, 1], parts[:, 2]
     each = (ratio(right, given), ratio(right, support), ratio(2 * right, given + support))
     total = support.sum(1)
-    macro = [values.mean(1) for values in each]
+    seen = (support + given) > 0  # in a draw: a label that nobody has or is given has no score
+    macro = [(values * seen).sum(1) / seen.sum(1) for values in each]
     weighted = [(values * support).sum(1) / total for values in each]
     return np.stack([right.sum(1) / total, *macro, *weighted], 1)
 
@@ -157,13 +159,14 @@ def compare(
     -> user id -> field -> label), on the same `users` (default: all). The baselines learn from
     all users of the other folds, by what `log` holds."""
     chosen = set(dataset.user_ids if users is None else users)
-    rows, place = features(dataset, log), {u: n for n, u in enumerate(dataset.user_ids)}
-    found = []
+    place = {user: code for code, user in enumerate(dataset.user_ids)}
+    found, rows = [], None
     for field in FIELDS:
         labels = known_labels(dataset, field)
         everybody, scored = list(labels), [u for u in labels if u in chosen]
         if not scored or len(everybody) < FOLDS:
             continue
+        rows = features(dataset, log) if rows is None else rows
         truth = [labels[user] for user in scored]
         fitted = cross_validated(
             rows[[place[user] for user in everybody]], list(labels.values()), seed=seed

@@ -68,6 +68,13 @@ def test_a_perfect_and_an_empty_prediction():
         score("a", "x", [], [])
 
 
+def test_a_rare_label_that_a_draw_misses_is_no_failure():
+    truth = [*["a"] * 60, "b"]  # a third of the draws have no b
+    assert all(s.low == s.high == 1 for s in score("a", "x", truth, truth).scores.values())
+    macro = score("a", "x", truth, ["a"] * 61).scores["recall, macro"]
+    assert (macro.low, macro.value, macro.high) == (0.5, 0.5, 1.0)
+
+
 def test_a_user_is_never_predicted_by_their_own_label():
     rng = np.random.default_rng(1)
     rows = rng.normal(size=(200, 3))
@@ -126,7 +133,8 @@ def test_predictors_side_by_side():
     assert scores[1].scores["accuracy"].value == 1.0
     assert scores[2].scores["accuracy"].value == 0.25 and scores[2].unpredicted == 10
     assert "| age     | matched" in demographics_table(scores)
-    dataset.demographics = {}
+    dataset.demographics = {"u0": {"age": " "}, "u1": {"age": None}}
+    dataset.items = None  # features are not computed where no label is known
     assert compare(dataset, log, {}) == []
 
 
