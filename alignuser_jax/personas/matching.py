@@ -131,13 +131,14 @@ class _Matching:
         fits, size = yield from self.judge(candidates, range(len(candidates)), 0)
         scores = [score(row) for row in fits]
         second: list[tuple[float, ...]] = []
-        tied = _best(scores)
-        if len(tied) > 1:
-            second, _ = yield from self.judge(candidates, tied, 1)
-            for index, again in zip(tied, map(score, second), strict=True):
-                if again is not None:
-                    scores[index] = (scores[index] + again) / 2
         best = _best(scores)
+        if len(best) > 1:  # among these only, by two draws where there are two
+            second, _ = yield from self.judge(candidates, best, 1)
+            means: list[float | None] = [None] * len(scores)
+            for index, again in zip(best, map(score, second), strict=True):
+                if again is not None:
+                    means[index] = scores[index] = (scores[index] + again) / 2
+            best = _best(means) or best
         return Match(
             self.user_id,
             candidates,

@@ -135,6 +135,32 @@ def test_a_tie_is_broken_by_the_mean_of_a_second_draw(evidence):
     assert found.chosen == 0 and found.scores == (0.0,) * 4, "still tied: the first proposed"
 
 
+@pytest.mark.parametrize(
+    ("broken", "chosen"), [((), "farmer"), ((1,), "writer"), ((1, 3), "farmer")]
+)
+def test_only_the_tied_are_chosen_from(evidence, broken, chosen):
+    """The lawyer is behind at first and, after a bad second draw of the tied, ahead."""
+
+    class Fickle(Model):
+        def answer(self, request):
+            draw, _, candidate = (*map(int, request.subject.split("/")), 0, 0)[:3]
+            second = request.purpose == "fit" and draw == 1
+            if second and candidate in broken:
+                return Completion("", finish_reason="error", error="down")
+            self.fits = lambda job, user: (
+                (2 + 3 * second if user else 2)
+                if job in (1, 3) and second
+                else {1: 9, 2: 8, 3: 9}.get(job, 2)
+                if user == 0
+                else 2
+            )
+            return super().answer(request)
+
+    _, found = drive(match("u0", evidence, CONFIG), Fickle(None))
+    assert found.persona.occupation == chosen
+    assert found.scores[2] == 12.0 and len(found.second_fits) == 2
+
+
 def test_equal_proposals_are_one_candidate(evidence):
     class Same(Model):
         def answer(self, request):
