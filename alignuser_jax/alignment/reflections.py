@@ -316,7 +316,8 @@ def _named(action: Action) -> str:
     if action.kind != "rate":
         return re.escape(action.token)
     words = ("one", "two", "three", "four", "five")
-    value = f"({action.value}|{words[action.value - 1]})"
+    number = rf"(?<!\d\.){action.value}(\.0+)?(?!\.?\d)"  # not 4.2, nor the end of 3.4
+    value = f"({number}|{words[action.value - 1]})"
     return rf"\b(rat\w+|score)( it| this| of|:)* {value}\b|\b{value}(/5| out of 5|[ -]stars?)"
 
 

@@ -150,6 +150,10 @@ GOOD = "WHY: It is close to what I love.\nLESSON: I trust my taste."
         ("WHY: Worth four stars.\nLESSON: x y", "names the choice"),
         ("WHY: 2/5 would be the better score.\nLESSON: x y", "names the alternative as better"),
         ("WHY: 2/5 would be too harsh.\nLESSON: x y", ""),
+        ("WHY: Rated 4.2 by others.\nLESSON: x y", ""),
+        ("WHY: A mean of 3.4 stars.\nLESSON: x y", ""),
+        ("WHY: Fun...4/5 from me.\nLESSON: x y", "names the choice"),
+        ("WHY: I rate it 4.0.\nLESSON: x y", "names the choice"),
     ],
 )
 def test_the_filter_of_generated_reflections(text, reason):
