@@ -21,7 +21,7 @@ from absl import app, flags
 from alignuser_jax.alignment import policy_and_agent_users
 from alignuser_jax.alignment.matched import closed_lists, match_dataset, matching_part
 from alignuser_jax.backend import open_backend
-from alignuser_jax.evaluation.demographics import compare
+from alignuser_jax.evaluation.demographics import FOLDS, compare
 from alignuser_jax.evaluation.tables import demographics_table
 from alignuser_jax.personas import MatchConfig
 from alignuser_jax.personas.given import PARTS, persona_row
@@ -78,13 +78,23 @@ def main() -> None:
     experiment = replace(experiment, engine=engine)
     share = experiment.align_shards.profile_share
     evidence = matching_part(dataset, FLAGS.part, share)
-    policy, agents = policy_and_agent_users(dataset, experiment.agents, experiment.seed)
-    users = {"all": dataset.user_ids, "policy": policy, "agents": agents}[FLAGS.users]
+    users = dataset.user_ids
+    if FLAGS.users != "all":
+        policy, agents = policy_and_agent_users(dataset, experiment.agents, experiment.seed)
+        users = policy if FLAGS.users == "policy" else agents
+    if FLAGS.sample < 0:
+        raise app.UsageError(f"--sample={FLAGS.sample}: expected 0 or more")
     if FLAGS.limit is not None and FLAGS.limit < 1:
         raise app.UsageError(f"--limit={FLAGS.limit}: expected 1 or more")
     users = users[: FLAGS.limit]
     if choice is None:
-        print(demographics_table(compare(dataset, evidence, {}, users, seed=FLAGS.seed)))
+        baselines = compare(dataset, evidence, {}, users, seed=FLAGS.seed)
+        if not baselines:
+            raise ValueError(
+                f"{dataset.name} knows age and occupation of none of these users, or of fewer "
+                f"than {FOLDS} in all: there is nothing to hold --baselines against"
+            )
+        print(demographics_table(baselines))
         return
     ages, occupations = closed_lists(dataset)
     server = choice.server

@@ -43,7 +43,7 @@ def closed_lists(dataset: Dataset) -> tuple[tuple[str, ...], tuple[str, ...]]:
     lists = []
     for name, known in (("age", AGES_1M), ("occupation", OCCUPATIONS_1M)):
         usual = tuple(known.values())
-        found = {row[name] for row in dataset.demographics.values()} - {""}
+        found = {row[name].strip() for row in dataset.demographics.values()} - {""}
         if found <= set(usual):
             lists.append(tuple(text for text in usual if text in found) or usual)
         else:
@@ -74,10 +74,13 @@ def match_dataset(
     """Says what it will take, matches `users` and writes `folder`; run again, it goes on from
     the journal there and writes the same bytes.
 
-    The first user warms the generator up and the next `sample` are timed, so that the time for
-    all can be told; their answers are kept. `only_estimate` ends there and returns `None`.
-    Raises `ValueError` for unknown users, `JournalError` where the folder holds another run.
+    The first user with ratings warms the generator up and the next `sample` are timed, so that
+    the time for all can be told; their answers are kept. `only_estimate` ends there and returns
+    `None`. Raises `ValueError` for unknown users and a negative `sample`, `JournalError` where
+    the folder holds another run.
     """
+    if sample < 0:
+        raise ValueError(f"sample is {sample}, expected 0 or more")
     if unknown := sorted(set(users) - set(dataset.user_ids)):
         raise ValueError(f"{len(unknown)} unknown users, the first is {unknown[0]!r}")
     evidence = Evidence(dataset, matching_part(dataset, part, profile_share))
@@ -110,11 +113,12 @@ def match_dataset(
                 progress=progress and shown,
             )
 
-        found: list[Match] = []
+        found: dict[str, Match] = {}
         if sample and not journal.recovered:
-            found += matched(users[:1])
-            timed, started = users[1 : 1 + sample], time.perf_counter()
-            found += matched(timed)
+            able = [user for user in users if evidence.count(user)][: 1 + sample]
+            first, timed = matched(able[:1]), able[1:]
+            started = time.perf_counter()
+            found = {match.user_id: match for match in (*first, *matched(timed))}
             if timed:
                 seconds = (time.perf_counter() - started) / len(timed)
                 say(cost.lines(seconds)[-1])
@@ -122,5 +126,7 @@ def match_dataset(
             say(f"{journal.recovered} answers are there already, so no time is measured")
         if only_estimate:
             return None
-        found += matched(users[len(found) :], shown=True)
-    return found, save_matches(folder, found, about)
+        rest = matched([user for user in users if user not in found], shown=True)
+        found |= {match.user_id: match for match in rest}
+    matches = [found[user] for user in users]
+    return matches, save_matches(folder, matches, about)

@@ -33,6 +33,10 @@ class Evidence:
         """All that is known of a user, oldest first. Raises `KeyError` for an unknown one."""
         return self._of_code(self._codes[user_id])
 
+    def count(self, user_id: str) -> int:
+        """How many ratings of a user are known. Raises `KeyError` for an unknown one."""
+        return int(self._counts[self._codes[user_id]])
+
     def taste(self, user_id: str, count: int, seed: int = 0) -> tuple[Rated, ...]:
         """What was liked or disliked among `count` random ratings of the user, in random order
         (METHOD.md 4.4 step 1); of a user who rated everything in between, these ratings."""

@@ -1,5 +1,9 @@
 """Many users matched at once: the requests of all of them are with the generator together, and
 every answer is on disk before it is used, so a killed run goes on as if nothing had happened.
+
+A request that failed is no answer: it is used, but not put on disk, nor is what its user is
+asked in later batches, as another answer may lead to other questions. So a run that is started
+again asks those again.
 """
 
 from __future__ import annotations
@@ -47,6 +51,8 @@ class _Live:
     answers: list[Completion | None] = field(default_factory=list)
     asked: int = 0
     """Questions of earlier batches."""
+    failed: bool = False
+    """A request of an earlier batch failed."""
 
 
 def match_users(
@@ -132,6 +138,7 @@ class _Run:
 
     def taken(self, live: _Live) -> tuple[Completion, ...]:
         live.asked += len(live.requests)
+        live.failed |= any(c.finish_reason == "error" for c in live.answers)
         return tuple(live.answers)
 
     def name(self, live: _Live, place: int) -> Asked:
@@ -156,7 +163,9 @@ class _Run:
         for ticket, completion in completions:
             live, n = self.tickets.pop(ticket)
             asked = self.name(live, n)
-            live.answers[n] = self.journal.append(asked, live.requests[n], completion)
+            if not (live.failed or completion.finish_reason == "error"):
+                completion = self.journal.append(asked, live.requests[n], completion)
+            live.answers[n] = completion
             touched[live.place] = live
         self.journal.flush()
         for live in touched.values():

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from alignment_toy import Listed, toy
 from hostile_server import HostileServer, obedient
@@ -20,6 +21,7 @@ from alignuser_jax.alignment import (
     training_view,
 )
 from alignuser_jax.alignment.matched import closed_lists, match_dataset, matching_part
+from alignuser_jax.datasets.dataset import content_hash
 from alignuser_jax.language.parsing import answer_text
 from alignuser_jax.language.prompts import persona_block
 from alignuser_jax.personas import GivenPersonas, MatchConfig
@@ -56,7 +58,8 @@ def with_demographics(dataset, age, occupation):
             "occupation": [occupation] * len(dataset.user_ids),
         }
     )
-    return type(dataset)(table, dataset.item_table, dataset.interaction_table, dataset.manifest)
+    tables = (table, dataset.item_table, dataset.interaction_table)
+    return type(dataset)(*tables, {**dataset.manifest, "hash": content_hash(*tables)})
 
 
 @pytest.mark.parametrize(
@@ -102,7 +105,7 @@ def test_closed_lists(dataset):
     assert closed_lists(dataset) == (("25-34",), ("artist",))
     nothing = closed_lists(with_demographics(dataset, "", ""))
     assert tuple(map(len, nothing)) == (7, 21), "MovieLens-1M's"
-    assert closed_lists(with_demographics(dataset, "z", "nurse")) == (("z",), ("nurse",))
+    assert closed_lists(with_demographics(dataset, "z ", "nurse")) == (("z",), ("nurse",))
 
 
 def test_the_folder_and_what_is_said(dataset, tmp_path):
@@ -119,10 +122,24 @@ def test_the_folder_and_what_is_said(dataset, tmp_path):
     (more, _), generator, _ = matched(dataset, tmp_path, users=dataset.user_ids[:8])
     assert more[:6] == matches and {r.purpose for r in generator.requests} == {"propose", "fit"}
     assert len(generator.requests) <= 2 * (15 + 12), "only the two new users are asked about"
+    with pytest.raises(ValueError, match="sample is -1"):
+        matched(dataset, tmp_path, sample=-1)
     with pytest.raises(ValueError, match="1 unknown users, the first is 'nobody'"):
         matched(dataset, tmp_path, users=("nobody",))
     with pytest.raises(RuntimeError, match="config.seed was 0, now 1"):
         matched(dataset, tmp_path, MatchConfig(**{**manifest["config"], "seed": 1}))
+
+
+def test_users_without_ratings_are_neither_timed_nor_lost(dataset, tmp_path):
+    seen = dataset.interaction_table
+    first, others = dataset.user_ids[0], dataset.user_ids[1:4]
+    seen = seen.filter(pc.not_equal(seen["user_id"], first))
+    quiet = type(dataset)(dataset.user_table, dataset.item_table, seen, dataset.manifest)
+    (matches, _), _, said = matched(quiet, tmp_path, users=(first, *others), sample=1)
+    assert [m.user_id for m in matches] == [first, *others]
+    assert [m.persona is None for m in matches] == [True, False, False, False]
+    assert said[0].startswith("3 users: 45 requests, ") and "1 more have no" in said[0]
+    assert "per user, as measured" in said[1]
 
 
 def test_only_the_estimate(dataset, tmp_path):
@@ -255,6 +272,9 @@ def test_the_program_without_a_model(dataset, tmp_path):
     dataset.save(tmp_path / "data")
     code, text = alignuser(tmp_path / "data", "--baselines")
     assert code == 0 and "| occupation | logistic regression | 24 " in text, text
+    with_demographics(dataset, "", "").save(tmp_path / "none")
+    code, text = alignuser(tmp_path / "none", "--baselines", "--set=agents=999")
+    assert code == 2 and "nothing to hold --baselines against" in text, text
     code, text = alignuser(tmp_path / "data", f"--output={tmp_path}/out")
     assert code == 2 and "--run must be given" in text and "Traceback" not in text
 
@@ -274,7 +294,7 @@ def test_the_program_killed_in_the_middle(dataset, tmp_path, monkeypatch):
         flags += ["--reasoning_tokens=0"]
         code, text = alignuser(tmp_path / "data", *flags, f"--output={tmp_path}/whole")
         assert code == 0 and "9 of 9 users matched" in text, text
-        assert "9 users: 315 requests, " in text and "price: at most 0." in text
+        assert "9 users: 315 requests, " in text and "price: 0." in text
         assert "matched by server: m" in text and "| age        | matched " in text, text
         asked = len(server.bodies)
 

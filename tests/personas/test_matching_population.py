@@ -1,6 +1,7 @@
 """Many users at once: killed anywhere, in any order, at any number at a time, one result; and
 nothing that must not be known gets into a request."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +10,7 @@ from matching_toy import CONFIG, Model, log_of, noise
 
 from alignuser_jax.agents import Journal
 from alignuser_jax.durable import JournalError
+from alignuser_jax.language import REPROMPT
 from alignuser_jax.personas import Evidence, estimate, match_users, read_personas, save_matches
 from alignuser_jax.records import Completion
 
@@ -42,6 +44,10 @@ def run(folder, evidence, users=USERS, model=None, concurrency=8, **options):
     return found
 
 
+def read_matches(folder):
+    return [json.loads(line) for line in (folder / "matches.jsonl").read_text().splitlines()]
+
+
 def files(folder):
     return {p.name: p.read_bytes() for p in sorted(folder.iterdir()) if p.is_file()}
 
@@ -69,10 +75,25 @@ def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(evidence, tmp_path
         "matches.jsonl",
         "manifest.json",
     }
-    assert asked <= whole.answered + 3 * kills, "only what was not yet on disk is asked again"
     again = Model(fits, some_fail)
     run(tmp_path / "killed", evidence, model=again)
-    assert again.requests == [], "everything is on record"
+    assert 0 < again.answered < whole.answered, "what failed is asked again, and what followed"
+
+
+def test_a_request_that_failed_is_asked_again_by_a_run_that_goes_on(evidence, tmp_path):
+    def down(request):
+        third = request.purpose == "propose" and request.subject == "3"
+        return Completion("", finish_reason="error", error="down") if third else None
+
+    whole = run(tmp_path / "whole", evidence, model=Model(fits))
+    first = Model(fits, down)
+    run(tmp_path / "a", evidence, model=first)
+    assert any("down" in text for m in read_matches(tmp_path / "a") for text in m["failures"])
+    again = Model(fits)
+    assert run(tmp_path / "a", evidence, model=again) == whole
+    assert min(int(r.subject) for r in again.requests if r.purpose == "propose") == 3
+    last = Model(fits)
+    assert run(tmp_path / "a", evidence, model=last) == whole and last.requests == []
 
 
 def test_neither_order_nor_company_changes_a_match(evidence, tmp_path):
@@ -152,9 +173,37 @@ def test_the_cost_in_words(evidence):
     (line,) = cost.lines()
     assert line.startswith("8 users: 160 requests, ") and "counted for 8 users" in line
     price, time = cost.lines(1800.0, prices=(1.0, 2.0))[1:]
-    assert price.startswith("price: at most 0.") and "14,400 s (4.0 h)" in time
+    assert (
+        price.startswith("price: 0.") and "at worst 0." in price and "14,400 s (4.0 h)" in time
+    )
     with pytest.raises(ValueError, match="no users"):
         estimate((), evidence, CONFIG, count)
+
+
+def test_users_without_ratings_cost_nothing():
+    evidence = Evidence(*log_of([*RATINGS, [], [], []]))
+    users = (*USERS, "u8", "u9", "u10")
+    cost = estimate(users, evidence, CONFIG, count, sample=4)
+    assert (cost.users, cost.sampled, cost.without, cost.requests) == (8, 4, 3, 8 * 20)
+    assert "3 more have no ratings" in cost.lines()[0]
+    with pytest.raises(ValueError, match="none of 2 users has ratings"):
+        estimate(users[-2:], evidence, CONFIG, count)
+
+
+def test_the_worst_case_is_an_upper_bound(evidence, tmp_path):
+    config = replace(CONFIG, context_tokens=1000)
+    cost = estimate(USERS, evidence, config, count)
+
+    def unsure(request):  # everything is asked twice
+        return "RATING: maybe" if request.messages[-1].content != REPROMPT else None
+
+    model = Model(lambda job, user: 5, unsure)  # and all are tied
+    with Journal.open(tmp_path / "journal", {}) as journal:
+        match_users(USERS, evidence, config, model, journal, count_tokens=count)
+    said = sum(count(m.content) for r in model.requests for m in r.messages)
+    assert len(model.requests) == cost.worst[0] == 8 * 2 * (4 + 2 * 16)
+    assert cost.prompt_tokens < said <= cost.worst[1]
+    assert "without ties or repeats (at worst" in cost.lines()[0]
 
 
 # --- what must not be known ---------------------------------------------------------------
