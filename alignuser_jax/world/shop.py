@@ -27,6 +27,7 @@ from alignuser_jax.world.shop_rules import (
 from alignuser_jax.world.site import SESSION_ENDED
 
 SOURCES = ("log", "rule", "model")
+OFF_THE_LOG = -2  # the order of a page that no session showed: none comes right after it
 
 _THOUGHT = re.compile(r"<think>.*?(</think>|$)", re.DOTALL)
 _FENCE = re.compile(r"^\s*```.*$", re.MULTILINE)
@@ -149,7 +150,7 @@ class WebShop:
         if page is END:
             return self._end(state, after, "rule")
         if page is not None:
-            return self._show(state, replace(after, page=page), "rule")
+            return self._show(state, replace(after, page=page, order=OFF_THE_LOG), "rule")
         if "model" not in self.config.sources:
             note = f"Nothing happened: {shorten(one_line(action.token), MAX_TEXT)}"
             return self._show(state, after, state.source, note)
@@ -183,7 +184,8 @@ class WebShop:
         if not page.elements:
             common = self.index.common.get(place, DEFAULT_ELEMENTS)
             page = replace(page, elements=common)
-        return self._show(state, replace(visit, page=replace(page, place=place)), "model")
+        visit = replace(visit, page=replace(page, place=place), order=OFF_THE_LOG)
+        return self._show(state, visit, "model")
 
     def offered_texts(self, user_id: str, name: str) -> tuple[str, ...]:
         """What the field `name` offers to be typed; `step` takes other texts too."""
@@ -204,14 +206,15 @@ class WebShop:
         if found is None:
             return None
         page = found.page
-        elsewhere = found.session_id != visit.session_id
+        elsewhere = (found.session_id, found.order) != (visit.session_id, visit.order + 1)
         if elsewhere and action.kind == "click_element" and kind in KEEPS_LIST:
-            # another visit's page, but what is looked at here stays what it was
+            # a page of another moment, but what is looked at here stays what it was
             page = replace(page, products=before.page.products)
             if page.place == before.page.place:
                 context = before.page.context
                 if kind in IN_PLACE:
                     context = noted(context, IN_PLACE[kind], action.target)
+                    page = replace(page, elements=before.page.elements)
                 page = replace(page, context=context, number=before.page.number)
         return replace(visit, page=page, session_id=found.session_id, order=found.order)
 

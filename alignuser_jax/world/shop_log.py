@@ -111,14 +111,14 @@ class ReplayIndex:
     def find(
         self, key: tuple[str, str, str], session_id: str, user_id: str, order: int, seed: int
     ) -> Followed | None:
-        """What followed `key`: in the same session (the nearest step), else in another session
-        of the same user, else in any; among several the seed draws."""
+        """What followed `key` on page `order`: in the same session (the nearest step), else in
+        another session of the same user, else in any; among several the seed draws."""
         candidates = self.followed.get(key, ())
         if not candidates:
             return None
         same = [c for c in candidates if c.session_id == session_id]
         if same:
-            return min(same, key=lambda c: (abs(c.order - order), c.order))
+            return min(same, key=lambda c: (abs(c.order - 1 - order), c.order))
         pool = [c for c in candidates if c.user_id == user_id] or candidates
         return pool[stable_key(seed, "replay", *key) % len(pool)]
 
