@@ -7,7 +7,8 @@
 
 Only users that are no agents are used. Reflections are by template (labelled so); those by a
 model are made by `alignuser generate-counterfactuals`. With changes to the stage's settings
-give a folder of their own, --out.
+give a folder of their own, --out. Shards that are there are not built again; where they are not
+those of this command, it is refused.
 """
 
 from dataclasses import replace

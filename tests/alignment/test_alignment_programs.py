@@ -38,6 +38,12 @@ def test_build_shards(folder):
     assert manifest["labels"]["exposure"]["uniform"] == 1.0
     assert manifest["users"] + read_manifest(out / "validation")["users"] == 24 - 6
     assert {e.task for e in read_examples(out)} == {"reflection", "visit"}
+    again = alignuser(folder, "build-shards", *flags, *stage, *tokenizer, f"--out={out}")
+    assert (again.returncode, again.stdout.count("20 examples")) == (0, 1), again.stderr
+    flags[1] = "--k=3"
+    other = alignuser(folder, "build-shards", *flags, *stage, *tokenizer, f"--out={out}")
+    assert other.returncode == 2 and "config.k: 2 then, 3 now" in other.stderr
+    assert "another --out folder" in other.stderr and "Traceback" not in other.stderr
 
 
 def test_what_is_wrong_is_said(folder):
@@ -48,4 +54,6 @@ def test_what_is_wrong_is_said(folder):
     other = ["--set=vocabulary=1400", "--tasks=visits", f"--out={folder}/y"]
     done = alignuser(folder, "build-shards", *other)
     assert done.returncode == 2 and "tasks has ['visits']" in done.stderr
+    zero = alignuser(folder, "generate-counterfactuals", "--limit=0", f"--out={folder}/z")
+    assert zero.returncode == 2 and "--limit=0: expected 1" in zero.stdout + zero.stderr
     assert "Traceback" not in done.stderr
