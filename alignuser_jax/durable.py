@@ -129,10 +129,11 @@ def records_in(data: bytes, path: Path) -> Iterator[tuple[int, bytes]]:
     """(end offset, payload) of each whole record; stops at a torn last one."""
     start = 0
     while start < len(data):
-        rest = len(data) - start
-        torn_by_zeros = not any(data[start:])  # a file extended before a power cut
-        if rest < _HEADER.size or torn_by_zeros:
+        header = data[start : start + _HEADER.size]
+        if len(header) < _HEADER.size:
             return
+        if not any(header) and not any(memoryview(data)[start:]):
+            return  # a file extended before a power cut
         length, length_crc, payload_crc = _HEADER.unpack_from(data, start)
         first = start + _HEADER.size
         end = first + length

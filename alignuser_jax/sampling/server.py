@@ -20,7 +20,7 @@ from absl import logging
 
 from alignuser_jax.language.parsing import REPROMPT, ReplyError, parse_answer
 from alignuser_jax.records import Completion, Message, Request, Ticket, Usage, stable_key
-from alignuser_jax.sampling.scripted import with_samples
+from alignuser_jax.sampling.scripted import errors_of, with_samples
 from alignuser_jax.sampling.structured import MODES, PROBE, Mode, as_lines, constraint, room
 from alignuser_jax.sampling.transport import (
     Refused,
@@ -239,7 +239,7 @@ class ServerGenerator:
             self._ready.put(error)
             return
         self._stats["requests"] += 1
-        self._stats["errors"] += completion.finish_reason == "error"
+        self._stats["errors"] += bool(errors_of(completion))
         self._ready.put((ticket, completion))
 
     async def _samples(self, request: Request, model: str) -> list[_Reply]:
@@ -273,6 +273,8 @@ class ServerGenerator:
         usage = reply.usage
         for attempt in (1, 2):
             try:
+                if reply.finish_reason in ("length", "content_filter"):
+                    raise ReplyError(f"the reply was cut ({reply.finish_reason})")
                 text = as_lines(self._mode(request), reply.text, request.answer)
                 choices = parse_answer(text, request.answer)
                 return Completion(text, choices=choices, usage=usage)

@@ -65,14 +65,15 @@ def as_lines(mode: Mode, text: str, answer: Answer) -> str:
     if mode != "json_schema":
         return text
     try:
-        values = list(json.loads(text).values())
-        choices = [line.index(v) for v, line in zip(values, answer, strict=True)]
-    except (ValueError, AttributeError) as error:
+        found = json.loads(text)
+        choices = [line.index(found[f"line_{n}"]) for n, line in enumerate(answer, 1)]
+    except (ValueError, KeyError, TypeError) as error:
         raise ReplyError(f"the reply is no object of the answer lines: {text!r}") from error
     return answer_text(choices, answer)
 
 
 def room(mode: Mode, answer: Answer) -> int:
     """Tokens that any of the answers fits into: no token is shorter than a byte."""
-    longest = sum(max(len(a.encode()) for a in line) + 1 for line in answer)
+    written = json.dumps if mode == "json_schema" else str  # with its escapes
+    longest = sum(max(len(written(a).encode()) for a in line) + 1 for line in answer)
     return longest + 16 + (16 * len(answer) if mode == "json_schema" else 0)

@@ -7,6 +7,7 @@ Everything but `check` runs on one event loop; `Transport` is its caller's, not 
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import random
 from collections import Counter, deque
@@ -72,10 +73,12 @@ class TransportConfig:
 
 @dataclass(eq=False)
 class _Url:
-    """`failures` since the last answer, by the calls `failed_by`; not used before `aside`."""
+    """`failures` since the last answer, by the calls `failed_by`; not used before `aside`.
+    `limit` calls at once: half where it says that there are too many, more with each answer."""
 
     name: str
     client: Any
+    limit: float
     outstanding: int = 0
     failures: int = 0
     failed_by: set[_Call] = field(default_factory=set)
@@ -123,6 +126,7 @@ class Transport:
             _Url(
                 url,
                 openai.AsyncOpenAI(api_key=key, base_url=url, timeout=timeout, max_retries=0),
+                config.concurrency,
             )
             for url in config.urls
         ]
@@ -203,8 +207,7 @@ class Transport:
         free = [
             url
             for url in self._urls
-            if url.aside <= now
-            and url.outstanding < (1 if url.failures else self.config.concurrency)
+            if url.aside <= now and url.outstanding < (1 if url.failures else int(url.limit))
         ]
         if self._urls[home] in free:
             return self._urls[home]
@@ -223,6 +226,7 @@ class Transport:
             self._answered += 1
             url.failures = 0
             url.failed_by.clear()
+            url.limit = min(url.limit + 1 / url.limit, self.config.concurrency)
             self._count(response)
             if not call.done.done():
                 call.done.set_result(response)
@@ -251,12 +255,13 @@ class Transport:
         if 400 <= status < 500 and status not in RETRIED:
             call.done.set_exception(Refused(_reason(error)))
             return
-        self._stats["retries"] += 1
-        call.attempts += 1
+        too_many = status == 429  # says nothing of the call
+        call.attempts += not too_many
         url.failed_by.add(call)
         if started >= url.failed_at:  # else a call of the same time has counted it already
             url.failures += 1
             url.failed_at = self._loop.time()
+            url.limit = max(url.limit / 2, 1) if too_many else url.limit
             wait = _retry_after(error)
             if wait is None:
                 doubled = self.config.backoff_seconds * 2 ** (url.failures - 1)
@@ -271,7 +276,7 @@ class Transport:
         came = not _is_unreachable(self._openai, error)
         its_own = self._answered > call.answered or url.failed_by == {call}
         call.answered = self._answered
-        if call.attempts > self.config.retries and came and its_own:
+        if call.attempts > self.config.retries and came and its_own and not too_many:
             tried = f"{_reason(error)}, {call.attempts} times"
             call.done.set_exception(Refused(tried))
         elif all(url.failures > self.config.retries for url in self._urls):
@@ -284,6 +289,7 @@ class Transport:
                 )
             )
         else:
+            self._stats["retries"] += 1
             self._pending.appendleft(call)
 
     def _set_aside(self, url: _Url, seconds: float) -> None:
@@ -380,9 +386,10 @@ def _retry_after(error: Exception) -> float | None:
     """The seconds that the server asks to wait (dates are left to the backoff)."""
     headers = getattr(getattr(error, "response", None), "headers", {})
     try:
-        return max(float(headers["retry-after"]), 0.0)
+        seconds = max(float(headers["retry-after"]), 0.0)
     except (KeyError, ValueError):
         return None
+    return None if math.isnan(seconds) else seconds
 
 
 def _reason(error: Exception) -> str:

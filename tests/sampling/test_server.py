@@ -127,6 +127,14 @@ def test_a_wrong_reply_is_asked_for_once_more(hostile, connect):
     assert again["seed"] != first["seed"] and generator.stats["reprompts"] == 1
 
 
+def test_an_answer_that_was_cut_is_none(hostile, connect):
+    cut = completion("I like it.\nRATING: 1", finish="length")
+    server = hostile(lambda body, n: completion("RATING: 2") if n else cut)
+    assert generate(connect(server), [ask()])[0].choices == (1,)
+    (done,) = generate(connect(hostile(lambda body, n: cut)), [ask()])
+    assert done.finish_reason == "error" and "was cut (length)" in done.error
+
+
 def test_wrong_twice_is_an_explicit_failure(hostile, connect):
     server = hostile(lambda body, n: completion(f"RATING: {8 + n}"))
     generator = connect(server)
@@ -227,6 +235,8 @@ def test_constraints_hold_exactly_the_answers():
     assert schema["strict"] and schema["schema"]["additionalProperties"] is False
     with pytest.raises(ValueError, match="no object of the answer lines"):
         as_lines("json_schema", '{"line_1": "x"}', TWO)
+    alike = (("yes", "no"), ("yes", "no"))
+    assert as_lines("json_schema", '{"line_2": "no", "line_1": "yes"}', alike) == "yes\nno"
 
 
 # --- the rest ----------------------------------------------------------------------------

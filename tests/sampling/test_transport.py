@@ -57,6 +57,27 @@ def test_a_reply_that_comes_too_late_is_asked_for_again(hostile, connect):
     assert done.text == "x" and generator.stats["retries"] == 1
 
 
+def test_a_server_that_limits_the_rate_fails_nobody(hostile, connect):
+    answered = []
+
+    def reply(body, number):
+        now = time.monotonic()
+        if sum(now - then < 0.3 for then in answered) >= 3:
+            return failure(429, "slow down")
+        answered.append(now)
+        return completion("x")
+
+    generator = connect(hostile(reply), retries=4, backoff_seconds=0.1)
+    done = generate(generator, [say(str(n)) for n in range(30)])
+    assert [c.text for c in done] == ["x"] * 30 and generator.stats["retries"] > 4
+
+
+def test_a_wait_that_is_no_number_is_left_to_the_backoff(hostile, connect):
+    bad = failure(429, headers={"Retry-After": "nan"})
+    generator = connect(hostile(lambda body, n: completion("x") if n else bad))
+    assert generate(generator, [say()])[0].text == "x"
+
+
 @pytest.mark.parametrize("alone", [True, False])
 def test_a_request_that_always_fails_fails_alone(alone, hostile, connect):
     def reply(body, number):
