@@ -247,14 +247,13 @@ class ServerGenerator:
         count = max(request.samples, 1)
         fields = self._constraint(request)
         replies: list[_Reply] = []
+        single = False
         if count > 1 and self._many:
             try:
                 replies = await self._call(request, request.messages, model, fields, count)
             except Refused as refusal:
                 logging.info("several replies in one call are refused: %s", refusal)
-            if len(replies) < count and self._many:
-                self._many = False
-                logging.warning("the server gives one reply a call: each sample is a call")
+            single = len(replies) < count
         keys = [
             stable_key(request.key, "sample", n) if n else request.key for n in range(count)
         ]
@@ -264,6 +263,9 @@ class ServerGenerator:
                 for key in keys[len(replies) :]
             )
         )
+        if single and self._many:  # else it was the request that was refused
+            self._many = False
+            logging.warning("the server gives one reply a call: each sample is a call")
         return (replies + [one for (one, *_) in more])[:count]
 
     async def _read(self, request: Request, model: str, n: int, reply: _Reply) -> Completion:
@@ -342,7 +344,9 @@ class ServerGenerator:
         choices = response.choices[:count]
         whole, none = Usage(*usage_of(response)), Usage()
         return [
-            _Reply(c.message.content or "", c.finish_reason or "stop", none if n else whole)
+            _Reply(
+                _printable(c.message.content), c.finish_reason or "stop", none if n else whole
+            )
             for n, c in enumerate(choices)
         ]
 
@@ -354,6 +358,11 @@ class _Reply:
     text: str
     finish_reason: str
     usage: Usage
+
+
+def _printable(content: Any) -> str:
+    """What can be written down: "" for what is no text, no lone surrogates."""
+    return content.encode(errors="replace").decode() if isinstance(content, str) else ""
 
 
 def _free_text(reply: _Reply) -> Completion:

@@ -135,6 +135,26 @@ def test_an_answer_that_was_cut_is_none(hostile, connect):
     assert done.finish_reason == "error" and "was cut (length)" in done.error
 
 
+@pytest.mark.parametrize(("content", "text"), [("a\ud800b", "a?b"), ([{"text": "x"}], "")])
+def test_odd_contents_are_texts_or_failures(content, text, hostile, connect):
+    (done,) = generate(connect(hostile(lambda body, n: completion(content))), [say()])
+    assert done.text == text and (done.finish_reason == "error") == (not text)
+
+
+def test_a_refused_request_leaves_the_others_their_samples(hostile, connect):
+    def reply(body, number):
+        long = body["messages"][-1]["content"] == "long"
+        return failure(400, "too long") if long else completion(*["x"] * body.get("n", 1))
+
+    server = hostile(reply)
+    generator = connect(server)
+    (bad,) = generate(generator, [say("long", samples=4)])
+    assert bad.finish_reason == "error"
+    before = len(server.bodies)
+    (good,) = generate(generator, [say("short", samples=4)])
+    assert len(good.samples) == 4 and len(server.bodies) == before + 1
+
+
 def test_wrong_twice_is_an_explicit_failure(hostile, connect):
     server = hostile(lambda body, n: completion(f"RATING: {8 + n}"))
     generator = connect(server)
