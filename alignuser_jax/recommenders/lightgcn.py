@@ -67,7 +67,8 @@ class LightGCN:
         checkpoint: str | Path | None = None,
         progress: bool = True,
     ) -> LightGCN:
-        """Train on `log`, stop where `validation` says so; without it, after all epochs.
+        """Train on `log`, stop where `validation` says so; without it, after all epochs,
+        or after those that were best when it was fitted before.
         `checkpoint`: a file to take an interrupted fit up from."""
         from alignuser_jax.recommenders import bpr
         from alignuser_jax.recommenders.propagation import propagation

@@ -64,7 +64,8 @@ class MF:
         checkpoint: str | Path | None = None,
         progress: bool = True,
     ) -> MF:
-        """Train on `log`, stop where `validation` says so; without it, after all epochs.
+        """Train on `log`, stop where `validation` says so; without it, after all epochs,
+        or after those that were best when it was fitted before.
         `checkpoint`: a file to take an interrupted fit up from."""
         from alignuser_jax.recommenders import bpr
 

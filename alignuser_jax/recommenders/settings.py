@@ -35,10 +35,16 @@ def training_pairs(
 ) -> tuple[csr_matrix, csr_matrix | None, str]:
     """The pairs to train on, those to stop by, and the version that they and the settings name.
 
+    What is fitted again without a `validation` (between rounds) is trained for as many epochs
+    as were best before: its settings then say so.
+
     Raises `ValueError` for an empty log."""
     name = type(recommender).__name__
     if not len(log):
         raise ValueError(f"{name} was given an empty log: fit it on a log with interactions")
+    before = getattr(recommender, "fitted", None)
+    if validation is None and before:
+        recommender.settings = recommender.settings | {"epochs": before["best_epoch"]}
     positives = pairs(log)
     held_out = pairs(validation) if validation is not None else None
     parts = [part for part in (positives, held_out) if part is not None]

@@ -1,5 +1,6 @@
 """MF, LightGCN and MultVAE learn what was planted, follow a live history, save and resume."""
 
+import copy
 import subprocess
 import sys
 from dataclasses import replace
@@ -246,6 +247,20 @@ def test_without_validation_all_epochs_are_trained(planted):
     model = MF(**BPR | {"epochs": 3}).fit(planted, planted.log, progress=False)
     assert model.fitted["epochs"] == model.fitted["best_epoch"] == 3
     assert np.array_equal(model.factors.counts, pairs(planted.log).sum(0).A1)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+def test_fitted_again_it_trains_as_long_as_was_best(kind, planted):
+    train, validation = planted.log.of_split("train"), planted.log.of_split("validation")
+    made = kind(**SMALL[kind] | {"patience": 2}).fit(planted, train, validation, progress=False)
+    best, first = made.fitted["best_epoch"], arrays_of(made)
+    assert best < made.settings["epochs"]
+    for _ in range(2):  # as between rounds
+        made = copy.copy(made).fit(planted, train, progress=False)
+        assert made.fitted["epochs"] == made.settings["epochs"] == best
+    again = arrays_of(made)
+    numbers = [name for name, value in first.items() if value.dtype.kind == "f"]
+    assert all(np.allclose(again[name], first[name], atol=1e-6) for name in numbers)
 
 
 def test_asking_needs_no_jax(fitted, tmp_path):
