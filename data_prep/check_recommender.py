@@ -17,9 +17,11 @@ from alignuser_jax.recommenders import check_contract, load_recommender
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("dataset", None, "Folder of an imported dataset.", required=True)
-flags.DEFINE_integer("users", 64, "Users to ask for, the first of the dataset; one batch.")
-flags.DEFINE_integer("k", 4, "Items on a slate.")
-flags.DEFINE_integer("rounds", 20, "Batches to time.")
+flags.DEFINE_integer(
+    "users", 64, "Users to ask for, the first of the dataset; one batch.", lower_bound=1
+)
+flags.DEFINE_integer("k", 4, "Items on a slate.", lower_bound=1)
+flags.DEFINE_integer("rounds", 20, "Batches to time.", lower_bound=1)
 
 
 def main(given: list[str]) -> None:

@@ -18,7 +18,9 @@ from alignuser_jax.recommenders import RecommenderServer, load_recommender
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("host", "127.0.0.1", "Where to listen; 0.0.0.0 for other machines too.")
-flags.DEFINE_integer("port", 8090, "The port; 0 for a free one.", lower_bound=0)
+flags.DEFINE_integer(
+    "port", 8090, "The port; 0 for a free one.", lower_bound=0, upper_bound=65535
+)
 flags.DEFINE_string("api_key_env", "ALIGNUSER_RECOMMENDER_KEY", "Variable that holds the key.")
 
 

@@ -17,7 +17,12 @@ import numpy as np
 
 from alignuser_jax.recommenders.base import Catalogue, digest
 from alignuser_jax.recommenders.remote import HttpRecommender, from_http
-from alignuser_jax.recommenders.scores import ScoredUsers, filled_slate, from_recs_file
+from alignuser_jax.recommenders.scores import (
+    ScoredUsers,
+    distinct,
+    filled_slate,
+    from_recs_file,
+)
 from alignuser_jax.records import Interaction, RecommendationRequest, Slate
 
 
@@ -75,7 +80,7 @@ def from_implicit(
     import scipy.sparse
 
     catalogue = Catalogue(item_ids)
-    users = {user: code for code, user in enumerate(user_ids)}
+    users = {user: code for code, user in enumerate(distinct(user_ids))}
     matrix = scipy.sparse.csr_matrix(user_items)
     if not hasattr(model, "similarity") and not hasattr(model, "item_factors"):
         raise ValueError(

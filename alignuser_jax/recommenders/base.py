@@ -23,6 +23,9 @@ class Catalogue:
     def __init__(self, item_ids: Iterable[str]):
         self.item_ids: tuple[str, ...] = tuple(item_ids)
         self.index: dict[str, int] = {item: code for code, item in enumerate(self.item_ids)}
+        wrong = next((item for item in self.item_ids if not isinstance(item, str)), None)
+        if wrong is not None:
+            raise ValueError(f"item id {wrong!r} is a {type(wrong).__name__}: ids are strings")
         if len(self.index) != len(self.item_ids):
             raise ValueError(
                 f"a catalogue needs each item once: {len(self.item_ids)} ids were given, "

@@ -247,7 +247,9 @@ class _Link:
         self._http = httpx2
         self.url, self.config = url, config
         self._refusals = 0
-        key = os.environ.get(config.api_key_env)
+        key = (os.environ.get(config.api_key_env) or "").strip()
+        if not (key.isascii() and key.isprintable()):
+            raise ValueError(f"${config.api_key_env} holds characters that no key may have")
         try:
             httpx2.URL(url)
             self._client = httpx2.Client(

@@ -86,11 +86,16 @@ def from_scores(
 ) -> ScoredUsers:
     """From a [users, items] array, or a scipy sparse one whose missing entries are items not to
     recommend. In a dense one -inf says the same; NaN and +inf are refused."""
-    catalogue, users = Catalogue(item_ids), _distinct(user_ids)
+    catalogue, users = Catalogue(item_ids), distinct(user_ids)
     sparse = hasattr(matrix, "tocsr")
     if sparse:
         matrix = matrix.tocsr()
         matrix.sum_duplicates()
+        if np.isneginf(matrix.data).any():
+            matrix = matrix.tocoo()
+            told = ~np.isneginf(matrix.data)
+            where = matrix.row[told], matrix.col[told]
+            matrix = type(matrix)((matrix.data[told], where), matrix.shape).tocsr()
         values = matrix.data
     else:
         matrix = values = np.asarray(matrix)
@@ -102,7 +107,9 @@ def from_scores(
     if np.isnan(values).any() or (values == np.inf).any():
         raise ValueError("the scores hold NaN or +inf: expected numbers (or -inf: never)")
     if sparse:
-        mean = np.asarray(matrix.mean(axis=0)).ravel()
+        mean = np.asarray(matrix.mean(axis=0), np.float64).ravel()
+        count = np.bincount(matrix.indices, minlength=len(catalogue))
+        mean[count == 0] = mean.min(initial=0) - 1  # items that nobody is to get: last
         arrays = [matrix.indptr, matrix.indices, matrix.data]
 
         def row(code: int) -> np.ndarray:
@@ -137,7 +144,7 @@ def from_factors(
 ) -> ScoredUsers:
     """The score of user u for item i is x_u·y_i + b_u + b_i; factors are [users, d] and
     [items, d], biases (0 where not given) [users] and [items]."""
-    catalogue, users = Catalogue(item_ids), _distinct(user_ids)
+    catalogue, users = Catalogue(item_ids), distinct(user_ids)
     x, y = np.asarray(user_factors, np.float32), np.asarray(item_factors, np.float32)
     b_u = np.zeros(len(users), np.float32) if user_biases is None else user_biases
     b_i = np.zeros(len(catalogue), np.float32) if item_biases is None else item_biases
@@ -297,7 +304,7 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _distinct(user_ids: Iterable[str]) -> tuple[str, ...]:
+def distinct(user_ids: Iterable[str]) -> tuple[str, ...]:
     users = tuple(user_ids)
     if len(set(users)) != len(users):
         raise ValueError(f"{len(users)} user ids were given, {len(set(users))} different ones")

@@ -190,6 +190,19 @@ class Preparation:
             raise ValueError(
                 f"a scored request needs exactly one answer line, got {len(request.answer)}"
             )
+        if request.scored and len(request.answer[0]) > self._sizes["edges"]:
+            raise ValueError(
+                f"a scored request has {len(request.answer[0])} alternatives: this engine's "
+                f"edges={self._sizes['edges']} allow no more (EngineConfig.edges)"
+            )
+        whole = (request.samples, request.max_tokens, request.reasoning_tokens, request.top_k)
+        if not all(isinstance(n, int | np.integer) and n < 2**31 for n in whole):
+            raise ValueError(
+                f"samples, max_tokens, reasoning_tokens, top_k are {whole}: expected whole "
+                "numbers below 2**31"
+            )
+        if not 0 <= request.key < 2**64:
+            raise ValueError(f"key={request.key}: expected 0 to 2**64 - 1 (stable_key)")
         if request.adapter not in self._numbers:
             names = [name for name in self._numbers if name is not None]
             raise ValueError(
@@ -202,15 +215,15 @@ class Preparation:
                 f"{request.reasoning_tokens}: expected at least 1, 1 and 0"
             )
         if not (
-            0 <= request.temperature < np.inf
-            and 0 < request.top_p <= 1
+            (request.temperature == 0 or 1e-6 <= request.temperature <= 1e6)
+            and 1e-6 <= request.top_p <= 1
             and 0 <= request.min_p <= 1
             and request.top_k >= 0
         ):
             raise ValueError(
                 f"temperature={request.temperature}, top_k={request.top_k}, top_p="
-                f"{request.top_p}, min_p={request.min_p}: expected a temperature of at least "
-                "0, top_k of 0 (all) or more, 0 < top_p <= 1 and 0 <= min_p <= 1"
+                f"{request.top_p}, min_p={request.min_p}: expected a temperature of 0 "
+                "or 1e-6 to 1e6, top_k of 0 (all) or more, 1e-6 <= top_p <= 1, 0 <= min_p <= 1"
             )
         if request.stop and (request.answer or not all(request.stop)):
             raise ValueError(

@@ -200,3 +200,16 @@ def test_wrong_parquet_and_no_file(tmp_path):
         from_recs_file(tmp_path / "f.parquet")
     with pytest.raises(FileNotFoundError, match="no recommendations file"):
         load_recommender(tmp_path / "none.tsv")
+
+
+def test_sparse_scores_of_nobody_come_last_and_minus_infinity_is_never_shown():
+    values, where = np.float32([-1, -2, -np.inf]), ([0, 0, 1], [0, 1, 0])
+    rows = sparse.csr_matrix((values, where), shape=(2, 4))
+    model = from_scores(rows, ["u", "v"], list("abcd"))
+    assert ask(model, "nobody").item_ids == ("a", "b", "c", "d")  # a: -.5, b: -1
+    assert "a" not in ask(model, "nobody", exclude="a").item_ids
+
+
+def test_ids_are_texts():
+    with pytest.raises(ValueError, match="item id 1 is a int: ids are strings"):
+        from_scores(np.eye(2), ["u", "v"], [1, 2])

@@ -397,6 +397,23 @@ def test_each_request_takes_the_adapter_that_it_names(decoder, tokenizer):
     assert refused.finish_reason == "error" and "['base', 'policy', 'rival']" in refused.error
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"answer": (tuple(f"RATING: {n}" for n in range(1, 34)),)}, "edges=12"),
+        ({"top_k": 2**31}, "whole numbers"),
+        ({"max_tokens": 4.5}, "whole numbers"),
+        ({"key": -1}, "key=-1"),
+        ({"temperature": 1e38}, "temperature"),
+        ({"top_p": 1e-45}, "top_p"),
+    ],
+)
+def test_what_no_engine_can_do_is_refused_and_others_are_answered(engine, change, message):
+    good = ask(3, RATE, scored=True)
+    bad, done = generate(engine, [replace(good, **change), good])
+    assert message in bad.error and done.choice_probabilities
+
+
 def test_free_text_ends_at_any_of_the_models_end_ids(engine, decoder, tokenizer):
     """As generation_config.json lists them; in reasoning they are never written."""
     request = ask(3, (), max_tokens=20)
