@@ -215,6 +215,8 @@ class CornacServer:
                     "may be one; from_http(url, cornac=True, fallback=…) names who answers "
                     "for them"
                 ) from refused
+            if self._known:  # where that fails too the server is broken, not the user unknown
+                self._ranking(min(self._known), 1)
             logging.log_first_n(
                 logging.WARNING, "%s does not know user %r: the fallback answers", 1,
                 self.url, user,

@@ -333,6 +333,9 @@ def test_a_cornac_server_as_it_is(hostile):
         ours.recommend([request("new")])
     again = from_http(server.url, cornac=True, fallback=Random(ITEMS), config=QUICK)
     assert again.recommend([request("new")]) == Random(ITEMS).recommend([request("new")])
+    again.recommend([request("u0")])
+    for n in range(9):  # users that are unknown are no broken server
+        assert again.recommend([request(f"new{n}")])[0].item_ids
     histories = {user: HISTORIES[user] for user in server.users}
     report = check_contract(again, ITEMS, histories, rounds=1)
     assert report.passed, str(report)
