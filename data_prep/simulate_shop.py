@@ -12,6 +12,7 @@ shopper's).
 """
 
 from collections.abc import Iterable
+from pathlib import Path
 
 from absl import flags
 from tqdm import tqdm
@@ -52,6 +53,10 @@ def main() -> None:
     def progress(sessions: Iterable, done: int) -> Iterable:
         return shown(sessions, done, FLAGS.sessions, "session")
 
+    if FLAGS.shards and Path(FLAGS.shards).resolve() == Path(FLAGS.out).resolve():
+        raise app.UsageError(
+            f"--shards={FLAGS.shards} is --out: give shards a folder of their own"
+        )
     shapes = write_sessions(shop, FLAGS.out, FLAGS.sessions, FLAGS.seed, progress)
     where = f"{FLAGS.out}/sessions.jsonl"
     print(f"{FLAGS.sessions} synthetic sessions ({shop.catalogue.source}): {where}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,7 +52,7 @@ def read_online_shoppers(path: str | Path) -> SessionShapes:
                 if sum(counts):
                     pages.append(counts)
                     purchase.append(bought)
-    except (EOFError, gzip.BadGzipFile, UnicodeDecodeError, csv.Error) as error:
+    except (EOFError, gzip.BadGzipFile, zlib.error, UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{path} cannot be read as CSV: {error}") from error
     if not pages:
         raise ValueError(f"{path} has no session")

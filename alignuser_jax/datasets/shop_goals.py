@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -105,7 +106,7 @@ def _read(folder: str | Path, name: str, kind: type) -> Any:
     try:
         data = path.read_bytes()
         value = json.loads(gzip.decompress(data) if path.suffix == ".gz" else data)
-    except (OSError, EOFError, ValueError) as error:
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         raise ValueError(f"{path} cannot be read as JSON: {error}") from error
     if not isinstance(value, kind):
         raise ValueError(f"{path} holds a {type(value).__name__}, expected a {kind.__name__}")

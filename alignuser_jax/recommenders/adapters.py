@@ -189,6 +189,7 @@ def from_cornac(model: Any, train_set: Any, *, name: str = "") -> ScoredRequests
             if code is None or code >= model.num_users:
                 return None
             found = model.score(code)
+        found = np.ravel(found)  # EASE gives [1, items]
         scores = np.full(len(catalogue), -np.inf, np.float32)
         scores[: len(found)] = np.asarray(found, np.float32)
         return np.where(np.isnan(scores), -np.inf, scores)

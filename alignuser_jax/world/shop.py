@@ -251,18 +251,21 @@ class WebShop:
 
 
 def guess_place(page: ShopPage, action: Action, click_type: str) -> str:
-    """The kind of a page whose writer did not say: from how its context begins (what stands
-    behind the first ` | ` are details), else from the action."""
-    context = page.context.lower().split(" | ")[0]
-    for place, words in (
+    """The kind of a page whose writer did not say: from how its context begins, else from a
+    word in front of what it is about (` | `, `: `, ` for "`), else from the action."""
+    context = page.context.lower()
+    named = re.split(r' \| |: | for "', context)[0]
+    places = (
         ("checkout", ("checkout", "place your order", "payment")),
         ("cart", ("cart", "basket")),
         ("search", ("search result", "results for", "search")),
         ("detail", ("product page", "product detail", "detail page", "product:")),
         ("browse", ("home",)),
-    ):
-        if any(word in context for word in words):
-            return place
+    )
+    begins = [place for place, words in places if context.startswith(words)]
+    holds = [p for p, words in places if re.search(rf"\b({'|'.join(words)})", named)]
+    for place in (*begins, *holds):
+        return place
     if action.kind == "input" or click_type in ("search", "suggested_term", "filter"):
         return "search"
     if _CART.search(action.target.lower()):
