@@ -54,9 +54,7 @@ def main() -> None:
         return shown(sessions, done, FLAGS.sessions, "session")
 
     if FLAGS.shards and Path(FLAGS.shards).resolve() == Path(FLAGS.out).resolve():
-        raise app.UsageError(
-            f"--shards={FLAGS.shards} is --out: give shards a folder of their own"
-        )
+        raise ValueError(f"--shards={FLAGS.shards} is --out: give them a folder of their own")
     shapes = write_sessions(shop, FLAGS.out, FLAGS.sessions, FLAGS.seed, progress)
     where = f"{FLAGS.out}/sessions.jsonl"
     print(f"{FLAGS.sessions} synthetic sessions ({shop.catalogue.source}): {where}")
