@@ -218,10 +218,10 @@ class Engine:
                         "this is a mistake in the engine, please report it"
                     )
                 return
-            heapq.heappop(self._queue)
             pages, found = taken
-            slot = self._slots.pop()
             place = self._device.bank.acquire(row.automaton) if row.automaton else 0
+            heapq.heappop(self._queue)  # not before: what raises leaves the row where it was
+            slot = self._slots.pop()
             read = found * self.config.chunk
             work = _Work(row, row, slot, pages, read, min(read, row.prompt), place)
             work.state = row.automaton.start if row.automaton else 0

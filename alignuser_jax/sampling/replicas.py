@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -20,6 +21,7 @@ from alignuser_jax.records import Completion, Request, Ticket, stable_key
 from alignuser_jax.sampling.config import EngineConfig
 from alignuser_jax.sampling.engine import Engine
 
+PAUSE_SECONDS = 1.0  # before an engine that raised goes on
 REMEMBERED = 1 << 16
 """Conversations of which it is known who had them."""
 
@@ -58,7 +60,7 @@ class Replicas:
         self._inboxes = [queue.SimpleQueue() for _ in self.engines]
         self._of: dict[Ticket, int] = {}
         self._homes: OrderedDict[int, int] = OrderedDict()
-        self._tickets = 0
+        self._tickets, self._closed = 0, False
         for number, engine in enumerate(self.engines):
             arguments = engine, self._inboxes[number], self._done.put
             threading.Thread(target=_work, args=arguments, daemon=True).start()
@@ -75,13 +77,21 @@ class Replicas:
             self._inboxes[number].put((ticket, None))
 
     def collect(self) -> list[tuple[Ticket, Completion]]:
+        """As an engine's; what an engine raises comes after what is ready, and the next call
+        goes on."""
         ready: list[tuple[Ticket, Completion]] = []
         while self._of and not ready:
+            if self._closed:
+                raise RuntimeError(f"closed before {len(self._of)} requests were done")
             found = [self._done.get()]
             while not self._done.empty():
                 found.append(self._done.get())
-            for item in found:
+            for number, item in enumerate(found):
                 if isinstance(item, BaseException):
+                    for later in found[number + (not ready) :]:
+                        self._done.put(later)
+                    if ready:
+                        break
                     raise item
                 if self._of.pop(item[0], None) is not None:  # else it was cancelled
                     ready.append(item)
@@ -116,6 +126,7 @@ class Replicas:
 
     def close(self) -> None:
         """Ends the threads; what is not done is lost."""
+        self._closed = True
         for inbox in self._inboxes:
             inbox.put(None)
 
@@ -156,3 +167,4 @@ def _work(engine: Engine, inbox: queue.SimpleQueue, done: Callable[[Any], None])
                 done((ticket, completion))
         except Exception as error:
             done(error)
+            time.sleep(PAUSE_SECONDS)

@@ -123,6 +123,50 @@ def test_cancelled_and_failing(two, monkeypatch):
             two.collect()
 
 
+def test_an_exception_loses_no_answer(two, monkeypatch):
+    expected = {n: result(c) for n, c in enumerate(generate(two, mixed()))}
+    poll, failures = two.engines[0].poll, iter([RuntimeError("out of memory")])
+
+    def fails_once():
+        for failure in failures:
+            raise failure
+        return poll()
+
+    monkeypatch.setattr(two.engines[0], "poll", fails_once)
+    tickets = {two.submit(request): n for n, request in enumerate(mixed())}
+    found, raised = {}, 0
+    while len(found) < len(tickets):
+        try:
+            found |= {tickets[ticket]: result(c) for ticket, c in two.collect()}
+        except RuntimeError:
+            raised += 1
+    assert raised == 1 and found == expected
+    two.submit(mixed()[0])
+    two.close()
+    with pytest.raises(RuntimeError, match="closed before 1 requests"):
+        two.collect()
+
+
+def test_a_row_whose_automaton_could_not_be_installed_comes_again(decoder, tokenizer):
+    engine = Engine(decoder, tokenizer, GEOMETRY)
+    (request,) = [r for r in mixed() if r.answer][:1]
+    (expected,) = generate(engine, [request])
+    bank = engine._device.bank
+    acquire, failures = bank.acquire, iter([RuntimeError("out of memory")])
+
+    def fails_once(automaton):
+        for failure in failures:
+            raise failure
+        return acquire(automaton)
+
+    bank.acquire = fails_once
+    engine.submit(request)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        engine.collect()
+    ((_, completion),) = engine.collect()
+    assert result(completion) == result(expected)
+
+
 def test_devices_must_divide(decoder, tokenizer):
     with pytest.raises(ValueError, match="tensor=3 does not divide the 1 local"):
         make_replicas(decoder, tokenizer, replace(GEOMETRY, tensor=3))
