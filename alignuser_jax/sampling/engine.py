@@ -97,6 +97,7 @@ class Engine:
         self._partial: dict[Ticket, dict[int, Completion]] = {}
         self._deadlines: dict[Ticket, tuple[float, float]] = {}
         self._spoilt = False
+        self._unchecked: set[int] = set()  # pages of rows that left before they were finite
         self.stats: dict[str, float] = defaultdict(float)
 
     @property
@@ -189,6 +190,7 @@ class Engine:
         ready = [work for work in self._work.values() if not work.reading and not work.leader]
         for work in ready:
             if work.row.ticket not in self._partial:  # cancelled, but others needed its pages
+                self._unchecked.update(work.pages)
                 self._drop(work)
         ready = [work for work in ready if work.slot in self._work]
         self._score([work for work in ready if work.row.automaton is None])
@@ -228,6 +230,9 @@ class Engine:
             self._work[slot] = work
             self._device.tables[slot] = 0
             self._device.tables[slot, : len(pages)] = pages
+            if unclean := self._unchecked.intersection(pages[found:]):
+                self._device.copy([(slot, slot, 0, page) for page in sorted(unclean)])
+                self._unchecked -= unclean
             if row.request.samples > 1 and self.config.reuse:
                 work.leader = self._leaders.get(row.ticket)
                 if work.leader:
@@ -364,6 +369,7 @@ class Engine:
                 if any(map(self._pool.shared, unread)):
                     continue
                 self._pool.forget(unread)
+            self._unchecked.update(work.pages)
             self._drop(work)
 
     def _expire(self) -> None:
@@ -386,6 +392,7 @@ class Engine:
         self._device.clear()
         self._device.bank.clear()
         self._pool.clear()
+        self._unchecked.clear()
         self._spoilt = False
 
     @contextmanager

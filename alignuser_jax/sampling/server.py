@@ -32,6 +32,8 @@ from alignuser_jax.sampling.transport import (
 
 SEED_MASK = 0x7FFFFFFF
 """Seeds are the last 31 bits of a request's key: servers read them as signed 32-bit numbers."""
+MOST_STOPS = 4
+"""So many stop strings are sent, as hosted models take; the reply is cut at all of them here."""
 
 
 @dataclass(frozen=True)
@@ -228,13 +230,16 @@ class ServerGenerator:
 
     async def _answer(self, ticket: Ticket, request: Request, model: str) -> None:
         try:
-            replies = await self._samples(request, model)
-            completions = await asyncio.gather(
-                *(self._read(request, model, n, reply) for n, reply in enumerate(replies))
-            )
+            async with asyncio.timeout(request.timeout_seconds):
+                replies = await self._samples(request, model)
+                completions = await asyncio.gather(
+                    *(self._read(request, model, n, reply) for n, reply in enumerate(replies))
+                )
             completion = with_samples(completions)
         except Refused as refusal:
             completion = _error(str(refusal))
+        except TimeoutError:
+            completion = _error(f"not done {request.timeout_seconds} s after it was submitted")
         except Exception as error:  # a defect of this file: no request may wait for ever
             self._ready.put(error)
             return
@@ -271,7 +276,7 @@ class ServerGenerator:
     async def _read(self, request: Request, model: str, n: int, reply: _Reply) -> Completion:
         """The reply as a completion; where it cannot be read, asked for once more."""
         if not request.answer:
-            return _free_text(reply)
+            return _free_text(reply, request.stop)
         usage = reply.usage
         for attempt in (1, 2):
             try:
@@ -329,7 +334,11 @@ class ServerGenerator:
             "seed": (request.key if key is None else key) & SEED_MASK,
             **fields,
         }
-        if extra := {**self.config.extra, **fields.get("extra_body", {})}:
+        if request.stop:
+            body["stop"] = list(request.stop[:MOST_STOPS])
+        cuts = {"top_k": request.top_k, "min_p": request.min_p}  # vLLM's and SGLang's names
+        asked = {name: value for name, value in cuts.items() if value}
+        if extra := {**self.config.extra, **asked, **fields.get("extra_body", {})}:
             body["extra_body"] = extra
         if count > 1:
             body["n"] = count
@@ -365,13 +374,15 @@ def _printable(content: Any) -> str:
     return content.encode(errors="replace").decode() if isinstance(content, str) else ""
 
 
-def _free_text(reply: _Reply) -> Completion:
-    if not reply.text:
+def _free_text(reply: _Reply, stop: Sequence[str]) -> Completion:
+    if not reply.text and not (stop and reply.finish_reason == "stop"):
         return _error(f"the server's reply is empty ({reply.finish_reason})", reply.usage)
     if reply.finish_reason == "content_filter":
         return _error("the server's content filter cut the reply", reply.usage)
-    reason = "length" if reply.finish_reason == "length" else "stop"
-    return Completion(reply.text, finish_reason=reason, usage=reply.usage)
+    ends = [at for at in map(reply.text.find, stop) if at >= 0]
+    text = reply.text[: min(ends)] if ends else reply.text  # where a server keeps or ignores it
+    reason = "length" if reply.finish_reason == "length" and not ends else "stop"
+    return Completion(text, finish_reason=reason, usage=reply.usage)
 
 
 def _error(why: str, usage: Usage = Usage()) -> Completion:  # noqa: B008

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from dataclasses import replace
 
 import pytest
@@ -153,6 +154,28 @@ def test_a_refused_request_leaves_the_others_their_samples(hostile, connect):
     before = len(server.bodies)
     (good,) = generate(generator, [say("short", samples=4)])
     assert len(good.samples) == 4 and len(server.bodies) == before + 1
+
+
+def test_stops_and_cuts_are_sent_and_the_reply_is_cut_here_too(hostile, connect):
+    server = hostile(lambda body, n: completion("one STOP two"))
+    stops = ("STOP", "1", "2", "3", "4")
+    (done,) = generate(connect(server), [say(stop=stops, top_k=7, min_p=0.1)])
+    assert (done.text, done.finish_reason) == ("one ", "stop")
+    (body,) = server.bodies
+    assert body["stop"] == list(stops[:4]) and (body["top_k"], body["min_p"]) == (7, 0.1)
+
+
+def test_a_request_that_takes_too_long_is_an_error_and_harms_no_other(hostile, connect):
+    def reply(body, number):
+        time.sleep(2 if body["messages"][-1]["content"] == "slow" else 0)
+        return completion("x")
+
+    generator = connect(hostile(reply))
+    started = time.monotonic()
+    slow, other = generate(generator, [say("slow", timeout_seconds=0.3), say("quick")])
+    assert time.monotonic() - started < 1.5
+    assert slow.finish_reason == "error" and "not done 0.3 s after" in slow.error
+    assert other.text == "x"
 
 
 def test_wrong_twice_is_an_explicit_failure(hostile, connect):
