@@ -9,13 +9,18 @@ and the same command goes on later. A request that it refuses while it answers o
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from functools import cache, cached_property
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from absl import logging
@@ -40,6 +45,11 @@ LONGEST_WAIT_SECONDS = 30.0
 LONGEST_ANSWER_BYTES = 64 << 20
 REFUSALS_IN_A_ROW = 8
 """So many refused calls without one that was answered: it is the server, not the requests."""
+NO_ANSWER = 0
+"""In place of an answer's status."""
+FIRST_CONTACT = MappingProxyType({NO_ANSWER: 0, 200: 0})
+"""Retries at the start: who is not there, or is another kind of server, is said at once."""
+LONGEST_LABEL = 200
 
 Answer = TypeVar("Answer")
 
@@ -103,7 +113,7 @@ class HttpRecommender:
     def __init__(self, link: _Link):
         self._link = link
         self.url = link.url
-        about = link.ask("GET", self.url, self._about, retries=0)
+        about = link.ask("GET", self.url, self._about, retries=FIRST_CONTACT)
         self.name, self.version = about["name"], about["version"]
         self.stateful = about["stateful"]
 
@@ -115,8 +125,8 @@ class HttpRecommender:
                 "(A Cornac server is named cornac+http://…)"
             )
         return {
-            "name": str(whole.get("name") or "http"),
-            "version": str(whole.get("version") or ""),
+            "name": _label(whole, "name") or "http",
+            "version": _label(whole, "version"),
             "stateful": bool(whole.get("stateful", False)),
         }
 
@@ -134,11 +144,11 @@ class HttpRecommender:
         version, slates = self._link.ask(
             "POST",
             self.url,
-            lambda whole: (whole.get("version"), decode_slates(whole, requests)),
+            lambda whole: (_label(whole, "version"), decode_slates(whole, requests)),
             content=encode_requests(requests),
             headers={"Content-Type": "application/json"},
         )
-        if version is not None and str(version) != self.version:
+        if version not in ("", self.version):
             raise RecommenderUnavailable(
                 f"{self.url} was version {self.version!r} at the start and is {version!r} now: "
                 "two recommenders cannot be one arm. Serve the first one again and run the "
@@ -165,7 +175,7 @@ class CornacServer:
         self._known: set[str] = set()
         self._unknown: set[str] = set()
         try:  # what Cornac answers to a question without a user
-            link.ask("GET", self._recommend, lambda whole: None, retries=0)
+            link.ask("GET", self._recommend, lambda whole: None, retries=FIRST_CONTACT)
         except RequestRefused as refused:
             if "uid is required" not in str(refused):
                 raise RecommenderUnavailable(f"no Cornac server: {refused}") from refused
@@ -237,7 +247,7 @@ class CornacServer:
 
         query = {"uid": user, "k": str(k), "remove_seen": "false"}
         # a 500 is Cornac's answer to an unknown user, so it is asked only once more
-        return self._link.ask("GET", self._recommend, check, params=query, retries_500=1)
+        return self._link.ask("GET", self._recommend, check, params=query, retries={500: 1})
 
 
 class _Link:
@@ -254,8 +264,8 @@ class _Link:
             raise ValueError(f"${config.api_key_env} holds characters that no key may have")
         try:
             httpx2.URL(url)
-            self._client = httpx2.Client(
-                timeout=httpx2.Timeout(config.timeout_seconds, connect=config.connect_seconds),
+            self._client = httpx2.AsyncClient(
+                timeout=httpx2.Timeout(None, connect=config.connect_seconds),
                 headers={"Authorization": f"Bearer {key}"} if key else {},
             )
         except (httpx2.InvalidURL, ValueError) as error:
@@ -267,17 +277,16 @@ class _Link:
         url: str,
         check: Callable[[dict[str, Any]], Answer],
         *,
-        retries: int | None = None,
-        retries_500: int | None = None,
+        retries: Mapping[int, int] = MappingProxyType({}),
         **arguments: Any,
     ) -> Answer:
-        """What `check` makes of the JSON object answered; its `WrongForm` is asked again."""
-        retries = self.config.retries if retries is None else retries
+        """What `check` makes of the JSON object answered; its `WrongForm` is asked again.
+        `retries` says, for a status, how often instead of the configuration's number."""
         attempt = 0
         while True:
-            status, wait, problem = 0, None, ""
+            status, wait, problem = NO_ANSWER, None, ""
             try:
-                status, headers, data = self._call(method, url, arguments)
+                status, headers, data = self._whole_answer(method, url, arguments)
                 if status == 200:
                     answer = check(read_object(data))
                     self._refusals = 0
@@ -288,9 +297,9 @@ class _Link:
                 problem = f"answers {error}"
             except (self._http.HTTPError, TimeoutError) as error:
                 problem = f"does not answer ({type(error).__name__}: {error})"
-            allowed = retries_500 if status == 500 and retries_500 is not None else retries
             if status and status != 200 and status not in RETRIED:
                 raise self._given_up(url, status, problem)
+            allowed = retries.get(status, self.config.retries)
             if attempt >= allowed or (wait or 0) > LONGEST_WAIT_SECONDS:
                 raise self._given_up(url, status, f"{problem}, {_times(attempt + 1)}")
             if wait is None:
@@ -302,20 +311,34 @@ class _Link:
             time.sleep(wait)
             attempt += 1
 
-    def _call(
+    def _whole_answer(
         self, method: str, url: str, arguments: Mapping[str, Any]
     ) -> tuple[int, Mapping[str, str], bytes]:
-        """(status, headers, body), within the deadline however slowly it drips."""
-        deadline = time.monotonic() + self.config.timeout_seconds
+        """(status, headers, body). Raises `TimeoutError` at the deadline, whatever drips."""
+        call = asyncio.run_coroutine_threadsafe(self._call(method, url, arguments), _loop())
+        try:
+            return call.result()
+        except BaseException:
+            call.cancel()
+            raise
+
+    async def _call(
+        self, method: str, url: str, arguments: Mapping[str, Any]
+    ) -> tuple[int, Mapping[str, str], bytes]:
+        seconds = self.config.timeout_seconds
         data = bytearray()
-        with self._client.stream(method, url, **arguments) as response:
-            for part in response.iter_bytes():
-                data += part
-                if time.monotonic() > deadline:
-                    raise TimeoutError(f"no whole answer in {self.config.timeout_seconds:g} s")
-                if len(data) > LONGEST_ANSWER_BYTES:
-                    raise WrongForm(f"more than {LONGEST_ANSWER_BYTES} bytes")
-            return response.status_code, response.headers, bytes(data)
+        try:
+            async with (
+                asyncio.timeout(seconds),
+                self._client.stream(method, url, **arguments) as response,
+            ):
+                async for part in response.aiter_bytes():
+                    data += part
+                    if len(data) > LONGEST_ANSWER_BYTES:
+                        raise WrongForm(f"more than {LONGEST_ANSWER_BYTES} bytes")
+                return response.status_code, response.headers, bytes(data)
+        except TimeoutError:
+            raise TimeoutError(f"no whole answer in {seconds:g} s") from None
 
     def _given_up(self, url: str, status: int, problem: str) -> Exception:
         """The error that says what was asked, what was said and what to do."""
@@ -348,10 +371,36 @@ def _reason(data: bytes) -> Any:
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds to wait: the header has them, or a date (RFC 9110, section 10.2.3)."""
+    said = headers.get("retry-after", "")
     try:
-        return max(0.0, float(headers.get("retry-after", "")))
+        return max(0.0, float(said))
     except ValueError:
+        pass
+    try:
+        left = parsedate_to_datetime(said) - datetime.now(UTC)
+    except (TypeError, ValueError):
         return None
+    return max(0.0, left.total_seconds())
+
+
+def _label(whole: Mapping[str, Any], name: str) -> str:
+    """A name or version, which goes into tables and files. Raises `WrongForm`."""
+    value = whole.get(name)
+    text = "" if value is None else str(value)
+    if not isinstance(value, str | int | float | None) or not text.isprintable():
+        raise WrongForm(f"the {name} {shortened(value)}: expected printable text")
+    if len(text) > LONGEST_LABEL:
+        raise WrongForm(f"a {name} of {len(text)} characters: at most {LONGEST_LABEL}")
+    return text
+
+
+@cache
+def _loop() -> asyncio.AbstractEventLoop:
+    """Where all calls of this process are made: only there a deadline stops any call."""
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, daemon=True, name="recommenders").start()
+    return loop
 
 
 def _times(count: int) -> str:

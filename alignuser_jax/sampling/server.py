@@ -33,7 +33,7 @@ from alignuser_jax.sampling.transport import (
 SEED_MASK = 0x7FFFFFFF
 """Seeds are the last 31 bits of a request's key: servers read them as signed 32-bit numbers."""
 MOST_STOPS = 4
-"""So many stop strings are sent, as hosted models take; the reply is cut at all of them here."""
+"""So many stop strings are sent, as hosted models take; replies are cut at all of them here."""
 
 
 @dataclass(frozen=True)

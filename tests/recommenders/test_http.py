@@ -6,6 +6,8 @@ import subprocess
 import sys
 import threading
 import time
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path
 
 import pytest
@@ -238,34 +240,70 @@ def test_a_slow_server_has_a_deadline(hostile):
     assert time.monotonic() - started < 3
 
 
-def test_a_dripping_server_too():
-    """One byte now and again is no answer, however often it comes."""
+@pytest.mark.parametrize(
+    ("begin", "drip"),
+    [
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n", b" "),
+        (b"HTTP/1.1 200 OK\r\n", b"X-More: 1\r\n"),
+        (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2;", b"more"),
+    ],
+    ids=["body", "headers", "100 Continue", "chunk extension"],
+)
+def test_a_dripping_server_too(begin, drip):
+    """A little now and again is no answer, however often it comes."""
     listener = socket.create_server(("127.0.0.1", 0))
 
-    def drip():
+    def serve():
         about = b'{"protocol": "alignuser-recommend/1"}'
-        for whole in (True, False):
-            connection, _ = listener.accept()
-            connection.recv(65536)
-            head = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: "
-            if whole:
-                connection.sendall(head + b"%d\r\n\r\n" % len(about) + about)
-                connection.close()
-                continue
-            connection.sendall(head + b"100000\r\n\r\n")
-            try:
-                while True:
-                    connection.sendall(b" ")
-                    time.sleep(0.05)
-            except OSError:
-                return
+        head = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n"
+        connection, _ = listener.accept()
+        connection.recv(65536)
+        connection.sendall(head % len(about) + about)
+        connection.close()
+        connection, _ = listener.accept()
+        connection.recv(65536)
+        connection.sendall(begin)
+        try:
+            while True:
+                connection.sendall(drip)
+                time.sleep(0.05)
+        except OSError:
+            return
 
-    threading.Thread(target=drip, daemon=True).start()
+    threading.Thread(target=serve, daemon=True).start()
     config = HttpConfig(timeout_seconds=0.4, retries=0)
     ours = from_http(f"http://127.0.0.1:{listener.getsockname()[1]}", config=config)
+    started = time.monotonic()
     with pytest.raises(RecommenderUnavailable, match="no whole answer in 0.4 s"):
         ours.recommend([request()])
+    assert time.monotonic() - started < 2
     listener.close()
+
+
+def test_a_server_that_is_starting_is_waited_for_and_its_dates_are_heard(hostile):
+    class Starting(HostileRecommender):
+        def get(self, path):
+            self.times.append(time.monotonic())
+            soon = format_datetime(datetime.now(UTC) + timedelta(seconds=1.9), usegmt=True)
+            starting = 503, {"Retry-After": soon}, {"error": "loading the model"}
+            return super().get(path) if len(self.times) > 1 else starting
+
+    server = hostile(kind=Starting)
+    assert from_http(server.url, config=QUICK).version == "7"
+    first, second = server.times
+    assert second - first > 0.5  # dates have whole seconds
+
+
+@pytest.mark.parametrize(
+    "about", [{"name": "a\x1b[2J"}, {"version": ["7"]}, {"name": "n" * 999}]
+)
+def test_names_that_no_table_could_show_are_refused(hostile, about):
+    with pytest.raises(
+        RecommenderUnavailable, match="expected printable|at most 200"
+    ) as caught:
+        from_http(hostile(about=about).url, config=QUICK)
+    assert str(caught.value).isprintable()
 
 
 LIES = {
