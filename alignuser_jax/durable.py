@@ -117,6 +117,13 @@ def framed(payload: bytes) -> bytes:
     return _HEADER.pack(len(payload), zlib.crc32(length), zlib.crc32(payload)) + payload
 
 
+def write_whole(path: Path, text: str) -> None:
+    """The file has its old content or its new one, never half of it."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text)
+    temporary.replace(path)
+
+
 def sync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:

@@ -23,6 +23,7 @@ import jax
 from flax import nnx
 from jax.sharding import Mesh
 
+from alignuser_jax.durable import write_whole
 from alignuser_jax.model import (
     Decoder,
     DecoderConfig,
@@ -36,7 +37,7 @@ from alignuser_jax.training.config import TrainConfig
 from alignuser_jax.training.data import Batch, Batches, Counts
 from alignuser_jax.training.flops import find_chip, train_flops
 from alignuser_jax.training.held_out import HeldOut
-from alignuser_jax.training.metrics import RunLog, write_whole
+from alignuser_jax.training.metrics import RunLog
 from alignuser_jax.training.records_io import manifest_hash, read_manifest
 from alignuser_jax.training.step import (
     Parts,

@@ -15,6 +15,8 @@ from typing import Any
 from etils import epath
 from tensorboardX import SummaryWriter
 
+from alignuser_jax.durable import write_whole
+
 METRICS = "metrics.jsonl"
 
 
@@ -77,13 +79,6 @@ class RunLog:
         if self._file is not None:
             self._file.close()
             self._board.close()
-
-
-def write_whole(path: Path, text: str) -> None:
-    """The file has its old content or its new one, never half of it."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
-    temporary.replace(path)
 
 
 def _line(record: Mapping[str, Any]) -> str:

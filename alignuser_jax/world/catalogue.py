@@ -119,6 +119,7 @@ def make_catalogue(
     goals: ShopGoals | None = None, config: CatalogueConfig | None = None
 ) -> Catalogue:
     """The same catalogue for the same goals and configuration; without goals all is synthetic.
+    Raises `ValueError` where no goal has a word.
 
     Goals that have queries are drawn first, since only they are known to be searched for.
     """
@@ -129,6 +130,11 @@ def make_catalogue(
     rest = [goal for goal in goals.goals if words(goal) and not goals.queries.get(goal)]
     drawn = [*_draw(rng, asked, config.goals)]
     drawn += _draw(rng, rest, config.goals - len(drawn))
+    if not drawn:
+        raise ValueError(
+            f"none of the {len(goals.goals)} {goals.source} goals has a word to search for "
+            "(letters a to z): what do they look like?"
+        )
     vocabulary = goals.attributes or ("high quality",)
     products: list[Product] = []
     made: list[Goal] = []
@@ -180,11 +186,14 @@ def _some(rng: np.random.Generator, core: tuple[str, ...]) -> tuple[str, ...]:
 def _product(rng, number, core, attributes, wanted, limit_cents, asked, slugs) -> Product:
     brand = str(rng.choice(BRANDS))
     title = " ".join([brand, *(word.capitalize() for word in core)])
-    name = slug(title)[:60].strip("_")
-    slugs[name] += 1
-    if slugs[name] > 1:
-        name = f"{name}_{slugs[name]}"
-        title = f"{title} ({slugs[slug(title)[:60].strip('_')]})"
+    first = name = slug(title)[:60].strip("_")
+    slugs[first] += 1
+    copy = slugs[first]
+    while copy > 1 and name in slugs:  # a title may end as a number's name does
+        name, copy = f"{first}_{copy}", copy + 1
+    if name != first:
+        slugs[name] += 1
+        title = f"{title} ({name.rsplit('_', 1)[1]})"
     options = []
     named = dict(wanted)
     if "color" in named or rng.random() < 0.5:

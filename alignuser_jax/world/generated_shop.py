@@ -28,7 +28,9 @@ from alignuser_jax.world.generated_views import (
     generated_click_type,
     last_page,
     line_names,
+    line_of,
     money,
+    most_of,
     subtotal,
     view,
 )
@@ -84,13 +86,13 @@ class GeneratedShop:
             error = f"Invalid action: {shorten(one_line(action.token), MAX_TEXT)}"
             return self._show(state, visit, error)
         visit = replace(visit, steps=visit.steps + 1)
-        if action.kind == "terminate" or visit.steps >= self.max_steps:
+        if action.kind == "terminate":
             return self._end(state, visit)
         if action.kind == "input":
             visit = self._searched(visit, action.text)
         else:
             visit = self._clicked(visit, action.target)
-        if visit.ordered or visit.loads > self.max_pages:
+        if visit.ordered or visit.loads > self.max_pages or visit.steps >= self.max_steps:
             return self._end(state, visit)
         return self._show(state, visit)
 
@@ -172,21 +174,21 @@ class GeneratedShop:
         return self._load(visit, "detail", product=product, options=(), quantity=1, reviews=0)
 
     def _bought(self, visit: Browsing, rest: str) -> Browsing:
-        """A quantity, into the cart, or straight to checkout with this product alone."""
+        """A quantity, into the cart, or straight to checkout with what is chosen, alone."""
         if rest.startswith("quantity."):
             return replace(visit, quantity=int(rest.removeprefix("quantity.")))
-        cart = list(visit.cart)
-        if rest == "buy_now":
-            cart = [line._replace(selected=False) for line in cart]
-        most = min(self.config.quantities, self.catalogue.products[visit.product].stock)
-        for n, line in enumerate(cart):
-            if (line.product, line.options) == (visit.product, visit.options):
-                total = min(line.quantity + visit.quantity, most)
-                cart[n] = line._replace(quantity=total, selected=True)
-                break
+        now = rest == "buy_now"
+        most = most_of(self.catalogue, visit.cart, visit.product, visit.options, self.config)
+        cart = [line._replace(selected=line.selected and not now) for line in visit.cart]
+        place = line_of(cart, visit.product, visit.options)
+        held = 0 if now or place is None else cart[place].quantity
+        total = min(held + visit.quantity, most)
+        line = CartLine(visit.product, visit.options, total)
+        if place is None:
+            cart.append(line)
         else:
-            cart.append(CartLine(visit.product, visit.options, visit.quantity))
-        if rest == "buy_now":
+            cart[place] = line
+        if now:
             return self._load(visit, "checkout", cart=tuple(cart))
         return replace(visit, cart=tuple(cart))
 
@@ -217,7 +219,8 @@ class GeneratedShop:
             goals[stable_key(user_id, visit.goal, "query", n) % len(goals)].queries[0]
             for n in range(2)
         ]
-        return tuple(dict.fromkeys([*own[:count], *others]))[: self.config.texts]
+        texts = filter(actions.is_typable, dict.fromkeys([*own[:count], *others]))
+        return tuple(texts)[: self.config.texts]
 
     def _show(self, state: State, visit: Browsing, feedback: str = "") -> State:
         if visit.place == "search":
@@ -225,6 +228,12 @@ class GeneratedShop:
             last = last_page(len(found), self.config.per_page)
             if visit.number > last:
                 visit = replace(visit, number=last)
+        if visit.place == "detail":
+            most = most_of(
+                self.catalogue, visit.cart, visit.product, visit.options, self.config
+            )
+            if visit.quantity > max(most, 1):
+                visit = replace(visit, quantity=max(most, 1))
         page = view(self.catalogue, visit, self.config)
         texts = self.offered_texts(visit, state.user_id)
         typed = [Action("input", SEARCH_INPUT, text=text) for text in texts]

@@ -89,16 +89,18 @@ class Browsing:
 @dataclass(frozen=True, slots=True)
 class ViewConfig:
     """How many products a page of results has, how many suggested terms, featured products and
-    quantities are shown; `texts` is how many queries the search field offers."""
+    quantities are shown; `texts` is how many queries the search field offers, `cart_lines` how
+    many lines a cart takes (DEFAULT: a page lists fewer than 150 actions even then)."""
 
     per_page: int = 4
     suggested: int = 3
     featured: int = 4
     quantities: int = 3
     texts: int = 6
+    cart_lines: int = 12
 
     def __post_init__(self) -> None:
-        for name in ("per_page", "featured", "quantities"):
+        for name in ("per_page", "featured", "quantities", "cart_lines"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected 1 or more")
         for name in ("suggested", "texts"):
@@ -138,6 +140,21 @@ def line_names(catalogue: Catalogue, cart: Sequence[CartLine]) -> list[str]:
         seen[name] += 1
         names.append(name if seen[name] == 1 else f"{name}-{seen[name]}")
     return names
+
+
+def line_of(cart: Sequence[CartLine], product: int, options) -> int | None:
+    """The place of the line with this product and these options."""
+    same = (n for n, line in enumerate(cart) if line[:2] == (product, options))
+    return next(same, None)
+
+
+def most_of(
+    catalogue: Catalogue, cart: Sequence[CartLine], product: int, options, config: ViewConfig
+) -> int:
+    """The most that a cart's line of this product with these options may hold: one of the
+    quantities shown, and with the product's other lines no more than its stock."""
+    other = sum(n.quantity for n in cart if n.product == product and n.options != options)
+    return max(min(config.quantities, catalogue.products[product].stock - other), 0)
 
 
 def last_page(found: int, per_page: int) -> int:
@@ -235,10 +252,14 @@ def _detail(catalogue: Catalogue, visit: Browsing, config: ViewConfig):
         for value in values
         if chosen.get(name) != value
     ]
-    most = min(config.quantities, product.stock)
+    most = most_of(catalogue, visit.cart, visit.product, visit.options, config)
     ids += [f"buybox.quantity.{n}" for n in range(1, most + 1) if n != visit.quantity]
-    if product.stock and not missing_options(product, visit.options):
-        ids += ["buybox.add_to_cart", "buybox.buy_now"]
+    line = line_of(visit.cart, visit.product, visit.options)
+    has_place = line is not None or len(visit.cart) < config.cart_lines
+    if most and has_place and not missing_options(product, visit.options):
+        if line is None or visit.cart[line].quantity < most:
+            ids.append("buybox.add_to_cart")
+        ids.append("buybox.buy_now")
     if not visit.reviews and product.reviews:
         ids.append("reviews.see_reviews")
     elif visit.reviews * REVIEWS_PER_PAGE < product.reviews:
@@ -278,7 +299,7 @@ def _cart(catalogue: Catalogue, visit: Browsing, config: ViewConfig):
         product = catalogue.products[line.product]
         shown.append(_shown(product, _line_details(line)))
         ids.append(f"active_item_list.{name}.checkbox")
-        if line.quantity < min(config.quantities, product.stock):
+        if line.quantity < most_of(catalogue, visit.cart, *line[:2], config):
             ids.append(f"active_item_list.{name}.increase")
         if line.quantity > 1:
             ids.append(f"active_item_list.{name}.decrease")

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from alignuser_jax.datasets.session_shapes import KINDS, SessionShapes
+from alignuser_jax.durable import write_whole
 from alignuser_jax.records import Transition, stable_key
 from alignuser_jax.world.generated_shop import GeneratedShop
 from alignuser_jax.world.generated_views import generated_click_type
@@ -60,23 +61,33 @@ def simulate_session(
     max_actions: int | None = None,
 ) -> ShopSession:
     """The same session for the same shop, user, seed and configuration. With chance `epsilon`
-    an action is not the shopper's but drawn from the listed ones; `max_actions` cuts off."""
+    an action is not the shopper's but drawn from the listed ones, and the shopper knows what
+    became of its visit; `max_actions` cuts off."""
     state = shop.reset(user_id, seed)
     shopper = begin(shop.goal(state), stable_key(seed, user_id, "shopper"), config)
     transitions = []
     pages = Counter({KIND_OF_PLACE[state.place]: 1})
     clicks: Counter[str] = Counter()
     while not state.terminal and (max_actions is None or len(transitions) < max_actions):
-        action, shopper = shopper.choose(state)
+        before = shopper
+        action, shopper = before.choose(state)
+        replaced = False
         if epsilon:
             key = stable_key(seed, user_id, "explore", len(transitions))
             rng = np.random.Generator(np.random.Philox(key=key))
-            if rng.random() < epsilon:
+            replaced = rng.random() < epsilon
+            if replaced:
                 action = state.actions[int(rng.integers(len(state.actions)))]
         after = shop.step(state, action)
+        if replaced:
+            inside = after.inside
+            shopper = replace(
+                before, done=before.done + 1, pages=inside.loads, taken=bool(inside.cart)
+            )
         if kind := shop.click_type(action):
             clicks[kind] += 1
-        if after.inside.loads > state.inside.loads:
+        seen = not after.terminal or after.inside.ordered  # else the visit was cut before it
+        if seen and after.inside.loads > state.inside.loads:
             pages[KIND_OF_PLACE[after.place]] += 1
         transitions.append(Transition(state, action, after, "rollout"))
         state = after
@@ -129,6 +140,19 @@ def session_record(session: ShopSession) -> dict[str, Any]:
     }
 
 
+def _object(data: bytes, path: Path, names: Iterable[str]) -> dict[str, Any]:
+    """The JSON object with `names` in `data`; `ValueError` for anything else."""
+    try:
+        found = json.loads(data)
+        if not (isinstance(found, dict) and set(names) <= set(found)):
+            raise ValueError("another form")
+    except (ValueError, RecursionError):
+        raise ValueError(
+            f"{path} is not what this program wrote: use another folder, or remove this one"
+        ) from None
+    return found
+
+
 def write_sessions(
     shop: GeneratedShop,
     folder: str | Path,
@@ -156,13 +180,15 @@ def write_sessions(
     }
     manifest, path = folder / "manifest.json", folder / "sessions.jsonl"
     if manifest.is_file():
-        found = json.loads(manifest.read_text())
-        if other := [name for name in made_with if found.get(name) != made_with[name]]:
+        found = _object(manifest.read_bytes(), manifest, made_with)
+        if other := [name for name in made_with if found[name] != made_with[name]]:
             raise ValueError(
                 f"{folder} holds sessions made with another {', '.join(other)}; "
                 "use another folder or the same settings"
             )
-    manifest.write_text(json.dumps(made_with, indent=1) + "\n")
+    elif path.is_file() and path.stat().st_size:
+        raise ValueError(f"{path} is there without its manifest.json: use another folder")
+    write_whole(manifest, json.dumps(made_with, indent=1) + "\n")
     shapes = []
     whole = 0  # bytes of whole lines
     if path.is_file():
@@ -170,8 +196,8 @@ def write_sessions(
             for line in file:
                 if not line.endswith(b"\n"):
                     break
-                record = json.loads(line)
-                pages = tuple(record["pages"].get(kind, 0) for kind in KINDS)
+                record = _object(line, path, ("pages", "purchase"))
+                pages = tuple(dict(record["pages"]).get(kind, 0) for kind in KINDS)
                 shapes.append((pages, record["purchase"]))
                 whole += len(line)
     with path.open("ab") as file:

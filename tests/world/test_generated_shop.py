@@ -309,6 +309,33 @@ def test_caps_and_misuse(shop):
     assert not [a for a in no_texts.actions if a.kind == "input"]
 
 
+def test_only_what_can_be_typed_is_offered():
+    text = "red water bottle"
+    goals = ShopGoals(
+        (text,), {text: ("red \x1b[2Jbottle", "red bottle", "x" * 500)}, {}, "own"
+    )
+    shop = GeneratedShop(make_catalogue(goals, CatalogueConfig(goals=1)))
+    typed = [a.text for a in shop.reset("u", 0).actions if a.kind == "input"]
+    assert typed == ["red bottle"]
+
+
+def test_names_are_different_whatever_the_titles():
+    texts = tuple(f"{color} cable {n}" for color in ("red", "blue") for n in (2, 3, 2, 3))
+    goals = ShopGoals(texts, {text: ("cable", "cable 2") for text in texts}, {}, "own")
+    for seed in range(20):
+        products = make_catalogue(
+            goals, CatalogueConfig(goals=8, per_goal=40, seed=seed)
+        ).products
+        assert (
+            len({p.slug for p in products}) == len({p.title for p in products}) == len(products)
+        )
+
+
+def test_goals_without_a_word_are_refused():
+    with pytest.raises(ValueError, match="none of the 1 own goals has a word"):
+        make_catalogue(ShopGoals(("千",), {}, {}, "own"))
+
+
 # --- goals from files ---
 
 

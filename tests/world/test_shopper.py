@@ -187,3 +187,38 @@ def test_shoppers_are_about_as_long_and_buy_about_as_often_as_people(shared_data
     assert everything.ks < 0.1 and product.ks < 0.1
     assert administrative.ks < 0.15 and informational.ks < 0.1
     assert abs(found.simulated_purchase - found.human_purchase) < 0.05
+
+
+def test_a_page_that_was_cut_off_is_not_counted(shop):
+    short = GeneratedShop(shop.catalogue, max_pages=5)
+    patient = ShopperConfig(patience_pages=50, patience_spread=0)
+    for session in simulate_sessions(short, 5, 0, patient):
+        assert sum(session.pages.values()) == 5
+
+
+def test_what_chance_replaces_the_shopper_does_not_believe(shop):
+    all_chance = simulate_session(shop, "u", 0, epsilon=1.0, max_actions=60)
+    last = all_chance.transitions[-1].next_state.inside
+    assert (all_chance.shopper.pages, all_chance.shopper.taken) == (last.loads, bool(last.cart))
+    assert not all_chance.shopper.asked
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("manifest.json", b"[]"),
+        ("manifest.json", b"{"),
+        ("manifest.json", b"\xff"),
+        ("sessions.jsonl", b'{"pages": {}}\n'),
+        ("sessions.jsonl", b"1\n"),
+    ],
+)
+def test_files_that_are_not_ours_are_refused(shop, tmp_path, name, data):
+    write_sessions(shop, tmp_path, 2, 0)
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(ValueError, match=f"{name} is not what this program wrote"):
+        write_sessions(shop, tmp_path, 2, 0)
+    assert (tmp_path / name).read_bytes() == data
+    (tmp_path / "manifest.json").unlink()
+    with pytest.raises(ValueError, match="is there without its manifest"):
+        write_sessions(shop, tmp_path, 2, 0)
