@@ -31,6 +31,7 @@ from alignuser_jax.records import (
     stable_key,
 )
 from alignuser_jax.world import GeneratedShop, WebShop
+from alignuser_jax.world.shop_page import ELEMENTS
 
 PAGE_TOKENS = 1024
 """Of a page that the model writes, at most (DEFAULT)."""
@@ -52,8 +53,9 @@ def shop_session(
     reasoning_tokens, temperature, top_p, context_tokens, page_reserve_tokens, fail_fast.
     Events: "page" whenever what is shown changed (`text` its kind, `item_id` what made it),
     "act" (`item_id` the click type), "purchase", "exit" (value = pages), "failure". After two
-    replies that cannot be read the agent leaves (DEFAULT); a page that the model cannot write
-    ends the visit.
+    replies that cannot be read the agent leaves (DEFAULT); a page that the model cannot write,
+    and one after the first that leaves no room in the context, end the visit. Raises
+    `ValueError` where the first page leaves none.
     """
     visit = _ShopVisit(user, shop, config, arm, number, seed, count_tokens)
     return (yield from visit.run())
@@ -115,7 +117,14 @@ class _ShopVisit:
     def choose(self):
         """The action taken, noted; `None` where the model failed and the visit ends."""
         actions, config = self.state.actions, self.config
-        self.talk.show_page(self.state.text, self.done)
+        try:
+            self.talk.show_page(self.state.text, self.done)
+        except ValueError as error:
+            if not self.done:  # the settings are wrong, not this page
+                raise
+            self.failures += 1
+            self.note("failure", text=f"act: {error}")
+            return None
         question = self.talk.ask(prompts.shop_act_turn(actions, self.talk.pending))
         answer = prompts.act_answer(actions)
         request = self.request(question, "act", answer=answer)
@@ -145,8 +154,11 @@ class _ShopVisit:
         completion = yield self.request(messages, "next_page", max_tokens=PAGE_TOKENS)
         problem = completion.error
         if completion.finish_reason != "error":
+            text = completion.text
             try:
-                self.state = self.shop.resolve(self.state, completion.text)
+                if completion.finish_reason == "length":
+                    text = _whole_parts(text)
+                self.state = self.shop.resolve(self.state, text)
                 return True
             except ValueError as error:
                 problem = str(error)
@@ -165,3 +177,11 @@ class _ShopVisit:
             key=key,
             **options,
         )
+
+
+def _whole_parts(page: str) -> str:
+    """A page that was cut off, without its last id or line, which may not be whole."""
+    head, title, ids = page.partition(ELEMENTS)
+    if not title:
+        return page.rpartition("\n")[0]
+    return head + title + ids.rpartition(", ")[0]

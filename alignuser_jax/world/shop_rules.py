@@ -32,7 +32,7 @@ DEFAULT_ELEMENTS = ("nav_bar.search_input", "nav_bar.homepage", "nav_bar.cart")
 _ORDER = re.compile(r"(^|[._])place_(your_)?order")
 _CHECKOUT = re.compile(r"(^|[._])(buy_now|buy_it_now|proceed_to_checkout|checkout)")
 _ADD = re.compile(r"(^|[._])add_to_(cart|basket)")
-_CART = re.compile(r"(^|[._])(view_|go_to_|shopping_)?(cart|basket)$")
+_CART = re.compile(r"(^|[._])(view_|go_to_|back_to_|shopping_)?(cart|basket)$")
 _HOME = re.compile(r"(^|[._])(home|homepage|logo|home_page)$")
 _PAGINATION = re.compile(r"(^|[._])(pagination|page)[._](next|previous|prev|\d{1,4})(_page)?$")
 _FILTER = re.compile(r"(^|[._])(refinements?|filters?|sort|sort_by)([._]|$)")
@@ -57,19 +57,21 @@ def rule_page(
     if action.kind == "input":
         return _results(action.text, index, shown)
     name = action.target.lower()
+    if index.is_field(action.target):
+        return page  # the field has the focus, nothing else has changed
     if (click_type == "search" or _SEARCH.search(name)) and typed:
         return _results(typed, index, shown)
     if click_type == "suggested_term":
-        return _results(_words(name), index, shown)
+        return _results(_words(name.rpartition(".")[2]), index, shown)
     if _ORDER.search(name):
         return END
-    if _CHECKOUT.search(name):
-        return _page("checkout", "Checkout", page.products, index)
     if _ADD.search(name):
         return _page("cart", "Added to cart", page.products[:1], index)
     if _CART.search(name):
         kept = page.products if page.place == "cart" else ()
         return _page("cart", "Shopping cart", kept, index)
+    if _CHECKOUT.search(name):
+        return _page("checkout", "Checkout", page.products, index)
     if _HOME.search(name):
         return _page("browse", "Home page", (), index)
     if match := _PAGINATION.search(name):
@@ -106,7 +108,11 @@ def _turned(page: ShopPage, where: str) -> ShopPage | None:
     """Another page of the same results; what it lists no rule knows."""
     step = 1 if where == "next" else -1
     number = int(where) if where.isdigit() else page.number + step
-    return None if number < 1 else replace(page, number=number, products=())
+    if number < 1:
+        return None
+    gone = {slug(product.title) for product in page.products}
+    left = tuple(name for name in page.elements if named_product(name, gone) is None)
+    return replace(page, number=number, products=(), elements=left)
 
 
 def _page(

@@ -4,12 +4,14 @@ import pytest
 from visits import completion
 
 from alignuser_jax.agents import AgentUser, SessionConfig, shop_session
+from alignuser_jax.agents.shop_session import _whole_parts
 from alignuser_jax.language.prompts import NEXT_STATE
 from alignuser_jax.records import Completion, Persona
 from alignuser_jax.world import (
     CatalogueConfig,
     GeneratedShop,
     WebShop,
+    WebShopConfig,
     build_index,
     make_catalogue,
 )
@@ -202,3 +204,42 @@ def test_a_purchase_click_of_a_log_is_a_purchase(logged):
     assert "purchase" in kinds(outcome) and logged.bought(outcome.state)
     _, outcome = drive(logged, in_turn(*FOUND, "nav_bar.cart"))
     assert "purchase" not in kinds(outcome)
+
+
+def test_a_page_too_long_for_the_context_keeps_what_was_before(shop):
+    def count(text):
+        return 5_000 if "Your account" in text else len(text) // 4
+
+    _, outcome = drive(
+        shop, chooses("nav_bar.account"), count_tokens=count, context_tokens=4_000,
+        page_reserve_tokens=50,
+    )  # fmt: skip
+    assert kinds(outcome) == ["page", "act", "page", "failure", "exit"]
+    assert "persona and one page leave less than" in outcome.events[3].text
+    assert outcome.extra["failures"] == 1
+
+
+@pytest.mark.parametrize(
+    ("cut", "ids"),
+    [("nav_bar.cart, footer.leg", ("nav_bar.cart",)), ("nav_bar.cart, nav_bar.home, x", 2)],
+)
+def test_a_written_page_that_was_cut_off_has_whole_ids_only(cut, ids):
+    page = (
+        "PAGE 1\nCONTEXT: Product page: Red USB Cable\nPRODUCTS:\n<- Red USB Cable -> "
+        f"<- Price: $1 ->\nINTERACTIVE ELEMENTS (semantic IDs):\n{cut}"
+    )
+    shop = WebShop(build_index(shop_toy.STEPS), config=WebShopConfig(sources=("model",)))
+
+    def reply(request):
+        if request.purpose == "next_page":
+            return Completion(page, finish_reason="length")
+        return chooses("nav_bar.cart")(request)
+
+    _, outcome = drive(shop, reply, max_actions=2)
+    assert outcome.extra["failures"] == 0
+    assert outcome.state.source == "model"
+    elements = outcome.state.inside.page.elements
+    assert elements == ids or len(elements) == ids
+    cut_in_products = page[: page.index("Price") + 9]
+    shop_page = _whole_parts(cut_in_products)
+    assert shop_page.endswith("PRODUCTS:")

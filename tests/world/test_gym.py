@@ -1,4 +1,4 @@
-"""The Gymnasium views: the checker, masks, vectors, and users that are language models."""
+"""The Gymnasium views: the checker, masks, and users that are language models."""
 
 import subprocess
 import sys
@@ -13,7 +13,7 @@ from gymnasium.vector import AutoresetMode
 
 from alignuser_jax.agents import SessionConfig, session
 from alignuser_jax.datasets import synthetic
-from alignuser_jax.recommenders import Popularity, Random
+from alignuser_jax.recommenders import Random
 from alignuser_jax.records import Request, Slate
 from alignuser_jax.world import SiteConfig, known_site
 from alignuser_jax.world.gym import (
@@ -25,7 +25,6 @@ from alignuser_jax.world.gym import (
     estimated_taste,
     listed_menu,
     recsys_env,
-    recsys_vector_env,
     true_taste,
     user_env,
     user_vector_env,
@@ -267,59 +266,7 @@ def test_tastes_estimated_from_a_log(dataset):
         assert np.corrcoef(mine[:, column], true[:, column])[0, 1] > 0.6
 
 
-# --- vectors ------------------------------------------------------------------------------
-
-
-class Counted:
-    """A recommender that counts its calls."""
-
-    def __init__(self, dataset):
-        self.inner = Popularity().fit(dataset, dataset.log.of_split("train"))
-        self.batches = []
-
-    def recommend(self, requests):
-        self.batches.append(len(requests))
-        return self.inner.recommend(requests)
-
-
-def test_each_of_a_vector_does_what_it_would_do_alone(dataset):
-    for many, one in ((recsys_vector_env, recsys_env), (user_vector_env, user_env)):
-        envs, alone = many(num_envs=3, dataset=dataset), [one(dataset) for _ in range(3)]
-        envs.action_space.seed(1)
-        observed, info = envs.reset(seed=7)
-        singles = [env.reset(seed=7 + n) for n, env in enumerate(alone)]
-        over = np.zeros(3, bool)
-        begun_anew = 0
-        for _ in range(40):
-            for n, single in enumerate(singles):
-                seen = (
-                    observed[n] if one is user_env else {k: v[n] for k, v in observed.items()}
-                )
-                np.testing.assert_equal(seen, single[0])
-                np.testing.assert_array_equal(info["action_mask"][n], single[-1]["action_mask"])
-                assert info["user_id"][n] == single[-1]["user_id"]
-            actions = envs.action_space.sample()
-            observed, reward, ended, truncated, info = envs.step(actions)
-            for n, env in enumerate(alone):
-                if over[n]:  # its action is ignored
-                    singles[n] = env.reset()
-                    assert reward[n] == 0 and not ended[n]
-                    begun_anew += 1
-                else:
-                    singles[n] = env.step(actions[n])
-                    assert (reward[n], ended[n]) == singles[n][1:3]
-            over = ended
-            assert not truncated.any()
-        assert begun_anew
-
-
-def test_one_call_to_the_recommender_for_a_whole_vector(dataset):
-    recommender = Counted(dataset)
-    envs = user_vector_env(num_envs=8, dataset=dataset, recommender=recommender)
-    envs.reset(seed=0)
-    envs.step(np.zeros(8, int))
-    envs.step(np.array([0, 0, 0, 1, 1, 1, 3, 3]))  # three next pages; back; details
-    assert recommender.batches == [8, 8, 3]
+# --- language models ---
 
 
 class Model:

@@ -1,5 +1,6 @@
 import re
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import shop_toy as toy
@@ -9,6 +10,7 @@ from alignuser_jax.world import WebShop, WebShopConfig, advance, build_index, fi
 from alignuser_jax.world.shop import guess_place
 from alignuser_jax.world.shop_actions import TERMINATE, click, type_text
 from alignuser_jax.world.shop_page import ShopPage
+from alignuser_jax.world.shop_rules import rule_page
 
 FIELD = "nav_bar.search_input"
 RED = "search_results.red_usb_cable.product_title"
@@ -202,6 +204,22 @@ def test_what_rules_know(shop):
     assert paged.page == 2 and paged.text.startswith("PAGE 2\n")
     bought = shop.step(at(shop, "ann-1", 4), click("buybox.buy_now"))
     assert [p.title for p in bought.inside.page.products] == ["Red USB Cable"]
+
+
+def test_rules_that_look_alike():
+    ids = (*toy.CABLES[3], "related_searches.2.green_tea", "checkout.back_to_cart")
+    page = (*toy.CABLES[:3], ids)
+    steps = [(page, "input", FIELD, "usb cable"), (page, "terminate", "", "")]
+    log = [toy.session("s", "u", *steps)]
+    shop = WebShop(build_index(logged_steps(log)), config=WebShopConfig(sources=("rule",)))
+    state = shop.at(logged_steps(log)[0])
+    rule = partial(rule_page, state.inside.page, index=shop.index, typed="usb cable")
+    suggested = rule(click("related_searches.2.green_tea"), "suggested_term")
+    assert suggested.context == 'Search results for "green tea"'
+    assert rule(click("checkout.back_to_cart"), "other").place == "cart"
+    assert rule(click(FIELD), "search") == state.inside.page  # no search, only the focus
+    paged = rule(click("pagination.next"), "page_related")
+    assert not paged.products and RED not in paged.elements and FIELD in paged.elements
 
 
 def test_terminate_and_after(shop):

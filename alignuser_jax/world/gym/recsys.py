@@ -107,9 +107,12 @@ class RecSysEnv(StagedEnv):
         self._visit = self.users(user_id, seed)
         self.send(None)
 
-    def act(self, action: Any) -> None:
+    def check(self, action: Any) -> None:
         if not isinstance(self._question, RecommendationRequest):
             raise gymnasium.error.ResetNeeded("the visit is over: reset() before step()")
+        self._valid_codes(action, self._question.k)
+
+    def act(self, action: Any) -> None:
         codes, self._replaced = self._valid_codes(action, self._question.k)
         self._slate = tuple(self.item_ids[code] for code in codes)
         self._shown.update(self._slate)

@@ -20,7 +20,8 @@ Seen = tuple[Any, float, bool, dict[str, Any]]
 
 
 class StagedEnv(gymnasium.Env):
-    """`open` or `act`, then `settle`, then `seen`: what `reset` and `step` do in one go."""
+    """`open` or `check` and `act`, then `settle`, then `seen`: what `reset` and `step` do in
+    one go."""
 
     metadata = {"render_modes": []}
 
@@ -39,8 +40,12 @@ class StagedEnv(gymnasium.Env):
         """Begin a visit of `user_id`, with `seed` for all its randomness."""
 
     @abstractmethod
+    def check(self, action: Any) -> None:
+        """Raise what is wrong with an action: ResetNeeded, ValueError. Changes nothing."""
+
+    @abstractmethod
     def act(self, action: Any) -> None:
-        """Begin a step."""
+        """Begin a step; the action has been checked."""
 
     @staticmethod
     @abstractmethod
@@ -61,6 +66,7 @@ class StagedEnv(gymnasium.Env):
         return observation, info
 
     def step(self, action: Any):
+        self.check(action)
         self.act(action)
         self.settle([self])
         observation, reward, terminated, info = self.seen()
@@ -116,8 +122,9 @@ class StagedVectorEnv(VectorEnv):
     ):
         """As `StagedEnv.reset`; "user_id" and "seed" in `options` may also be one for each."""
         count = self.num_envs
-        seeds = [seed + n for n in range(count)] if isinstance(seed, int) else seed
-        seeds = [None] * count if seeds is None else list(seeds)
+        if isinstance(seed, int | np.integer):
+            seed = [int(seed) + n for n in range(count)]
+        seeds = [None] * count if seed is None else [n if n is None else int(n) for n in seed]
         _check_count("seed", seeds, count)
         for env, each, given in zip(self.envs, seeds, _each(options, count), strict=True):
             gymnasium.Env.reset(env, seed=each)
@@ -127,7 +134,12 @@ class StagedVectorEnv(VectorEnv):
         return observations, infos
 
     def step(self, actions: Any):
-        acting = zip(self.envs, iterate(self.action_space, actions), self._over, strict=True)
+        acting = list(
+            zip(self.envs, iterate(self.action_space, actions), self._over, strict=True)
+        )
+        for env, action, over in acting:  # none acts where one is refused
+            if not over:
+                env.check(action)
         for env, action, over in acting:
             if over:
                 env.open(*env.draw(None))
@@ -154,7 +166,8 @@ def _each(options: dict[str, Any] | None, count: int) -> list[dict[str, Any]]:
     """The options of each environment."""
     each: list[dict[str, Any]] = [{} for _ in range(count)]
     for name, value in (options or {}).items():
-        values = [value] * count if isinstance(value, str | int) else list(value)
+        same = isinstance(value, str | int | np.integer | None)
+        values = [value] * count if same else list(value)
         _check_count(f"options[{name!r}]", values, count)
         for options_of_one, one in zip(each, values, strict=True):
             options_of_one[name] = one

@@ -109,13 +109,15 @@ class UserEnv(StagedEnv):
         self._state = self.world.reset(user_id, seed)
         self._before: tuple[State, Action] | None = None
 
-    def act(self, action: Any) -> None:
+    def check(self, action: Any) -> None:
         if self._state is None or self._state.terminal:
             raise gymnasium.error.ResetNeeded("the visit is over: reset() before step()")
         if not self.action_space.contains(action):
             raise ValueError(
                 f"action {action!r}: expected a number from 0 to {self.action_space.n - 1}"
             )
+
+    def act(self, action: Any) -> None:
         chosen = self.menu(self._state)[int(action)]
         self._before = self._state, chosen
         self._state = self.world.step(self._state, chosen)
