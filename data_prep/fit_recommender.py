@@ -54,7 +54,9 @@ flags.DEFINE_float("learning_rate", 5e-4, "mf, lightgcn, multvae: Adam's rate.")
 flags.DEFINE_float("l2", 1e-5, "mf, lightgcn, multvae: L2 regularization.")
 flags.DEFINE_integer("epochs", None, "mf, lightgcn, multvae: most epochs (500).")
 flags.DEFINE_integer("patience", 20, "mf, lightgcn, multvae: epochs without a better nDCG@20.")
-flags.DEFINE_integer("seed", None, "Seed; mf, lightgcn, multvae: 101, others: 0.")
+flags.DEFINE_integer(
+    "seed", None, "Seed; mf, lightgcn, multvae: 101, others: 0.", lower_bound=0
+)
 flags.DEFINE_integer("users", 1000, "Users to count held-out hits on; 0 to skip.")
 
 
@@ -109,11 +111,13 @@ def main() -> None:
     if FLAGS.splits != ["train"]:
         print("no held-out hits: it was fitted on more than train")
     elif FLAGS.users:
-        users = draw_users(dataset, FLAGS.users)
+        parts = ("test",) if FLAGS.kind in TRAINED else ("validation", "test")
+        users = draw_users(dataset, FLAGS.users, held_out=parts)
         beside = (recommender, Popularity().fit(dataset, log), Random(dataset.item_ids))
         if dataset.synthetic:
             print("synthetic data:")
-        print(held_out_table({r.name: held_out_hits(r, dataset, users) for r in beside}))
+        hits = {r.name: held_out_hits(r, dataset, users, held_out=parts) for r in beside}
+        print(held_out_table(hits))
         print(ranking_table({r.name: held_out_ranking(r, dataset, users) for r in beside}))
 
 

@@ -51,7 +51,7 @@ class ScoredRequests:
         slates = []
         for request in requests:
             scores = self.score(request)
-            scores = self.popularity if scores is None else np.asarray(scores, np.float32)
+            scores = self.popularity if scores is None else np.asarray(scores)
             slates.append(
                 filled_slate(self.catalogue, scores, self.popularity, request, self.name)
             )
@@ -82,10 +82,11 @@ def from_implicit(
     catalogue = Catalogue(item_ids)
     users = {user: code for code, user in enumerate(distinct(user_ids))}
     matrix = scipy.sparse.csr_matrix(user_items)
-    if not hasattr(model, "similarity") and not hasattr(model, "item_factors"):
+    learned = (getattr(model, name, None) for name in ("similarity", "item_factors"))
+    if all(found is None for found in learned):
         raise ValueError(
             f"{type(model).__name__} has neither item factors nor item similarities: expected "
-            "a fitted model of implicit"
+            "a model of implicit, fitted"
         )
     if matrix.shape != (len(users), len(catalogue)):
         raise ValueError(
@@ -161,7 +162,8 @@ def from_cornac(model: Any, train_set: Any, *, name: str = "") -> ScoredRequests
 
     Cornac's models know users by id: the live session changes what is excluded, and a user
     that was not there gets the most popular items, where Cornac itself would raise. Its
-    next-item models are given the live history instead. Next-basket models are refused.
+    next-item models are given the live history instead; those whose scores also hang on the
+    user give users that were not there the most popular items. Next-basket models are refused.
     """
     items = train_set.iid_map
     users = train_set.uid_map
@@ -175,6 +177,15 @@ def from_cornac(model: Any, train_set: Any, *, name: str = "") -> ScoredRequests
             "from_callable with your own rule for them"
         )
     sequential = "history_items" in kinds
+    sample = np.linspace(0, len(codes) - 1, min(len(codes), 16)).astype(int)
+    if sequential:
+        first = [model.score(int(code), [0]) for code in (sample[0], sample[-1])]
+        personal = not np.array_equal(*first, equal_nan=True)
+        starts = np.linspace(0, model.num_items - 1, min(model.num_items, 16)).astype(int)
+        probes = [model.score(int(sample[0]), [item]) for item in starts.tolist()]
+    else:
+        probes = [model.score(code) for code in sample.tolist() if code < model.num_users]
+    probes = [np.asarray(probe, np.float32) for probe in probes]
     counts = np.bincount(train_set.uir_tuple[1], minlength=len(catalogue))
 
     def score(request: RecommendationRequest) -> np.ndarray | None:
@@ -182,7 +193,7 @@ def from_cornac(model: Any, train_set: Any, *, name: str = "") -> ScoredRequests
         if sequential:
             seen = (catalogue.index.get(i.item_id) for i in request.history + request.session)
             history = [item for item in seen if item is not None and item < model.num_items]
-            if not history:
+            if not history or (code is None and personal):
                 return None
             found = model.score(0 if code is None else code, history)
         else:
@@ -195,9 +206,6 @@ def from_cornac(model: Any, train_set: Any, *, name: str = "") -> ScoredRequests
         return np.where(np.isnan(scores), -np.inf, scores)
 
     name = name or getattr(model, "name", type(model).__name__)
-    sample = np.linspace(0, len(codes) - 1, min(len(codes), 16)).astype(int)
-    known = [code for code in sample.tolist() if code < model.num_users and not sequential]
-    probes = [np.asarray(model.score(code), np.float32) for code in known]
     version = digest(
         {"kind": "cornac", "name": name}, catalogue.item_ids, *train_set.uir_tuple[:2], *probes
     )

@@ -40,11 +40,13 @@ class ALS:
         seed: int = 0,
         threads: int = 0,
     ):
-        if factors < 1 or iterations < 1 or alpha <= 0 or regularization <= 0:
+        if not (factors >= 1 and iterations >= 1 and alpha > 0 and regularization > 0):
             raise ValueError(
                 "ALS needs factors >= 1, iterations >= 1, alpha > 0 and regularization > 0; "
                 f"got {factors}, {iterations}, {alpha} and {regularization}"
             )
+        if not 0 <= seed < 1 << 32:
+            raise ValueError(f"ALS needs a seed from 0 to {(1 << 32) - 1}, got {seed}")
         self.settings = {
             "factors": factors,
             "regularization": regularization,

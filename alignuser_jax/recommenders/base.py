@@ -5,12 +5,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
+from alignuser_jax.durable import write_whole
 from alignuser_jax.records import Slate, stable_key
 
 SETTINGS_FILE = "recommender.json"
@@ -46,10 +49,12 @@ class Catalogue:
     ) -> tuple[np.ndarray, np.ndarray]:
         """The k best codes not excluded and their scores, best first; ties by code.
 
-        `scores` is float32[n_items] and finite. Fewer than k come back only where fewer are
-        left.
+        `scores` is float32[n_items] or float64 and finite. Fewer than k come back only where
+        fewer are left.
         """
-        scores = np.array(scores, np.float32)  # a copy: excluded entries are overwritten
+        scores = np.array(scores)  # a copy: excluded entries are overwritten
+        if scores.dtype != np.float64:
+            scores = scores.astype(np.float32, copy=False)
         out = self.codes(exclude)
         scores[out] = -np.inf
         k = min(k, len(self) - len(out))
@@ -92,12 +97,14 @@ def digest(settings: Mapping[str, Any], *arrays: np.ndarray | Sequence[str]) -> 
 def write(
     directory: str | Path, kind: str, settings: Mapping[str, Any], **arrays: np.ndarray
 ) -> None:
-    """Write a recommender's folder, making it where it is missing."""
+    """Write a recommender's folder, making it where it is missing. Cut short, it holds no
+    recommender: never half of one."""
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
+    (directory / SETTINGS_FILE).unlink(missing_ok=True)
     np.savez(directory / ARRAYS_FILE, **arrays)
     text = json.dumps({"kind": kind, **settings}, indent=1, sort_keys=True)
-    (directory / SETTINGS_FILE).write_text(text + "\n", encoding="utf-8")
+    write_whole(directory / SETTINGS_FILE, text + "\n")
 
 
 def read(
@@ -106,7 +113,7 @@ def read(
     """The settings and arrays that `write` left.
 
     Raises `FileNotFoundError` where there is no saved recommender, and `ValueError` where it
-    is of another kind.
+    is of another kind or damaged.
     """
     directory = Path(directory)
     if not (directory / SETTINGS_FILE).is_file():
@@ -114,14 +121,22 @@ def read(
             f"{directory} holds no {SETTINGS_FILE}, so it is no saved recommender; "
             "write one with save(dir) or with the fit-recommender program"
         )
-    settings = json.loads((directory / SETTINGS_FILE).read_text(encoding="utf-8"))
+    try:
+        settings = json.loads((directory / SETTINGS_FILE).read_bytes())
+        with np.load(directory / ARRAYS_FILE, allow_pickle=False) as stored:
+            arrays = dict(stored)
+        if not isinstance(settings, dict):
+            raise ValueError(f"{SETTINGS_FILE} holds no JSON object")
+    except (OSError, ValueError, EOFError, BadZipFile, zlib.error) as error:
+        raise ValueError(
+            f"the recommender in {directory} is damaged ({error}): fit and save it again"
+        ) from error
     if kind is not None and settings.get("kind") != kind:
         raise ValueError(
             f"{directory} holds a recommender of kind {settings.get('kind')!r}, not {kind!r}; "
             "load_recommender(directory) loads any kind"
         )
-    with np.load(directory / ARRAYS_FILE, allow_pickle=False) as stored:
-        return settings, dict(stored)
+    return settings, arrays
 
 
 def not_fitted(recommender: object) -> RuntimeError:

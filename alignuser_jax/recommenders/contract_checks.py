@@ -135,7 +135,8 @@ class Trial:
                         f"user {request.user_id!r} got propensities {values!r}: they are "
                         "probabilities above 0"
                     )
-        given = [label for label in ("scores", "propensities") if getattr(slates[0], label)]
+        labels = ("scores", "propensities")
+        given = [label for label in labels if getattr(slates[0], label) is not None]
         return f"{' and '.join(given)} given" if given else "none given (they are optional)"
 
     def exclude(self) -> str:

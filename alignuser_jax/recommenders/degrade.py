@@ -36,7 +36,7 @@ def _name(recommender: object) -> str:
 
 def _save_inner(inner: object, directory: str | Path) -> None:
     if not hasattr(inner, "save"):
-        raise TypeError(
+        raise ValueError(
             f"{_name(inner)} has no save(dir), so what wraps it cannot be saved either: "
             "wrap it again in your own module and pass module:attr instead of a folder"
         )
@@ -68,7 +68,12 @@ class Degraded:
         self.catalogue = Catalogue(sorted(catalogue))
         self.name = name or f"{_name(inner)}-random{random_share:g}"
         self.version = digest(
-            {"kind": "degraded", "inner": _version(inner), "share": random_share, "seed": seed},
+            {
+                "kind": "degraded",
+                "inner": _version(inner),
+                "share": self.random_share,
+                "seed": seed,
+            },
             self.item_ids,
         )
 

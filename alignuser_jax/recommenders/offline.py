@@ -27,6 +27,7 @@ class HeldOutHits:
     hits: np.ndarray  # float64[users]
     liked: np.ndarray  # float64[users]
     slate_rating: np.ndarray  # float64[users]
+    held_out: tuple[str, ...] = ("validation", "test")
 
     @property
     def like_given_hit(self) -> float:
@@ -79,7 +80,7 @@ def held_out_hits(
             liked[n] = sum(rating >= LIKED_FROM for rating in found) / k
             scores = [m for item in slate.item_ids if not np.isnan(m := means[item])]
             ratings[n] = np.mean(scores) if scores else np.nan
-    return HeldOutHits(users, k, hits, liked, ratings)
+    return HeldOutHits(users, k, hits, liked, ratings, tuple(held_out))
 
 
 def _rated(dataset: Dataset, log: Log, codes: Sequence[int]) -> list[dict[str, float]]:
@@ -95,9 +96,14 @@ def _rated(dataset: Dataset, log: Log, codes: Sequence[int]) -> list[dict[str, f
     ]
 
 
-def draw_users(dataset: Dataset, count: int, seed: int = 0) -> tuple[str, ...]:
+def draw_users(
+    dataset: Dataset,
+    count: int,
+    seed: int = 0,
+    held_out: Sequence[str] = ("validation", "test"),
+) -> tuple[str, ...]:
     """At most `count` users that have held-out ratings, drawn by `seed`, in dataset order."""
-    candidates = np.unique(dataset.log.of_split("validation", "test").user)
+    candidates = np.unique(dataset.log.of_split(*held_out).user)
     if count < len(candidates):
         chosen = generator("held-out users", seed).choice(candidates, count, replace=False)
         candidates = np.sort(chosen)
@@ -118,4 +124,5 @@ def held_out_table(results: Mapping[str, HeldOutHits]) -> str:
             f"{name:<{width}}  {r.hits.mean():7.4f}  {r.liked.mean():7.4f}  "
             f"{r.like_given_hit:14.3f}  {mean:19.2f}"
         )
-    return "\n".join([*lines, f"({len(first.user_ids)} users, held-out validation and test)"])
+    parts = " and ".join(first.held_out)
+    return "\n".join([*lines, f"({len(first.user_ids)} users, held-out {parts})"])

@@ -88,12 +88,23 @@ def encode_slates(
         {
             "user_id": request.user_id,
             "item_ids": list(slate.item_ids),
-            "scores": None if slate.scores is None else list(slate.scores),
-            "propensities": None if slate.propensities is None else list(slate.propensities),
+            "scores": _numbers(slate.scores),
+            "propensities": _numbers(slate.propensities),
         }
         for request, slate in zip(requests, slates, strict=True)
     ]
     return json.dumps({"protocol": PROTOCOL, "version": version, "slates": rows}).encode()
+
+
+def _numbers(values: Sequence[float] | None) -> list[float] | None:
+    return None if values is None else [float(v) for v in values]  # NumPy's are no JSON
+
+
+def _finite(value: Any) -> bool:
+    try:
+        return type(value) in (int, float) and math.isfinite(value)
+    except OverflowError:  # an integer that no float holds
+        return False
 
 
 def decode_slates(
@@ -122,7 +133,7 @@ def _slate(row: Any, request: RecommendationRequest) -> Slate:
         if values is not None:
             if not isinstance(values, list) or len(values) != len(ids):
                 raise WrongForm(f"{name} {shortened(values)} for {len(ids)} items of {asked}")
-            if not all(type(v) in (int, float) and math.isfinite(v) for v in values):
+            if not all(map(_finite, values)):
                 raise WrongForm(f"{name} {shortened(values)} of {asked} are no finite numbers")
             values = tuple(map(float, values))
         columns[name] = values

@@ -7,6 +7,7 @@ items are used up, the mean user's best ones follow (a warning says so once).
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,8 @@ from alignuser_jax.records import RecommendationRequest, Slate
 
 
 class ScoredUsers:
-    """`row(code)` is float32[n_items], the scores of user number `code`, -inf for an item that
-    is no recommendation of theirs; `mean` are the finite scores of the mean user."""
+    """`row(code)` is float32[n_items] or float64, the scores of user number `code`, -inf for an
+    item that is no recommendation of theirs; `mean` are the finite scores of the mean user."""
 
     stateful = False
 
@@ -113,7 +114,7 @@ def from_scores(
         arrays = [matrix.indptr, matrix.indices, matrix.data]
 
         def row(code: int) -> np.ndarray:
-            scores = np.full(len(catalogue), -np.inf, np.float32)
+            scores = np.full(len(catalogue), -np.inf)
             own = slice(matrix.indptr[code], matrix.indptr[code + 1])
             scores[matrix.indices[own]] = matrix.data[own]
             return scores
@@ -126,7 +127,7 @@ def from_scores(
         arrays = [matrix]
 
         def row(code: int) -> np.ndarray:
-            return matrix[code].astype(np.float32)
+            return matrix[code].astype(np.float64)
 
     version = digest({"kind": "scores"}, catalogue.item_ids, users, *arrays)
     return ScoredUsers(name, version, catalogue, users, row, mean)
@@ -253,16 +254,22 @@ def _read_table(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         table = pa.parquet.read_table(path)
         names = table.column_names
     else:
-        delimiter = "," if path.suffix == ".csv" else "\t"
+        delimiter, quoting = ("\t", csv.QUOTE_NONE)  # as elliot writes it
+        if path.suffix == ".csv":
+            delimiter, quoting = (",", csv.QUOTE_MINIMAL)
         with path.open(encoding="utf-8-sig") as text:
-            first = text.readline().rstrip("\r\n").split(delimiter)
+            first = next(csv.reader(text, delimiter=delimiter, quoting=quoting), [])
         headless = len(first) >= 3 and _is_number(first[2])
         names = [f"column {n}" for n in range(len(first))] if headless else first
         try:
             table = pa.csv.read_csv(
                 path,
                 read_options=pa.csv.ReadOptions(column_names=names, skip_rows=not headless),
-                parse_options=pa.csv.ParseOptions(delimiter=delimiter),
+                parse_options=pa.csv.ParseOptions(
+                    delimiter=delimiter,
+                    quote_char='"' if quoting == csv.QUOTE_MINIMAL else False,
+                    newlines_in_values=quoting == csv.QUOTE_MINIMAL,
+                ),
                 convert_options=pa.csv.ConvertOptions(
                     column_types={n: pa.string() for n in names}, strings_can_be_null=False
                 ),

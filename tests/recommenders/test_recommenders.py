@@ -230,7 +230,7 @@ def test_a_saved_recommender_answers_as_before(tiny, tmp_path):
         ALS.load(tmp_path / "random")
     with pytest.raises(FileNotFoundError, match="no saved recommender"):
         load_saved(tmp_path)
-    with pytest.raises(TypeError, match="no save"):
+    with pytest.raises(ValueError, match="no save"):
         Degraded(Fixed(), 0.5, ITEMS).save(tmp_path / "unsaved")
 
 
