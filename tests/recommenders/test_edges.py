@@ -125,7 +125,7 @@ def test_a_contract_check_of_scores_that_are_arrays():
 
 
 class NextItem:
-    """A next-item model in Cornac's form: the item after the last one, plus the user's taste."""
+    """A next-item model in Cornac's form: the item after the last, the user's taste."""
 
     name, num_items, num_users = "next", 9, 4
 
