@@ -52,7 +52,7 @@ def backend_flags() -> None:
     flags.DEFINE_string("server_extra", "{}", "JSON fields for every call's body.")
     flags.DEFINE_list("prices", [], "Prompt and generated price per million tokens.")
     flags.DEFINE_string("tokenizer", "", "Folder of the served model's tokenizer.")
-    flags.DEFINE_integer("context_tokens", 8192, "The served model's context.")
+    flags.DEFINE_integer("context_tokens", 8192, "The served model's context.", lower_bound=128)
     flags.DEFINE_string("record", "", "Keep every answer in this file; it is not asked again.")
     flags.DEFINE_string("replay", "", "Answer from such a file, without a model.")
 

@@ -95,7 +95,7 @@ class Recording:
             encoded = encode_answer(completion)
             payload = pack([hashes, encoded])
             self._file.write(framed(payload))
-            self._answers[_name(hashes)] = payload
+            _keep(self._answers, payload)
             done.append((ours, decode_answer(unpack(payload)[1])))
         self._flush()
         return done
@@ -123,7 +123,7 @@ class Replay:
     """Answers from the recording at `path`, without a model; `about` says what had answered.
 
     The same request is answered the same however often it is asked: by its last recorded
-    completion, a failure where that is one. A request that is not recorded raises
+    answer, by a failure where there is none. A request that is not recorded raises
     `NotRecorded`, which names what differs from the nearest one: the run would no longer be
     the recorded one, and a failure in its place would go unseen.
     """
@@ -179,15 +179,23 @@ def _name(hashes: Mapping[str, bytes]) -> bytes:
     return hashlib.blake2b(whole, digest_size=16).digest()
 
 
+def _keep(answers: dict[bytes, bytes], payload: bytes) -> None:
+    """Take up a record of an answer; a failure takes no answer's place."""
+    hashes, answer = unpack(payload)
+    name = _name(hashes)
+    if name not in answers or not errors_of(decode_answer(answer)):
+        answers[name] = payload
+
+
 def _read(path: Path) -> tuple[dict[str, Any] | None, dict[bytes, bytes], int]:
     """(what answered, answers by request, bytes up to a torn last record)."""
     about, answers, whole = None, {}, 0
     for whole, payload in records_in(path.read_bytes(), path):  # noqa: B007
         record = unpack(payload)
         if about is None:
-            if record[0] != _KIND or record[1] != RECORDING_VERSION:
+            if not isinstance(record, tuple) or record[:2] != (_KIND, RECORDING_VERSION):
                 raise JournalError(f"{path} is no recording of version {RECORDING_VERSION}")
             about = json.loads(json.dumps(record[2]))
         else:
-            answers[_name(record[0])] = payload
+            _keep(answers, payload)
     return about, answers, whole

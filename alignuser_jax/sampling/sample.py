@@ -169,14 +169,10 @@ def draw_alternative(
     with np.errstate(divide="ignore"):
         logs = np.log(p) / temperature
     p = np.exp(logs - logs.max())
-    order = np.argsort(-p, kind="stable")
-    ranked = p[order]
-    out = np.zeros(len(p), bool)
-    out[top_k or len(p) :] = True
-    share = np.where(out, 0, ranked)
+    ranked = np.sort(p)[::-1]
+    share = ranked[: top_k or len(p)]
     if top_p < 1:
-        out |= np.cumsum(share) - share >= top_p * share.sum()
-    out |= ranked < min_p * ranked[0]
-    p[order[out]] = 0.0
+        share = share[np.cumsum(share) - share < top_p * share.sum()]
+    p[p < max(share[-1], min_p * ranked[0])] = 0.0  # ties of the last one stay
     cumulative = np.cumsum(p)
     return min(int(np.searchsorted(cumulative, u * cumulative[-1], side="right")), len(p) - 1)

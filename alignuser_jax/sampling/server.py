@@ -247,11 +247,12 @@ class ServerGenerator:
         self._stats["errors"] += bool(errors_of(completion))
         self._ready.put((ticket, completion))
 
-    async def _samples(self, request: Request, model: str) -> list[_Reply]:
-        """`request.samples` replies, in one call where the server can."""
+    async def _samples(self, request: Request, model: str) -> list[_Reply | Refused]:
+        """`request.samples` replies, in one call where the server can; `Refused` in place of
+        those that it does not give. Raises `Refused` where it gives none."""
         count = max(request.samples, 1)
         fields = self._constraint(request)
-        replies: list[_Reply] = []
+        replies: list[_Reply | Refused] = []
         single = False
         if count > 1 and self._many:
             try:
@@ -266,15 +267,26 @@ class ServerGenerator:
             *(
                 self._call(request, request.messages, model, fields, 1, key=key)
                 for key in keys[len(replies) :]
-            )
+            ),
+            return_exceptions=True,
         )
+        for one in more:
+            if isinstance(one, BaseException) and not isinstance(one, Refused):
+                raise one
+            replies.append(one if isinstance(one, Refused) else one[0])
+        if isinstance(replies[0], Refused) and all(isinstance(r, Refused) for r in replies):
+            raise replies[0]
         if single and self._many:  # else it was the request that was refused
             self._many = False
             logging.warning("the server gives one reply a call: each sample is a call")
-        return (replies + [one for (one, *_) in more])[:count]
+        return replies[:count]
 
-    async def _read(self, request: Request, model: str, n: int, reply: _Reply) -> Completion:
+    async def _read(
+        self, request: Request, model: str, n: int, reply: _Reply | Refused
+    ) -> Completion:
         """The reply as a completion; where it cannot be read, asked for once more."""
+        if isinstance(reply, Refused):
+            return _error(str(reply))
         if not request.answer:
             return _free_text(reply, request.stop)
         usage = reply.usage

@@ -364,11 +364,12 @@ def usage_of(response: Any) -> tuple[int, int, int]:
     """(prompt, cached, generated) tokens, 0 where the server does not tell."""
     usage = getattr(response, "usage", None)
     details = getattr(usage, "prompt_tokens_details", None)
-    return (
-        getattr(usage, "prompt_tokens", None) or 0,
-        getattr(details, "cached_tokens", None) or 0,
-        getattr(usage, "completion_tokens", None) or 0,
+    told = (
+        getattr(usage, "prompt_tokens", None),
+        getattr(details, "cached_tokens", None),
+        getattr(usage, "completion_tokens", None),
     )
+    return tuple(n if type(n) is int and n > 0 else 0 for n in told)
 
 
 def _is_status(openai: Any, error: Exception) -> bool:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from alignuser_jax.durable import JournalError
+from alignuser_jax.durable import JournalError, framed, pack
 from alignuser_jax.records import Completion, Message, Request, Usage
 from alignuser_jax.sampling import (
     NotRecorded,
@@ -159,3 +159,18 @@ def test_a_cancelled_request_is_neither_given_nor_kept(tmp_path):
     recording.close()
     with pytest.raises(NotRecorded):
         Replay(tmp_path / "log").submit(REQUESTS[1])
+
+
+def test_a_failure_takes_no_answers_place(tmp_path):
+    replies = [Completion("fine"), Completion("", finish_reason="error", error="no")]
+    inner = ScriptedGenerator(lambda request: replies.pop(0))
+    answers, _ = record(tmp_path / "log", [REQUESTS[0]] * 2, inner)
+    assert sorted(a.finish_reason for a in answers) == ["error", "stop"]
+    assert generate(Replay(tmp_path / "log"), REQUESTS[:1])[0].text == "fine"
+
+
+@pytest.mark.parametrize("record", [{"a": 1}, "text", 3, [], ["other", 1, {}]])
+def test_another_programs_records_are_refused(tmp_path, record):
+    (tmp_path / "log").write_bytes(framed(pack(record)))
+    with pytest.raises(JournalError, match="is no recording of version 1"):
+        Replay(tmp_path / "log")

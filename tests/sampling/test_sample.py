@@ -131,6 +131,9 @@ def test_alternatives_are_drawn_by_inverse_cdf():
     assert {draw_alternative(p, u, top_p=0.6) for u in everywhere} == {1, 2}
     assert {draw_alternative(p, u, top_k=1) for u in everywhere} == {1}
     assert {draw_alternative(p, u, min_p=0.5) for u in everywhere} == {1, 2}
+    tied = np.array([0.4, 0.2, 0.2, 0.2])
+    assert {draw_alternative(tied, u, top_k=2) for u in everywhere} == {0, 1, 2, 3}  # as `How`
+    assert {draw_alternative(tied, u, top_p=0.5) for u in everywhere} == {0, 1, 2, 3}
     assert draw_alternative(np.array([1.0, 0.0]), 0.999, temperature=0.3) == 0
     drawn = [draw_alternative(p, uniform(key)) for key in range(3000)]
     assert chisquare(np.bincount(drawn, minlength=3), p * 3000).pvalue > 1e-4

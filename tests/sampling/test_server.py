@@ -156,6 +156,30 @@ def test_a_refused_request_leaves_the_others_their_samples(hostile, connect):
     assert len(good.samples) == 4 and len(server.bodies) == before + 1
 
 
+def test_a_refused_sample_leaves_the_others_of_its_request(hostile, connect):
+    def reply(body, number):
+        if body.get("n"):
+            return failure(400, "one choice only")
+        return failure(422, "not this one") if number % 2 else completion("x")
+
+    (done,) = generate(connect(hostile(reply)), [say(samples=4)])
+    assert sorted(s.finish_reason for s in done.samples) == ["error", "error", "stop", "stop"]
+    assert done.finish_reason in ("stop", "error")
+        "stop",
+        "error",
+    )
+
+
+def test_usage_that_is_no_numbers_counts_nothing(hostile, connect):
+    def reply(body, number):
+        status, headers, whole = completion("x")
+        usage = {"prompt_tokens": "12", "completion_tokens": -3, "total_tokens": []}
+        return status, headers, whole | {"usage": usage}
+
+    (done,) = generate(connect(hostile(reply)), [say()])
+    assert (done.text, done.usage) == ("x", (0, 0, 0))
+
+
 def test_stops_and_cuts_are_sent_and_the_reply_is_cut_here_too(hostile, connect):
     server = hostile(lambda body, n: completion("one STOP two"))
     stops = ("STOP", "1", "2", "3", "4")
