@@ -164,10 +164,6 @@ def test_a_refused_sample_leaves_the_others_of_its_request(hostile, connect):
 
     (done,) = generate(connect(hostile(reply)), [say(samples=4)])
     assert sorted(s.finish_reason for s in done.samples) == ["error", "error", "stop", "stop"]
-    assert done.finish_reason in ("stop", "error")
-        "stop",
-        "error",
-    )
 
 
 def test_usage_that_is_no_numbers_counts_nothing(hostile, connect):
