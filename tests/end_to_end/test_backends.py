@@ -138,7 +138,7 @@ URL = "--server=http://a/v1"
         ([URL, "--model=m", "--server_extra=[1]"], "expected a JSON object"),
         ([URL, "--model=m", "--structured=xml"], "structured is 'xml'"),
         (["--prices=1,2", "--run=r"], "--prices: only with --server"),
-        (["--replay=a.log", "--context_tokens=9"], "--context_tokens: only with --server"),
+        (["--replay=a.log", "--context_tokens=512"], "--context_tokens: only with --server"),
         (["--replay=a.log", "--record=x"], "give no --server or --record"),
     ],
 )
