@@ -129,7 +129,8 @@ def read(
             raise ValueError(f"{SETTINGS_FILE} holds no JSON object")
     except (OSError, ValueError, EOFError, BadZipFile, zlib.error) as error:
         raise ValueError(
-            f"the recommender in {directory} is damaged ({error}): fit and save it again"
+            f"the recommender in {directory} is damaged ({type(error).__name__}): fit and save "
+            "it again"
         ) from error
     if kind is not None and settings.get("kind") != kind:
         raise ValueError(

@@ -133,7 +133,7 @@ def make_catalogue(
     if not drawn:
         raise ValueError(
             f"none of the {len(goals.goals)} {goals.source} goals has a word to search for "
-            "(letters a to z): what do they look like?"
+            "(letters a to z): check the file of goals"
         )
     vocabulary = goals.attributes or ("high quality",)
     products: list[Product] = []
