@@ -13,6 +13,7 @@ from alignuser_jax.recommenders.als import ALS
 from alignuser_jax.recommenders.contract import Check, ContractReport, check_contract
 from alignuser_jax.recommenders.degrade import Degraded, ShuffledAcrossUsers
 from alignuser_jax.recommenders.lightgcn import LightGCN
+from alignuser_jax.recommenders.link import HttpConfig, RequestRefused
 from alignuser_jax.recommenders.loading import load_recommender, load_saved
 from alignuser_jax.recommenders.mf import MF
 from alignuser_jax.recommenders.multvae import MultVAE
@@ -23,7 +24,7 @@ from alignuser_jax.recommenders.offline import (
     held_out_table,
 )
 from alignuser_jax.recommenders.ranking import Ranking, held_out_ranking, ranking_table
-from alignuser_jax.recommenders.remote import HttpConfig, RequestRefused, from_http
+from alignuser_jax.recommenders.remote import from_http
 from alignuser_jax.recommenders.scores import (
     from_factors,
     from_lightfm,

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from hostile_recommender import HostileRecommender
 
 from alignuser_jax.records import Interaction
 
@@ -56,3 +57,19 @@ def tiny() -> TinyDataset:
         log=log,
         synthetic=True,
     )
+
+
+SERVED_ITEMS = tuple(f"i{n:02d}" for n in range(40))
+
+
+@pytest.fixture
+def hostile():
+    made = []
+
+    def make(reply=None, kind=HostileRecommender, **more):
+        made.append(kind(SERVED_ITEMS, reply, **more))
+        return made[-1]
+
+    yield make
+    for server in made:
+        server.stop()
