@@ -29,6 +29,10 @@ from alignuser_jax.datasets.values import plain_columns, plain_genres, unusable_
 RATING_RANGE = (0.5, 5.0)
 MAX_TIMESTAMP = 4_102_444_800
 """2100-01-01: a later time is milliseconds or nonsense."""
+EXPECTED = {
+    "rating": "a number from 0.5 to 5 (a log without ratings: a column of one number)",
+    "timestamp": "seconds since 1970 (milliseconds: divide by 1000; dates: convert)",
+}
 BLOCK_ROWS = 1 << 20
 """Rows that are cleaned at a time, and rows of a chunk of the interaction table."""
 UNUSABLE = "id with control characters or over 512 bytes"
@@ -172,10 +176,13 @@ def _clean_block(
     line = block[LINE].to_numpy()
     keep = np.ones(len(line), bool)
 
-    def drop(problem: str, bad: np.ndarray) -> None:
+    def drop(problem: str, bad: np.ndarray, column: str = "") -> None:
         bad = bad & keep
         report.add(problem, file, line[bad])
         keep[bad] = False
+        if column and bad.any():
+            value = block[column][int(bad.argmax())].as_py()
+            report.example(problem, value, EXPECTED[column])
 
     user, item = (
         pc.utf8_trim_whitespace(pc.fill_null(block[name], ""))
@@ -187,8 +194,10 @@ def _clean_block(
     drop("empty user or item id", _where(user, _is_empty) | _where(item, _is_empty))
     drop(UNUSABLE, _where(user, unusable_ids) | _where(item, unusable_ids))
     with np.errstate(invalid="ignore"):
-        drop("bad rating", ~((rating >= RATING_RANGE[0]) & (rating <= RATING_RANGE[1])))
-        drop("bad timestamp", ~((time >= 0) & (time < MAX_TIMESTAMP)))
+        drop(
+            "bad rating", ~((rating >= RATING_RANGE[0]) & (rating <= RATING_RANGE[1])), "rating"
+        )
+        drop("bad timestamp", ~((time >= 0) & (time < MAX_TIMESTAMP)), "timestamp")
     if known is not None:
         drop("unknown item id", ~_where(item, lambda ids: pc.is_in(ids, value_set=known)))
     columns = user_ids.encode(user), item_ids.encode(item), rating.astype(np.float32), time

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 SHOWN_LINES = 20
+SHOWN_CHARACTERS = 40
 
 
 class DirtyInput(ValueError):
@@ -18,13 +19,15 @@ class DirtyInput(ValueError):
 @dataclass
 class Report:
     """Collects problems. `strict` raises `DirtyInput` in `check`, otherwise lines are dropped
-    and counted. `repaired` counts texts that were kept, but not as they stood."""
+    and counted. `repaired` counts texts that were kept, but not as they stood, `found` has the
+    first value of a problem and what was expected."""
 
     strict: bool = False
     read: int = 0
     counts: dict[str, int] = field(default_factory=dict)
     lines: dict[str, list[str]] = field(default_factory=dict)
     repaired: dict[str, int] = field(default_factory=dict)
+    found: dict[str, str] = field(default_factory=dict)
 
     def add(self, problem: str, file: str, lines: Iterable[int] | np.ndarray) -> None:
         lines = np.asarray(list(lines) if not isinstance(lines, np.ndarray) else lines)
@@ -34,6 +37,11 @@ class Report:
         shown = self.lines.setdefault(problem, [])
         room = SHOWN_LINES - len(shown)
         shown += [f"{file}:{int(line)}" for line in np.sort(lines)[: max(room, 0)]]
+
+    def example(self, problem: str, value: object, expected: str) -> None:
+        """What a value with this problem looks like; the first one is kept."""
+        shown = str(value)[:SHOWN_CHARACTERS]
+        self.found.setdefault(problem, f", such as {ascii(shown)}: expected {expected}")
 
     def repair(self, what: str, count: int) -> None:
         if count:
@@ -72,7 +80,7 @@ class Report:
             return "\n".join([f"{self.read} rows read, nothing dropped", *repaired])
         rows = [
             f"  {problem}: {count} ({', '.join(self.lines[problem][:5])}"
-            f"{', …' if count > 5 else ''})"
+            f"{', …' if count > 5 else ''}){self.found.get(problem, '')}"
             for problem, count in self.counts.items()
         ]
         total = sum(self.counts.values())

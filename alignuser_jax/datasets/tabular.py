@@ -190,6 +190,8 @@ def _select(
         raise InputError(
             f"{path} lacks the columns {wanted}: it has "
             f"{[n for n in table.column_names if n != LINE]}; name yours with role=column"
+            + " (a log without ratings needs a column of one number)"
+            * ("rating" in missing)
         )
     present = {role: name for role, name in mapping.items() if name in table.column_names}
     nested = [n for r, n in present.items() if pa.types.is_nested(table[n].type)]

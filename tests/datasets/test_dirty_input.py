@@ -229,3 +229,18 @@ def test_report_shows_the_first_lines_and_all_counts():
     assert report.lines["bad"][0] == "f:1"
     assert str(report).startswith("300 rows read, 150 dropped:\n  bad: 150 (f:1, f:2,")
     assert str(Report()) == "0 rows read, nothing dropped"
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("1600000000000", "'1600000000000': expected seconds since 1970 (milliseconds:"),
+        ("2020-01-02T00:00:00Z", "'2020-01-02T00:00:00Z': expected seconds since 1970"),
+        ("x\x1b[2J" + "y" * 99, "'x\\x1b[2Jyyyy"),
+    ],
+)
+def test_what_a_dropped_value_looks_like_is_said(tmp_path, value, said):
+    (tmp_path / "log.csv").write_text(f"user_id,item_id,rating,timestamp\nu,i,4,{value}\n")
+    with pytest.raises(ValueError) as caught:
+        tabular.read(tmp_path / "log.csv")
+    assert f"bad timestamp: 1 (log.csv:2), such as {said}" in str(caught.value)
