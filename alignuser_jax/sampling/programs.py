@@ -140,6 +140,9 @@ class Programs:
     def __init__(
         self, decoder: Decoder, *, ends: Sequence[int], steps: int, mesh: Mesh | None = None
     ):
+        if mesh is not None:  # spread before unstacking, whose copies then are spread too
+            graphdef, state = nnx.split(decoder)
+            decoder = nnx.merge(graphdef, place(state, mesh))
         self._graphdef, state = nnx.split(unstack(decoder))
         if mesh is not None:
             state = place(state, mesh)
