@@ -120,7 +120,7 @@ def framed(payload: bytes) -> bytes:
 def write_whole(path: Path, text: str) -> None:
     """The file has its old content or its new one, never half of it."""
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
+    temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
 
 

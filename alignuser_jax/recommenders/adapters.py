@@ -169,7 +169,7 @@ def from_cornac(model: Any, train_set: Any, *, name: str = "") -> ScoredRequests
     users = train_set.uid_map
     order = sorted(items, key=items.get)
     catalogue = Catalogue(str(item) for item in order)
-    codes = {str(user): code for user, code in users.items()}
+    codes = {str(user): code for user, code in users.items() if code < model.num_users}
     kinds = inspect.signature(model.score).parameters
     if "history_baskets" in kinds:
         raise ValueError(
@@ -184,7 +184,7 @@ def from_cornac(model: Any, train_set: Any, *, name: str = "") -> ScoredRequests
         starts = np.linspace(0, model.num_items - 1, min(model.num_items, 16)).astype(int)
         probes = [model.score(int(sample[0]), [item]) for item in starts.tolist()]
     else:
-        probes = [model.score(code) for code in sample.tolist() if code < model.num_users]
+        probes = [model.score(code) for code in sample.tolist()]
     probes = [np.asarray(probe, np.float32) for probe in probes]
     counts = np.bincount(train_set.uir_tuple[1], minlength=len(catalogue))
 
@@ -197,7 +197,7 @@ def from_cornac(model: Any, train_set: Any, *, name: str = "") -> ScoredRequests
                 return None
             found = model.score(0 if code is None else code, history)
         else:
-            if code is None or code >= model.num_users:
+            if code is None:
                 return None
             found = model.score(code)
         found = np.ravel(found)  # EASE gives [1, items]

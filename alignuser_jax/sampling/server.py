@@ -274,7 +274,7 @@ class ServerGenerator:
             if isinstance(one, BaseException) and not isinstance(one, Refused):
                 raise one
             replies.append(one if isinstance(one, Refused) else one[0])
-        if isinstance(replies[0], Refused) and all(isinstance(r, Refused) for r in replies):
+        if all(isinstance(reply, Refused) for reply in replies):
             raise replies[0]
         if single and self._many:  # else it was the request that was refused
             self._many = False

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from hostile_recommender import HostileRecommender
+from hostile_recommender import ITEMS, HostileRecommender
 
 from alignuser_jax.records import Interaction
 
@@ -59,15 +59,12 @@ def tiny() -> TinyDataset:
     )
 
 
-SERVED_ITEMS = tuple(f"i{n:02d}" for n in range(40))
-
-
 @pytest.fixture
 def hostile():
     made = []
 
     def make(reply=None, kind=HostileRecommender, **more):
-        made.append(kind(SERVED_ITEMS, reply, **more))
+        made.append(kind(ITEMS, reply, **more))
         return made[-1]
 
     yield make

@@ -7,7 +7,18 @@ from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
+from alignuser_jax.recommenders import HttpConfig
+from alignuser_jax.records import Interaction, RecommendationRequest
+
 PROTOCOL = "alignuser-recommend/1"
+ITEMS = tuple(f"i{n:02d}" for n in range(40))
+HISTORIES = {f"u{n}": (Interaction(ITEMS[n], 4.0, n),) for n in range(6)}
+QUICK = HttpConfig(timeout_seconds=0.5, retries=2, backoff_seconds=0.01)
+
+
+def request(user="u0", **more):
+    more = {"history": (), "exclude": frozenset({"i00"}), "seed": 5, **more}
+    return RecommendationRequest(user, **more)
 
 
 class HostileRecommender:

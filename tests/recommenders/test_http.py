@@ -8,7 +8,7 @@ from email.utils import format_datetime
 from pathlib import Path
 
 import pytest
-from hostile_recommender import HostileRecommender
+from hostile_recommender import HISTORIES, ITEMS, QUICK, HostileRecommender, request
 
 from alignuser_jax.recommenders import (
     HttpConfig,
@@ -30,14 +30,6 @@ from alignuser_jax.records import (
 from alignuser_jax.world import RecommendationSite, advance, fill
 
 ROOT = Path(__file__).parents[2]
-ITEMS = tuple(f"i{n:02d}" for n in range(40))
-HISTORIES = {f"u{n}": (Interaction(ITEMS[n], 4.0, n),) for n in range(6)}
-QUICK = HttpConfig(timeout_seconds=0.5, retries=2, backoff_seconds=0.01)
-
-
-def request(user="u0", **more):
-    more = {"history": (), "exclude": frozenset({"i00"}), "seed": 5, **more}
-    return RecommendationRequest(user, **more)
 
 
 @pytest.fixture

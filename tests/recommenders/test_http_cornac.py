@@ -5,10 +5,9 @@ import subprocess
 import sys
 
 import pytest
-from hostile_recommender import CornacLike
+from hostile_recommender import HISTORIES, ITEMS, QUICK, CornacLike, request
 
 from alignuser_jax.recommenders import (
-    HttpConfig,
     Popularity,
     Random,
     RequestRefused,
@@ -16,16 +15,7 @@ from alignuser_jax.recommenders import (
     from_http,
     load_recommender,
 )
-from alignuser_jax.records import Interaction, RecommendationRequest, RecommenderUnavailable
-
-ITEMS = tuple(f"i{n:02d}" for n in range(40))
-HISTORIES = {f"u{n}": (Interaction(ITEMS[n], 4.0, n),) for n in range(6)}
-QUICK = HttpConfig(timeout_seconds=0.5, retries=2, backoff_seconds=0.01)
-
-
-def request(user="u0", **more):
-    more = {"history": (), "exclude": frozenset({"i00"}), "seed": 5, **more}
-    return RecommendationRequest(user, **more)
+from alignuser_jax.records import RecommenderUnavailable
 
 
 def test_a_cornac_server_as_it_is(hostile):
