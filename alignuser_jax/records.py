@@ -6,7 +6,6 @@ plain integers drawn from stable hashes (`stable_key`), never counters or clocks
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
@@ -15,16 +14,6 @@ RATINGS: tuple[int, ...] = (1, 2, 3, 4, 5)
 LIKED_FROM = 4
 """A rating of 4 or more is a like, 2 or less a dislike (METHOD.md section 5; 12.7: > 3)."""
 DISLIKED_TO = 2
-
-
-def stable_key(*parts: object) -> int:
-    """A 63-bit key named by its parts: the same parts give the same key on every machine.
-
-    Parts are hashed by their `repr`-free text form (`str`) with blake2, joined by an ASCII unit
-    separator, so `("a", 1)` and `("a", "1")` are the same name on purpose.
-    """
-    text = "\x1f".join(str(part) for part in parts)
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 
 # --- data -------------------------------------------------------------------------------

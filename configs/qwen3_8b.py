@@ -5,13 +5,13 @@
 
 The weights come from the hub once per host, or from a folder: --set=backbone=/models/Qwen3-8B.
 Hardware: an accelerator with 80 GB or more. It cannot run on a CPU; the backbone is built
-abstractly in tests/model/test_published.py. No number was measured with it yet.
+abstractly in tests/model/files/test_published.py. No number was measured with it yet.
 """
 
 from alignuser_jax.agents import SessionConfig
 from alignuser_jax.alignment import BuildConfig
-from alignuser_jax.experiment import Experiment
 from alignuser_jax.model.config import LoraConfig
+from alignuser_jax.runs.experiment import Experiment
 from alignuser_jax.sampling import EngineConfig
 from alignuser_jax.training.config import TrainConfig
 from alignuser_jax.world import SiteConfig

@@ -16,8 +16,8 @@ reconstructed visits; the second is the method proper, as it would be on Qwen3-8
 
 from alignuser_jax.agents import SessionConfig
 from alignuser_jax.alignment import BuildConfig, RolloutConfig
-from alignuser_jax.experiment import Experiment
 from alignuser_jax.model.config import DecoderConfig, LoraConfig
+from alignuser_jax.runs.experiment import Experiment
 from alignuser_jax.sampling import EngineConfig
 from alignuser_jax.training.config import TrainConfig
 from alignuser_jax.world import SiteConfig

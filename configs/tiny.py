@@ -9,8 +9,8 @@ tell". The model has no pretrained backbone: it shows that the machinery works, 
 
 from alignuser_jax.agents import SessionConfig
 from alignuser_jax.alignment import BuildConfig, RolloutConfig
-from alignuser_jax.experiment import Experiment
 from alignuser_jax.model.config import DecoderConfig, LoraConfig
+from alignuser_jax.runs.experiment import Experiment
 from alignuser_jax.sampling import EngineConfig
 from alignuser_jax.training.config import TrainConfig
 from alignuser_jax.world import SiteConfig

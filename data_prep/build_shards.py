@@ -16,13 +16,13 @@ from pathlib import Path
 
 from absl import app, flags
 
-from alignuser_jax import pipeline
 from alignuser_jax.alignment import ExposureMixture
 from alignuser_jax.alignment.config import SOURCES, TASKS
 from alignuser_jax.personas import read_personas
-from alignuser_jax.programs import experiment_flags, numbers, open_experiment
-from alignuser_jax.programs import run as run_program
-from alignuser_jax.training.records_io import read_manifest
+from alignuser_jax.runs.flags import experiment_flags, numbers, open_experiment
+from alignuser_jax.runs.flags import run as run_program
+from alignuser_jax.runs.stages import build_stage
+from alignuser_jax.shards import read_manifest
 
 FLAGS = flags.FLAGS
 experiment_flags()
@@ -65,7 +65,7 @@ def main() -> None:
         visits = experiment.stage(FLAGS.stage)[1].visits
         changes["visits"] = replace(visits, exposure=ExposureMixture(**{**weights, **given}))
     personas = read_personas(FLAGS.personas) if FLAGS.personas else None
-    folder = pipeline.build_stage(
+    folder = build_stage(
         experiment,
         dataset,
         run,

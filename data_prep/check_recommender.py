@@ -12,8 +12,8 @@ import numpy as np
 from absl import app, flags
 
 from alignuser_jax.datasets import load_dataset
-from alignuser_jax.programs import run as run_program
 from alignuser_jax.recommenders import check_contract, load_recommender
+from alignuser_jax.runs.flags import run as run_program
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("dataset", None, "Folder of an imported dataset.", required=True)

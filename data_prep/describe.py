@@ -12,9 +12,9 @@ from pathlib import Path
 from absl import flags
 
 from alignuser_jax.datasets import load_dataset
-from alignuser_jax.datasets.describe_plots import summary, write_description
 from alignuser_jax.personas import compute_traits, trait_levels
-from alignuser_jax.programs import run as run_program
+from alignuser_jax.report.log_pictures import summary, write_description
+from alignuser_jax.runs.flags import run as run_program
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("dataset", None, "Folder of an imported dataset.", required=True)

@@ -15,8 +15,8 @@ from pathlib import Path
 from absl import app, flags
 from tabulate import tabulate
 
-from alignuser_jax.datasets.published import PUBLISHED, Published
-from alignuser_jax.programs import run as run_program
+from alignuser_jax.datasets.fetch.published import PUBLISHED, Published
+from alignuser_jax.runs.flags import run as run_program
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("output", None, "Folder to write to (default: downloads/DATASET).")
@@ -62,7 +62,7 @@ def main(given: list[str]) -> None:
             file=sys.stderr,
         )
         sys.exit(2)
-    from alignuser_jax.datasets.download import RECORD, download
+    from alignuser_jax.datasets.fetch.download import RECORD, download
 
     folder = Path(FLAGS.output or f"downloads/{name}")
     record = download(

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from absl import app, flags
 
 from alignuser_jax.datasets import exports, load_dataset
-from alignuser_jax.programs import run as run_program
+from alignuser_jax.runs.flags import run as run_program
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("dataset", None, "Folder of an imported dataset.", required=True)

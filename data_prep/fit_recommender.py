@@ -12,7 +12,6 @@ from pathlib import Path
 from absl import app, flags
 
 from alignuser_jax.datasets import load_dataset
-from alignuser_jax.programs import run as run_program
 from alignuser_jax.recommenders import (
     ALS,
     MF,
@@ -29,6 +28,7 @@ from alignuser_jax.recommenders import (
     load_recommender,
     ranking_table,
 )
+from alignuser_jax.runs.flags import run as run_program
 
 TRAINED = {"mf": MF, "lightgcn": LightGCN, "multvae": MultVAE}
 KINDS = ("random", "popularity", "als", *TRAINED, "degraded", "shuffled")

@@ -22,12 +22,10 @@ import numpy as np
 from absl import app, flags
 from tabulate import tabulate
 
-from alignuser_jax.datasets import (
-    Dataset,
-    Filters,
+from alignuser_jax.datasets import Dataset, Filters, check_leaks, filtered
+from alignuser_jax.datasets.filters import SAMPLE_SEED
+from alignuser_jax.datasets.formats import (
     amazon,
-    check_leaks,
-    filtered,
     movielens,
     opera,
     recbole,
@@ -36,10 +34,9 @@ from alignuser_jax.datasets import (
     tabular,
     usermirrorer,
 )
-from alignuser_jax.datasets.filters import SAMPLE_SEED
 from alignuser_jax.datasets.log import SPLITS
 from alignuser_jax.datasets.sessions import check_session_leaks, sessions
-from alignuser_jax.programs import run as run_program
+from alignuser_jax.runs.flags import run as run_program
 
 _TABULAR = ("columns", "items", "item_columns", "users", "user_columns")
 FORMATS = {

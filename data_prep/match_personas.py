@@ -18,20 +18,20 @@ from pathlib import Path
 
 from absl import app, flags
 
-from alignuser_jax.alignment import policy_and_agent_users
-from alignuser_jax.alignment.matched import closed_lists, match_dataset, matching_part
-from alignuser_jax.backend import open_backend
 from alignuser_jax.evaluation.demographics import FOLDS, compare
-from alignuser_jax.evaluation.tables import demographics_table
 from alignuser_jax.personas import MatchConfig
 from alignuser_jax.personas.given import PARTS, persona_row
-from alignuser_jax.programs import (
+from alignuser_jax.personas.match_dataset import closed_lists, match_dataset, matching_part
+from alignuser_jax.report.tables import demographics_table
+from alignuser_jax.runs.backend import open_backend
+from alignuser_jax.runs.flags import (
     backend_choice,
     backend_flags,
     experiment_flags,
     open_experiment,
 )
-from alignuser_jax.programs import run as run_program
+from alignuser_jax.runs.flags import run as run_program
+from alignuser_jax.views import policy_and_agent_users
 
 STATES = 1024
 """Bound of the automaton of a proposal, which holds the lists of ages and occupations."""

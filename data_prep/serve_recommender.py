@@ -3,7 +3,7 @@
     alignuser serve-recommender runs/als --port=8090
     alignuser simulate --arms=als=http://localhost:8090,... (or check-recommender http://…)
 
-It speaks the JSON of `alignuser_jax/recommenders/protocol.py`. With a key in the variable that
+It speaks the JSON of `alignuser_jax/recommenders/http/protocol.py`. With a key in the variable that
 --api_key_env names, callers must send it (they read it from the same variable).
 """
 
@@ -13,8 +13,8 @@ import sys
 
 from absl import app, flags
 
-from alignuser_jax.programs import run as run_program
 from alignuser_jax.recommenders import RecommenderServer, load_recommender
+from alignuser_jax.runs.flags import run as run_program
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("host", "127.0.0.1", "Where to listen; 0.0.0.0 for other machines too.")

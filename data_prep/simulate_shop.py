@@ -19,12 +19,15 @@ from tqdm import tqdm
 
 from alignuser_jax.alignment.rollouts import RolloutConfig
 from alignuser_jax.alignment.shop_rollouts import write_shop_rollouts
-from alignuser_jax.datasets.session_shapes import compare_shapes, read_online_shoppers
-from alignuser_jax.datasets.shop_goals import read_shop_goals
-from alignuser_jax.programs import run as run_program
-from alignuser_jax.world.catalogue import CatalogueConfig, make_catalogue
-from alignuser_jax.world.generated_shop import GeneratedShop
-from alignuser_jax.world.shop_sessions import write_sessions
+from alignuser_jax.runs.flags import run as run_program
+from alignuser_jax.world.generated_shop.catalogue import CatalogueConfig, make_catalogue
+from alignuser_jax.world.generated_shop.goals import read_shop_goals
+from alignuser_jax.world.generated_shop.session_shapes import (
+    compare_shapes,
+    read_online_shoppers,
+)
+from alignuser_jax.world.generated_shop.sessions import write_sessions
+from alignuser_jax.world.generated_shop.shop import GeneratedShop
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("out", None, "Folder to write into.", required=True)

@@ -13,20 +13,19 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from absl import app, flags
 
 from alignuser_jax.datasets import item_statistics, load_dataset
-from alignuser_jax.evaluation import tables
-from alignuser_jax.evaluation.agreement import agreement
-from alignuser_jax.evaluation.comparison import arm_metrics, compare
-from alignuser_jax.evaluation.truth import true_lift
-from alignuser_jax.programs import run as run_program
+from alignuser_jax.decision.compare import arm_metrics, compare
+from alignuser_jax.decision.held_out_order import agreement
+from alignuser_jax.decision.synthetic_truth import true_lift
+from alignuser_jax.randomness import generator_of, stable_key
 from alignuser_jax.recommenders import held_out_hits, load_recommender
-from alignuser_jax.records import stable_key
+from alignuser_jax.report import tables
+from alignuser_jax.runs.flags import run as run_program
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list("simulations", None, "FOLDER or NAME=FOLDER of simulations.", required=True)
@@ -53,7 +52,7 @@ def draw_agents(simulations: Iterable[pa.Table], count: int) -> pa.Array:
     if not 2 <= count <= len(users):
         raise app.UsageError(f"--agents={count}: the simulations share {len(users)} agents")
     key = stable_key("ab-test agents", FLAGS.seed)
-    order = np.random.Generator(np.random.Philox(key=key)).permutation(len(users))
+    order = generator_of(key).permutation(len(users))
     return pa.array([users[n] for n in order[:count]])
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from absl import app, flags
 
-from alignuser_jax.programs import run as run_program
+from alignuser_jax.runs.flags import run as run_program
 from alignuser_jax.sampling.workload import (
     NumberedWords,
     SessionShape,
@@ -59,10 +59,10 @@ def load() -> tuple:
     """What --model, --run or --shape names: decoder, tokenizer, label and the experiment."""
     import jax.numpy as jnp
 
-    from alignuser_jax import pipeline
-    from alignuser_jax.experiment import load_experiment
     from alignuser_jax.language import TextTokenizer
     from alignuser_jax.model import load_decoder, local_directory, merge_lora
+    from alignuser_jax.runs.experiment import load_experiment
+    from alignuser_jax.runs.policy import load_policy
 
     given = [name for name in ("model", "run", "shape") if FLAGS[name].value]
     if len(given) != 1 or bool(FLAGS.run) != bool(FLAGS.config):
@@ -76,7 +76,7 @@ def load() -> tuple:
     if FLAGS.run:
         experiment = load_experiment(FLAGS.config, FLAGS.set)
         say(f"loading the policy of {FLAGS.run}")
-        decoder, tokenizer, _ = pipeline.load_policy(experiment, Path(FLAGS.run), FLAGS.adapter)
+        decoder, tokenizer, _ = load_policy(experiment, Path(FLAGS.run), FLAGS.adapter)
         return merge_lora(decoder), tokenizer, f"{FLAGS.run}: {experiment.note}", experiment
     if FLAGS.model:
         directory = local_directory(FLAGS.model)
@@ -135,7 +135,7 @@ def main() -> None:
     from tabulate import tabulate
 
     from alignuser_jax.parallel import make_mesh
-    from alignuser_jax.pipeline import warm_up
+    from alignuser_jax.runs.policy import warm_up
     from alignuser_jax.sampling import Engine
 
     if FLAGS.json and not Path(FLAGS.json).absolute().parent.is_dir():

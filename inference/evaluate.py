@@ -25,9 +25,8 @@ from pathlib import Path
 import numpy as np
 from absl import app, flags
 
-from alignuser_jax.alignment import policy_and_agent_users, simulation_view, test_view
-from alignuser_jax.backend import METRICS, open_backend
-from alignuser_jax.evaluation import next_state, policy, tables
+from alignuser_jax.evaluation import asking as policy
+from alignuser_jax.evaluation import next_state
 from alignuser_jax.evaluation.preference import preference_cases, score_preferences
 from alignuser_jax.evaluation.rating_baselines import BASELINES
 from alignuser_jax.evaluation.ratings import (
@@ -37,17 +36,20 @@ from alignuser_jax.evaluation.ratings import (
     score_ratings,
 )
 from alignuser_jax.personas import GivenPersonas, read_personas
-from alignuser_jax.programs import (
+from alignuser_jax.recommenders import ALS, Popularity
+from alignuser_jax.records import RecommendationRequest
+from alignuser_jax.report import tables
+from alignuser_jax.runs.backend import METRICS, open_backend
+from alignuser_jax.runs.flags import (
     backend_choice,
     backend_flags,
     experiment_flags,
     open_experiment,
 )
-from alignuser_jax.programs import run as run_program
-from alignuser_jax.recommenders import ALS, Popularity
-from alignuser_jax.records import RecommendationRequest
+from alignuser_jax.runs.flags import run as run_program
 from alignuser_jax.sampling import RequestsFailed
-from alignuser_jax.training.records_io import read_examples
+from alignuser_jax.shards import read_examples
+from alignuser_jax.views import policy_and_agent_users, simulation_view, test_view
 
 WHAT = ("ratings", "preference", "next_state")
 FLAGS = flags.FLAGS

@@ -14,17 +14,17 @@ from pathlib import Path
 
 from absl import app, flags
 
-from alignuser_jax import pipeline
-from alignuser_jax.backend import METRICS, open_backend
 from alignuser_jax.personas import read_personas
-from alignuser_jax.programs import (
+from alignuser_jax.runs.backend import METRICS, open_backend
+from alignuser_jax.runs.flags import (
     backend_choice,
     backend_flags,
     experiment_flags,
     open_experiment,
 )
-from alignuser_jax.programs import run as run_program
-from alignuser_jax.training.records_io import read_manifest
+from alignuser_jax.runs.flags import run as run_program
+from alignuser_jax.runs.stages import build_stage
+from alignuser_jax.shards import read_manifest
 
 FLAGS = flags.FLAGS
 experiment_flags()
@@ -58,7 +58,7 @@ def main() -> None:
         say=print,
         metrics=out / METRICS,
     ) as backend:
-        folder = pipeline.build_stage(
+        folder = build_stage(
             experiment,
             dataset,
             run,

@@ -22,19 +22,20 @@ from pathlib import Path
 
 from absl import app, flags
 
-from alignuser_jax import pipeline, simulation
-from alignuser_jax.alignment import policy_and_agent_users, simulation_view
-from alignuser_jax.backend import METRICS, open_backend
-from alignuser_jax.experiment import HORIZON
 from alignuser_jax.personas import read_personas
-from alignuser_jax.programs import (
+from alignuser_jax.recommenders import load_recommender
+from alignuser_jax.runs import simulate as simulation
+from alignuser_jax.runs.backend import METRICS, open_backend
+from alignuser_jax.runs.experiment import HORIZON
+from alignuser_jax.runs.flags import (
     backend_choice,
     backend_flags,
     experiment_flags,
     open_experiment,
 )
-from alignuser_jax.programs import run as run_program
-from alignuser_jax.recommenders import load_recommender
+from alignuser_jax.runs.flags import run as run_program
+from alignuser_jax.runs.folder import Stopwatch
+from alignuser_jax.views import policy_and_agent_users, simulation_view
 
 FLAGS = flags.FLAGS
 experiment_flags(run_required=False)
@@ -78,7 +79,7 @@ def main() -> None:
     view = simulation_view(dataset, personas)
     if personas:
         print(personas.told(users[: FLAGS.agents]))
-    watch = pipeline.Stopwatch()
+    watch = Stopwatch()
     with (
         open_backend(
             choice,

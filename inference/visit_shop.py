@@ -18,20 +18,19 @@ from pathlib import Path
 import numpy as np
 from absl import app, flags
 
-from alignuser_jax import simulation
-from alignuser_jax.alignment import simulation_view
-from alignuser_jax.backend import METRICS, open_backend, with_room
 from alignuser_jax.datasets.sessions import sessions
-from alignuser_jax.datasets.shop_goals import read_shop_goals
 from alignuser_jax.personas import read_personas
-from alignuser_jax.programs import (
+from alignuser_jax.randomness import stable_key
+from alignuser_jax.runs import simulate as simulation
+from alignuser_jax.runs.backend import METRICS, open_backend, with_room
+from alignuser_jax.runs.flags import (
     backend_choice,
     backend_flags,
     experiment_flags,
     open_experiment,
 )
-from alignuser_jax.programs import run as run_program
-from alignuser_jax.records import stable_key
+from alignuser_jax.runs.flags import run as run_program
+from alignuser_jax.views import simulation_view
 from alignuser_jax.world import (
     CatalogueConfig,
     GeneratedShop,
@@ -40,6 +39,7 @@ from alignuser_jax.world import (
     logged_steps,
     make_catalogue,
 )
+from alignuser_jax.world.generated_shop.goals import read_shop_goals
 
 FLAGS = flags.FLAGS
 experiment_flags(run_required=False)

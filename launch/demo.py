@@ -11,16 +11,19 @@ from pathlib import Path
 
 from absl import flags
 
-from alignuser_jax import pipeline, simulation
-from alignuser_jax.alignment import policy_and_agent_users, simulation_view
-from alignuser_jax.backend import METRICS, Choice, open_backend
-from alignuser_jax.datasets import Dataset, synthetic
-from alignuser_jax.evaluation import tables
-from alignuser_jax.evaluation.comparison import arm_metrics, compare
-from alignuser_jax.evaluation.truth import true_lift
-from alignuser_jax.experiment import load_experiment
-from alignuser_jax.programs import run as run_program
+from alignuser_jax.datasets import Dataset
+from alignuser_jax.datasets.formats import synthetic
+from alignuser_jax.decision.compare import arm_metrics, compare
+from alignuser_jax.decision.synthetic_truth import true_lift
 from alignuser_jax.recommenders import ALS, Random
+from alignuser_jax.report import tables
+from alignuser_jax.runs import simulate as simulation
+from alignuser_jax.runs.backend import METRICS, Choice, open_backend
+from alignuser_jax.runs.experiment import load_experiment
+from alignuser_jax.runs.flags import run as run_program
+from alignuser_jax.runs.folder import Stopwatch, open_run
+from alignuser_jax.runs.stages import build_stage, train_stage
+from alignuser_jax.views import policy_and_agent_users, simulation_view
 
 FLAGS = flags.FLAGS
 CONFIG = Path(__file__).parents[1] / "configs" / "tiny.py"
@@ -32,14 +35,14 @@ flags.DEFINE_multi_string("set", [], "Override a setting: section.field=value.")
 
 
 def main() -> None:
-    watch, experiment = pipeline.Stopwatch(), load_experiment(FLAGS.config, FLAGS.set)
+    watch, experiment = Stopwatch(), load_experiment(FLAGS.config, FLAGS.set)
     print(f"{experiment.note}\n", flush=True)
     with watch.stage("data and recommenders"):
         folder = Path(FLAGS.run) / "data"
         if not folder.is_dir():
             synthetic.generate(replace(SYNTHETIC, seed=experiment.seed)).save(folder)
         dataset = Dataset.load(folder)
-        run = pipeline.open_run(experiment, dataset, FLAGS.run)
+        run = open_run(experiment, dataset, FLAGS.run)
         train = dataset.log.of_split("train")
         als = ALS(factors=16).fit(dataset, train)
         arms = {
@@ -49,9 +52,9 @@ def main() -> None:
         }
     for stage, label in (("pretrain", "first stage, from scratch"), ("align", "alignment")):
         with watch.stage("shards"):
-            pipeline.build_stage(experiment, dataset, run, stage)
+            build_stage(experiment, dataset, run, stage)
         with watch.stage(f"training: {label}"):
-            pipeline.train_stage(experiment, dataset, run, stage)
+            train_stage(experiment, dataset, run, stage)
     with (
         watch.stage("simulation"),
         open_backend(

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from absl import app, flags
 
-from alignuser_jax.programs import run as run_program
+from alignuser_jax.runs.flags import run as run_program
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("adapter", None, "Folder of the adapter.")

@@ -8,7 +8,7 @@ that is a folder, or none, downloads nothing. Needs no accelerator.
 
 from absl import flags
 
-from alignuser_jax.programs import run as run_program
+from alignuser_jax.runs.flags import run as run_program
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("config", None, "The experiment.", required=True)
@@ -16,8 +16,8 @@ flags.DEFINE_multi_string("set", [], "Override a setting: section.field=value.")
 
 
 def main() -> None:
-    from alignuser_jax.experiment import load_experiment
     from alignuser_jax.model import local_directory
+    from alignuser_jax.runs.experiment import load_experiment
 
     backbone = load_experiment(FLAGS.config, FLAGS.set).backbone
     print(local_directory(backbone) if backbone else "no backbone: nothing to download")

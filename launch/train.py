@@ -15,10 +15,10 @@ from pathlib import Path
 
 from absl import app, flags
 
-from alignuser_jax import pipeline
-from alignuser_jax.experiment import load_experiment
-from alignuser_jax.programs import experiment_flags, numbers, open_experiment
-from alignuser_jax.programs import run as run_program
+from alignuser_jax.runs.experiment import load_experiment
+from alignuser_jax.runs.flags import experiment_flags, numbers, open_experiment
+from alignuser_jax.runs.flags import run as run_program
+from alignuser_jax.runs.stages import plan_stage, train_stage
 
 FLAGS = flags.FLAGS
 experiment_flags(required=False)
@@ -57,7 +57,7 @@ def main() -> None:
     profile, mesh_flag = _profile(), numbers("mesh", int)
     if FLAGS.dry_run:
         experiment = load_experiment(FLAGS.config, FLAGS.set)
-        print(pipeline.plan_stage(experiment, FLAGS.stage, mesh_flag, FLAGS.chip).table())
+        print(plan_stage(experiment, FLAGS.stage, mesh_flag, FLAGS.chip).table())
         return
     missing = [f"--{name}" for name in ("dataset", "run") if not FLAGS[name].value]
     if missing:
@@ -77,7 +77,7 @@ def main() -> None:
         sizes = ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
         device = mesh.devices.flat[0].device_kind
         print(f"{experiment.note}\n{mesh.size} x {device}: {sizes}", flush=True)
-    result = pipeline.train_stage(
+    result = train_stage(
         experiment,
         dataset,
         run,

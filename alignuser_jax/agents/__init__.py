@@ -2,7 +2,6 @@
 
 from alignuser_jax.agents.conversation import AgentUser, SessionConfig
 from alignuser_jax.agents.events import read_events, write_events
-from alignuser_jax.agents.journal import Journal
 from alignuser_jax.agents.population import RecommenderError, SessionSpec, run_population
 from alignuser_jax.agents.rating import rate_item
 from alignuser_jax.agents.session import (
@@ -12,12 +11,9 @@ from alignuser_jax.agents.session import (
     session,
 )
 from alignuser_jax.agents.shop_session import shop_session
-from alignuser_jax.durable import JournalError
 
 __all__ = [
     "AgentUser",
-    "Journal",
-    "JournalError",
     "RecommendationFailed",
     "RecommenderError",
     "SessionConfig",

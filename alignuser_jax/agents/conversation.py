@@ -14,7 +14,7 @@ from alignuser_jax.language import prompts
 from alignuser_jax.memory import EpisodicMemory, Recollection, mean_level
 from alignuser_jax.records import Interaction, Item, Message, Persona
 from alignuser_jax.world import RecommendationSite
-from alignuser_jax.world.page import NONE
+from alignuser_jax.world.site.page import NONE
 
 MESSAGE_TOKENS = 5
 """What a chat template puts around a message, in tokens (ChatML and Llama 3: 5)."""

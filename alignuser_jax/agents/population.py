@@ -16,10 +16,10 @@ from typing import NamedTuple
 
 from alignuser_jax import records
 from alignuser_jax.agents.events import sort_events
-from alignuser_jax.agents.journal import Asked, Journal
-from alignuser_jax.agents.progress import Progress
 from alignuser_jax.agents.session import RecommendationFailed, SessionCoroutine
-from alignuser_jax.durable import Answer, Question
+from alignuser_jax.driver.progress import Progress
+from alignuser_jax.durable.answers import Answer, Question
+from alignuser_jax.durable.journal import Asked, Journal
 from alignuser_jax.records import (
     Event,
     RecommendationRequest,

@@ -14,7 +14,8 @@ from alignuser_jax.agents.conversation import (
 )
 from alignuser_jax.agents.session import rate_request
 from alignuser_jax.language import prompts
-from alignuser_jax.records import Completion, Item, Request, stable_key
+from alignuser_jax.randomness import stable_key
+from alignuser_jax.records import Completion, Item, Request
 from alignuser_jax.world import RecommendationSite, page_text
 
 

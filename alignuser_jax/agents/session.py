@@ -21,6 +21,7 @@ from alignuser_jax.agents.conversation import (
 )
 from alignuser_jax.language import prompts
 from alignuser_jax.language.parsing import answer_text, ask_again, read_choices
+from alignuser_jax.randomness import stable_key
 from alignuser_jax.records import (
     Action,
     Completion,
@@ -31,7 +32,6 @@ from alignuser_jax.records import (
     RecommendationRequest,
     Request,
     State,
-    stable_key,
 )
 from alignuser_jax.world import RecommendationSite
 

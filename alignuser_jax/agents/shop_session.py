@@ -19,6 +19,7 @@ from alignuser_jax.agents.conversation import (
 from alignuser_jax.agents.session import asked, probabilities
 from alignuser_jax.language import prompts
 from alignuser_jax.language.parsing import answer_text
+from alignuser_jax.randomness import stable_key
 from alignuser_jax.records import (
     Action,
     Completion,
@@ -28,10 +29,9 @@ from alignuser_jax.records import (
     Persona,
     Request,
     State,
-    stable_key,
 )
 from alignuser_jax.world import GeneratedShop, WebShop
-from alignuser_jax.world.shop_page import ELEMENTS
+from alignuser_jax.world.shop.page import ELEMENTS
 
 PAGE_TOKENS = 1024
 """Of a page that the model writes, at most (DEFAULT)."""

@@ -9,14 +9,14 @@ from typing import Any
 from alignuser_jax.alignment.config import BuildConfig
 from alignuser_jax.alignment.parts import Common, Part
 from alignuser_jax.alignment.reflections import TEMPLATE
-from alignuser_jax.alignment.split import held_out_users
-from alignuser_jax.alignment.views import training_view
 from alignuser_jax.datasets import Dataset
 from alignuser_jax.personas import GivenPersonas
 from alignuser_jax.records import (
     Generator,
     Recommender,
 )
+from alignuser_jax.views.split import held_out_users
+from alignuser_jax.views.view import training_view
 
 
 def build_shards(

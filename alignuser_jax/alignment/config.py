@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from alignuser_jax.agents import SessionConfig
 from alignuser_jax.alignment.reflections import REFLECTION_TOKENS
 from alignuser_jax.alignment.rollouts import RolloutConfig
-from alignuser_jax.alignment.views import PROFILE_SHARE
 from alignuser_jax.alignment.visits import VisitConfig
+from alignuser_jax.datasets.splits import PROFILE_SHARE
 from alignuser_jax.world import SiteConfig
 
 TASKS = ("world_model", "reflection", "imitation", "visit")

@@ -9,17 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-
-from alignuser_jax.records import (
-    Action,
-    Completion,
-    Recommender,
-    Request,
-    Transition,
-    World,
-    stable_key,
-)
+from alignuser_jax.randomness import generator_of, stable_key
+from alignuser_jax.records import Action, Completion, Recommender, Request, Transition, World
 from alignuser_jax.world import fill
 
 Generate = Callable[[Sequence[Request]], Sequence[Completion]]
@@ -71,7 +62,7 @@ def step_alternatives(
 
 def uniform_alternatives(n: int, taken: int, k: int, key: int) -> tuple[int, ...]:
     """At most `k` distinct indices below `n` other than `taken`, uniformly, by `key`."""
-    rng = np.random.Generator(np.random.Philox(key=key))
+    rng = generator_of(key)
     order = rng.permutation(n).tolist()
     return tuple(index for index in order if index != taken)[:k]
 

@@ -29,21 +29,13 @@ from alignuser_jax.alignment.reflections import (
     reflect,
     shuffled,
 )
-from alignuser_jax.alignment.sites import Sites, agent_user
-from alignuser_jax.alignment.views import View
 from alignuser_jax.alignment.visits import stars
 from alignuser_jax.memory import EpisodicMemory
-from alignuser_jax.records import (
-    RATINGS,
-    Action,
-    Example,
-    Interaction,
-    Item,
-    Slate,
-    Transition,
-    stable_key,
-)
-from alignuser_jax.world.page import title_of
+from alignuser_jax.randomness import stable_key
+from alignuser_jax.records import RATINGS, Action, Example, Interaction, Item, Slate, Transition
+from alignuser_jax.views.sites import Sites, agent_user
+from alignuser_jax.views.view import View
+from alignuser_jax.world.site.page import title_of
 
 
 @dataclass(frozen=True, slots=True)

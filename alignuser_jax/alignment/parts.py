@@ -11,8 +11,6 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from alignuser_jax.agents import session
 from alignuser_jax.alignment.config import BuildConfig
 from alignuser_jax.alignment.counterfactuals import (
@@ -38,10 +36,9 @@ from alignuser_jax.alignment.rollouts import (
     generator_policy,
     human_transitions,
 )
-from alignuser_jax.alignment.sites import Sites, agent_user
-from alignuser_jax.alignment.views import View
 from alignuser_jax.alignment.visits import Visit, reconstruct_visits
 from alignuser_jax.datasets import Dataset
+from alignuser_jax.randomness import generator_of, stable_key
 from alignuser_jax.recommenders import ALS
 from alignuser_jax.records import (
     RATINGS,
@@ -52,11 +49,12 @@ from alignuser_jax.records import (
     Recommender,
     Request,
     Transition,
-    stable_key,
 )
 from alignuser_jax.sampling import generate as generate_all
-from alignuser_jax.sampling.scripted import check_answered
-from alignuser_jax.training.records_io import write_shards
+from alignuser_jax.sampling.generate import check_answered
+from alignuser_jax.shards import write_shards
+from alignuser_jax.views.sites import Sites, agent_user
+from alignuser_jax.views.view import View
 
 STEPS_AT_ONCE = 4096
 """Ratings that are held in memory, asked about and, for the ablation, shuffled together."""
@@ -175,7 +173,7 @@ class Part:
     def order(self, n: int, *names: object) -> list[int]:
         """A seeded order of n things: a limit takes the first of it, so it draws."""
         key = stable_key(self.config.seed, "order", *names)
-        return np.random.Generator(np.random.Philox(key=key)).permutation(n).tolist()
+        return generator_of(key).permutation(n).tolist()
 
     # --- visits ---
 

@@ -25,17 +25,9 @@ from alignuser_jax.language.prompts import (
     trajectory_reflection_messages,
 )
 from alignuser_jax.memory import mean_level
-from alignuser_jax.records import (
-    Action,
-    Interaction,
-    Item,
-    Persona,
-    Request,
-    State,
-    Transition,
-    stable_key,
-)
-from alignuser_jax.world.page import title_of
+from alignuser_jax.randomness import generator_of, named_generator
+from alignuser_jax.records import Action, Interaction, Item, Persona, Request, State, Transition
+from alignuser_jax.world.site.page import title_of
 
 TEMPLATE = "template"
 REFLECTION_TOKENS = 400
@@ -83,7 +75,7 @@ def rating_template(evidence: Evidence, alternative: Transition, key: int) -> st
     `alternative` is the step that gives another rating; what it would leave on record is held
     against the evidence. The human's rating is not an argument.
     """
-    rng = np.random.Generator(np.random.Philox(key=key))
+    rng = generator_of(key)
     similar = evidence.similar()
     why, numbers, values = [], [], []
 
@@ -155,7 +147,7 @@ def trajectory_template(
     key: int,
 ) -> str:
     """The four tagged lines of METHOD.md section 8.3, without the token of either action."""
-    rng = np.random.Generator(np.random.Philox(key=key))
+    rng = generator_of(key)
     favourites = persona.favourite_genres if persona else ()
     lines = (
         f"{_offer(taken.state, favourites, items)} here.",
@@ -325,7 +317,7 @@ def shuffled(reasonings: Sequence[str], seed: int) -> list[str]:
     """The same texts at other places (the ablation): a seeded cyclic shift of a permutation,
     so that none stays where it was where there are two or more."""
     n = len(reasonings)
-    rng = np.random.Generator(np.random.Philox(key=stable_key(seed, "shuffle reflections")))
+    rng = named_generator(seed, "shuffle reflections")
     order = rng.permutation(n).tolist()
     moved = [""] * n
     for here, there in zip(order, order[1:] + order[:1], strict=True):

@@ -20,6 +20,7 @@ from alignuser_jax.agents.conversation import (
 from alignuser_jax.alignment.counterfactuals import Generate
 from alignuser_jax.alignment.visits import Visit
 from alignuser_jax.language.prompts import act_answer, act_turn
+from alignuser_jax.randomness import generator_of, stable_key
 from alignuser_jax.records import (
     Action,
     Item,
@@ -29,7 +30,6 @@ from alignuser_jax.records import (
     State,
     Transition,
     World,
-    stable_key,
 )
 from alignuser_jax.world import fill
 
@@ -169,4 +169,4 @@ def generator_policy(
 
 
 def _generator(key: int) -> np.random.Generator:
-    return np.random.Generator(np.random.Philox(key=key))
+    return generator_of(key)

@@ -13,10 +13,11 @@ from typing import Any
 from alignuser_jax.alignment.examples import world_model_examples
 from alignuser_jax.alignment.rollouts import RolloutConfig
 from alignuser_jax.language.prompts import SHOP
-from alignuser_jax.records import Example, stable_key
-from alignuser_jax.training.records_io import write_shards
+from alignuser_jax.randomness import stable_key
+from alignuser_jax.records import Example
+from alignuser_jax.shards import write_shards
 from alignuser_jax.world import GeneratedShop
-from alignuser_jax.world.shop_sessions import simulate_session
+from alignuser_jax.world.generated_shop.sessions import simulate_session
 
 
 def shop_examples(

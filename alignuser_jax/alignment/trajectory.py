@@ -34,7 +34,8 @@ from alignuser_jax.alignment.reflections import (
     trajectory_template,
 )
 from alignuser_jax.alignment.visits import Visit
-from alignuser_jax.records import Action, Example, Recommender, stable_key
+from alignuser_jax.randomness import stable_key
+from alignuser_jax.records import Action, Example, Recommender
 from alignuser_jax.world import RecommendationSite
 
 

@@ -13,13 +13,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from alignuser_jax.datasets import Dataset, Log
-from alignuser_jax.records import (
-    RATINGS,
-    Interaction,
-    RecommendationRequest,
-    Recommender,
-    stable_key,
-)
+from alignuser_jax.randomness import named_generator
+from alignuser_jax.records import RATINGS, Interaction, RecommendationRequest, Recommender
 
 _TRIES = 1000  # draws from one source before the remaining items are listed
 _REQUESTS_PER_CALL = 512
@@ -135,7 +130,7 @@ def reconstruct_visits(
     visits = []
     for code, top in zip(chosen, tops, strict=True):
         user_id = dataset.user_ids[code]
-        rng = np.random.Generator(np.random.Philox(key=stable_key(seed, "visits", user_id)))
+        rng = named_generator(seed, "visits", user_id)
         fill = _Filler(rng, config.exposure, len(dataset.item_ids), popularity, top)
         rows = later(code)
         visits += _user_visits(

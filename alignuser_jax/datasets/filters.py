@@ -19,7 +19,7 @@ from alignuser_jax.datasets.dataset import (
 )
 from alignuser_jax.datasets.log import Log
 from alignuser_jax.datasets.splits import SHARES, SPLIT_KINDS, split_log
-from alignuser_jax.records import stable_key
+from alignuser_jax.randomness import stable_key
 
 SAMPLE_SEED = 101
 """Of the sampled users where none is given (METHOD.md section 13.1: 1,000 users, seed 101)."""

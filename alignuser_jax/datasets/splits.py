@@ -107,3 +107,6 @@ def check_leaks(dataset) -> list[str]:
             if len(before) and len(after) and before.max() >= after.min():
                 problems.append(f"{SPLITS[earlier]} reaches past the start of {SPLITS[later]}")
     return problems
+
+
+PROFILE_SHARE = 0.75

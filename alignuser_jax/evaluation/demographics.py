@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from alignuser_jax.datasets import Dataset, Log
-from alignuser_jax.evaluation.statistics import Interval, bootstrap_generator, resample_weights
 from alignuser_jax.personas import compute_traits
+from alignuser_jax.statistics.paired import Interval, bootstrap_generator, resample_weights
 
 FIELDS = ("age", "occupation")
 METRICS = (

@@ -14,8 +14,8 @@ from typing import Literal
 import numpy as np
 
 from alignuser_jax.datasets import Log
-from alignuser_jax.evaluation.statistics import Interval, ratio_interval
-from alignuser_jax.records import stable_key
+from alignuser_jax.randomness import named_generator
+from alignuser_jax.statistics.paired import Interval, ratio_interval
 
 Negatives = Literal["uniform", "popularity"]
 
@@ -49,7 +49,7 @@ def preference_cases(
     counts = np.bincount(train.item, minlength=log.n_items)
     cases = []
     for user in users:
-        rng = np.random.Generator(np.random.Philox(key=stable_key("preference", seed, user)))
+        rng = named_generator("preference", seed, user)
         positives = np.unique(held_out.item[held_out.user == user])
         observed = np.unique(log.item[log.user == user])
         never = np.setdiff1d(np.arange(log.n_items), observed)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import numpy as np
 
 from alignuser_jax.datasets import Log
+from alignuser_jax.randomness import generator_of
 
 Predictor = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """(user codes [n], item codes [n]) -> ratings [n]"""
@@ -69,7 +70,7 @@ def biased_mf(
     without ratings keep zeros. `regularization` is the ridge weight on a row's vector.
     """
     mean, user_bias, item_bias = _biases(log, 5.0)
-    rng = np.random.Generator(np.random.Philox(key=seed))
+    rng = generator_of(seed)
     user_vectors = np.zeros((log.n_users, factors))
     item_vectors = rng.normal(0, 0.1, (log.n_items, factors))
     rating = log.rating.astype(np.float64)

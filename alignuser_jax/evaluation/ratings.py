@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from alignuser_jax.datasets import Log
-from alignuser_jax.evaluation.statistics import Interval, ratio_interval
+from alignuser_jax.randomness import generator_of
 from alignuser_jax.records import RATINGS
+from alignuser_jax.statistics.paired import Interval, ratio_interval
 
 SUSPECTED_LEAK_BELOW = 0.80
 """An RMSE below this on MovieLens is a leak until shown otherwise (EVIDENCE.md)."""
@@ -88,7 +89,7 @@ def score_ratings(
 
     scores = []
     truth_shares = np.array([(actual == star).mean() for star in stars])
-    rng = np.random.Generator(np.random.Philox(key=seed))
+    rng = generator_of(seed)
     for name, prediction in expected.items():
         options = {"transform": np.sqrt, "seed": seed, "resamples": resamples}
         gain = {

@@ -8,7 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 from alignuser_jax.language.answers import Answer, json_answer, json_value
-from alignuser_jax.records import Completion, Message, Request, stable_key
+from alignuser_jax.randomness import stable_key
+from alignuser_jax.records import Completion, Message, Request
 
 REPROMPT = "You have one more chance to provide the correct answer."
 """Said once after a reply that cannot be read (METHOD.md section 3, the paper's sentence)."""

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from alignuser_jax.language.answers import Answer, integers
 from alignuser_jax.records import RATINGS, Action, Message, Persona, Span
-from alignuser_jax.world.page import one_line
+from alignuser_jax.text import one_line
 
 PROMPT_LAYOUT_VERSION = 3
 PLATFORM = "a recommendation site for {item_type}"

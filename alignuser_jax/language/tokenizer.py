@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from alignuser_jax.language.prompts import FIXED_PHRASES
-from alignuser_jax.world import page
+from alignuser_jax.world.site import page
 
 Offsets = list[tuple[int, int]]
 """Per token the stretch of text, in characters, that it stands for."""

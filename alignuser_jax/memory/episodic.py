@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from alignuser_jax.records import DISLIKED_TO, LIKED_FROM, Interaction
-from alignuser_jax.world import one_line
+from alignuser_jax.text import one_line
 
 NONE_YET = "None yet."
 _SENTENCES = {

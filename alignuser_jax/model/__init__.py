@@ -8,7 +8,7 @@ import importlib
 
 _HOMES = {
     "config": ("DecoderConfig", "LoraConfig", "RopeScaling", "PROJECTIONS"),
-    "hf_config": ("read_config",),
+    "files.hf_config": ("read_config",),
     "cache": ("KVCache", "init_cache"),
     "decoder": ("Decoder",),
     "states": (
@@ -22,11 +22,11 @@ _HOMES = {
         "unstack",
         "with_arrays",
     ),
-    "weights": ("load_decoder", "save_pretrained"),
-    "peft": ("base_of", "read_adapter", "save_adapter"),
-    "merged": ("export_merged",),
+    "files.weights": ("load_decoder", "save_pretrained"),
+    "files.peft": ("base_of", "read_adapter", "save_adapter"),
+    "files.merged": ("export_merged",),
     "pretrained": ("LanguageModel", "load_pretrained"),
-    "hub": ("config_directory", "local_directory"),
+    "files.hub": ("config_directory", "local_directory"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = sorted(_HOME)

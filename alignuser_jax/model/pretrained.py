@@ -19,9 +19,9 @@ from jax.sharding import Mesh
 
 from alignuser_jax.model.config import DecoderConfig
 from alignuser_jax.model.decoder import Decoder
-from alignuser_jax.model.hub import local_directory
+from alignuser_jax.model.files.hub import local_directory
+from alignuser_jax.model.files.weights import load_decoder
 from alignuser_jax.model.states import merge, split
-from alignuser_jax.model.weights import load_decoder
 
 Choice = str | None | Sequence[str | None]
 """An adapter's name (None: the base), for all rows or one per row."""

@@ -15,7 +15,7 @@ from alignuser_jax.model.config import DecoderConfig, LoraConfig
 from alignuser_jax.model.decoder import Block, Decoder
 from alignuser_jax.model.lora import Projection
 from alignuser_jax.parallel import shardings
-from alignuser_jax.records import stable_key
+from alignuser_jax.randomness import named_generator
 
 
 def split(decoder: Decoder) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
@@ -82,7 +82,7 @@ def draw(abstract: nnx.State, seed: int, mesh: Mesh | None = None) -> nnx.State:
         shape, dtype = weight.get_value().shape, weight.get_value().dtype
         kind, size = weight.get_metadata("init")
         name = ".".join(str(part.key) for part in path)
-        random = np.random.Generator(np.random.Philox(key=stable_key("weights", seed, name)))
+        random = named_generator("weights", seed, name)
         if kind == "normal":
             values = random.standard_normal(shape, np.float32) * np.float32(size)
         elif kind == "uniform":

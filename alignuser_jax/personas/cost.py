@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from alignuser_jax.language.parsing import REPROMPT, answer_text
 from alignuser_jax.personas.evidence import Evidence
 from alignuser_jax.personas.matching import MESSAGE_TOKENS, MatchConfig, match
-from alignuser_jax.records import Completion, Request, stable_key
+from alignuser_jax.randomness import stable_key
+from alignuser_jax.records import Completion, Request
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,9 @@ import numpy as np
 from alignuser_jax.datasets import Dataset, Log
 from alignuser_jax.memory import EpisodicMemory
 from alignuser_jax.memory.episodic import RatedItem
-from alignuser_jax.records import DISLIKED_TO, LIKED_FROM, stable_key
-from alignuser_jax.world import one_line
+from alignuser_jax.randomness import named_generator
+from alignuser_jax.records import DISLIKED_TO, LIKED_FROM
+from alignuser_jax.text import one_line
 
 Rated = RatedItem
 """A title and its rating."""
@@ -88,4 +89,4 @@ class Evidence:
 
 
 def _generator(*name: object) -> np.random.Generator:
-    return np.random.Generator(np.random.Philox(key=stable_key("persona", *name)))
+    return named_generator("persona", *name)

@@ -15,7 +15,8 @@ from typing import NamedTuple
 from alignuser_jax.language import persona_prompts as prompts
 from alignuser_jax.language.parsing import answer_text, ask_again, read_choices
 from alignuser_jax.personas.evidence import Evidence, Rated
-from alignuser_jax.records import Completion, Message, Persona, Request, stable_key
+from alignuser_jax.randomness import stable_key
+from alignuser_jax.records import Completion, Message, Persona, Request
 
 MESSAGE_TOKENS = 8
 """What a chat template puts around a message, in tokens, at most (ChatML and Llama 3: 5)."""

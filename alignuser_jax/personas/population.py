@@ -18,7 +18,7 @@ from typing import NamedTuple, Protocol
 from tqdm import tqdm
 
 from alignuser_jax import records
-from alignuser_jax.durable import Answer, Question
+from alignuser_jax.durable.answers import Answer, Question
 from alignuser_jax.personas.evidence import Evidence
 from alignuser_jax.personas.matching import Batch, CountTokens, Match, MatchConfig, match
 from alignuser_jax.records import Completion

@@ -3,36 +3,30 @@
 The live history travels in each `RecommendationRequest`, so that recommenders need no state.
 """
 
-from alignuser_jax.recommenders.adapters import (
-    from_callable,
-    from_cornac,
-    from_implicit,
-    from_recbole,
-)
-from alignuser_jax.recommenders.als import ALS
-from alignuser_jax.recommenders.contract import Check, ContractReport, check_contract
-from alignuser_jax.recommenders.degrade import Degraded, ShuffledAcrossUsers
-from alignuser_jax.recommenders.lightgcn import LightGCN
-from alignuser_jax.recommenders.link import HttpConfig, RequestRefused
-from alignuser_jax.recommenders.loading import load_recommender, load_saved
-from alignuser_jax.recommenders.mf import MF
-from alignuser_jax.recommenders.multvae import MultVAE
-from alignuser_jax.recommenders.offline import (
+from alignuser_jax.recommenders.checks.contract import Check, ContractReport, check_contract
+from alignuser_jax.recommenders.checks.offline import (
     HeldOutHits,
     draw_users,
     held_out_hits,
     held_out_table,
 )
-from alignuser_jax.recommenders.ranking import Ranking, held_out_ranking, ranking_table
-from alignuser_jax.recommenders.remote import from_http
-from alignuser_jax.recommenders.scores import (
-    from_factors,
-    from_lightfm,
-    from_recs_file,
-    from_scores,
-)
-from alignuser_jax.recommenders.serving import RecommenderServer
-from alignuser_jax.recommenders.simple import Popularity, Random
+from alignuser_jax.recommenders.checks.ranking import Ranking, held_out_ranking, ranking_table
+from alignuser_jax.recommenders.controls import Degraded, ShuffledAcrossUsers
+from alignuser_jax.recommenders.foreign.adapters import from_recbole
+from alignuser_jax.recommenders.foreign.cornac_models import from_cornac
+from alignuser_jax.recommenders.foreign.function import from_callable
+from alignuser_jax.recommenders.foreign.implicit_models import from_implicit
+from alignuser_jax.recommenders.foreign.recs_file import from_recs_file
+from alignuser_jax.recommenders.foreign.scores import from_factors, from_lightfm, from_scores
+from alignuser_jax.recommenders.http.link import HttpConfig, RequestRefused
+from alignuser_jax.recommenders.http.remote import from_http
+from alignuser_jax.recommenders.http.serving import RecommenderServer
+from alignuser_jax.recommenders.loading import load_recommender, load_saved
+from alignuser_jax.recommenders.models.als import ALS
+from alignuser_jax.recommenders.models.lightgcn import LightGCN
+from alignuser_jax.recommenders.models.mf import MF
+from alignuser_jax.recommenders.models.multvae import MultVAE
+from alignuser_jax.recommenders.models.simple import Popularity, Random
 
 __all__ = [
     "ALS",

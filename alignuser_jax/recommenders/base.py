@@ -13,8 +13,9 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from alignuser_jax.durable import write_whole
-from alignuser_jax.records import Slate, stable_key
+from alignuser_jax.durable.whole import write_whole
+from alignuser_jax.randomness import named_generator
+from alignuser_jax.records import Slate
 
 SETTINGS_FILE = "recommender.json"
 ARRAYS_FILE = "arrays.npz"
@@ -78,7 +79,7 @@ class Catalogue:
 
 def generator(*names: object) -> np.random.Generator:
     """A generator keyed by names alone (`stable_key`): the same names, the same draws."""
-    return np.random.Generator(np.random.Philox(key=stable_key(*names)))
+    return named_generator(*names)
 
 
 def digest(settings: Mapping[str, Any], *arrays: np.ndarray | Sequence[str]) -> str:

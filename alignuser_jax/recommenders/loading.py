@@ -11,15 +11,15 @@ from difflib import get_close_matches
 from importlib.metadata import entry_points
 from pathlib import Path
 
-from alignuser_jax.recommenders.als import ALS
 from alignuser_jax.recommenders.base import SETTINGS_FILE, read
-from alignuser_jax.recommenders.degrade import Degraded, ShuffledAcrossUsers
-from alignuser_jax.recommenders.lightgcn import LightGCN
-from alignuser_jax.recommenders.mf import MF
-from alignuser_jax.recommenders.multvae import MultVAE
-from alignuser_jax.recommenders.remote import from_http
-from alignuser_jax.recommenders.scores import SUFFIXES, from_recs_file
-from alignuser_jax.recommenders.simple import Popularity, Random
+from alignuser_jax.recommenders.controls import Degraded, ShuffledAcrossUsers
+from alignuser_jax.recommenders.foreign.recs_file import SUFFIXES, from_recs_file
+from alignuser_jax.recommenders.http.remote import from_http
+from alignuser_jax.recommenders.models.als import ALS
+from alignuser_jax.recommenders.models.lightgcn import LightGCN
+from alignuser_jax.recommenders.models.mf import MF
+from alignuser_jax.recommenders.models.multvae import MultVAE
+from alignuser_jax.recommenders.models.simple import Popularity, Random
 from alignuser_jax.records import Recommender
 
 PLUGINS = "alignuser.recommenders"
@@ -43,9 +43,9 @@ def load_saved(directory: str | Path) -> Recommender:
         case "multvae":
             return MultVAE.load(directory)
         case "degraded":
-            return Degraded.load(directory)
+            return Degraded.load(directory, load_saved)
         case "shuffled":
-            return ShuffledAcrossUsers.load(directory)
+            return ShuffledAcrossUsers.load(directory, load_saved)
         case kind:
             raise ValueError(
                 f"{directory} holds a recommender of kind {kind!r}; this version reads random, "

@@ -2,17 +2,18 @@
 
 from importlib import import_module
 
+from alignuser_jax.sampling.generate import RequestsFailed, generate
 from alignuser_jax.sampling.recorded import NotRecorded, Recording, Replay
-from alignuser_jax.sampling.scripted import RequestsFailed, ScriptedGenerator, generate
+from alignuser_jax.sampling.scripted import ScriptedGenerator
 
 _LATER = {
-    "Engine": "engine",
+    "Engine": "engine.engine",
     "EngineConfig": "config",
-    "ServerConfig": "server",
-    "ServerError": "transport",
-    "ServerGenerator": "server",
-    "TransportConfig": "transport",
-    "make_replicas": "replicas",
+    "ServerConfig": "servers.server",
+    "ServerError": "servers.transport",
+    "ServerGenerator": "servers.server",
+    "TransportConfig": "servers.transport",
+    "make_replicas": "engine.replicas",
 }
 """Loaded on first use: an engine needs jax, a server its client; scripted replies neither."""
 

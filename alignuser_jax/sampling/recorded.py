@@ -14,20 +14,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from alignuser_jax.durable import (
-    JournalError,
+from alignuser_jax.durable.answers import (
     decode_answer,
     encode_answer,
     field_hashes,
-    framed,
-    lock_for_writing,
     pack,
-    records_in,
-    refuse_other_run,
     unpack,
 )
+from alignuser_jax.durable.frames import framed, lock_for_writing, records_in
+from alignuser_jax.durable.whole import JournalError, refuse_other_run
 from alignuser_jax.records import Completion, Generator, Request, Ticket
-from alignuser_jax.sampling.scripted import errors_of
+from alignuser_jax.sampling.generate import errors_of
 
 RECORDING_VERSION = 1
 _KIND = "alignuser recording"

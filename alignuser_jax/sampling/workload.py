@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from alignuser_jax.language.tokenizer import ROLE_MARKERS, Offsets, SentencePieceTokenizer
-from alignuser_jax.records import Generator, Message, Request, Usage, stable_key
+from alignuser_jax.randomness import generator_of, named_generator, stable_key
+from alignuser_jax.records import Generator, Message, Request, Usage
 
 PROGRESS_SECONDS = 10.0
 
@@ -219,9 +220,9 @@ class _Session:
         self.number = number
         self._tokenizer, self._shape = tokenizer, shape
         self._key = stable_key("workload", shape.seed, name, number)
-        self._random = np.random.Generator(np.random.Philox(key=self._key))
+        self._random = generator_of(self._key)
         self._left = shape.pages_of(number)
-        everyone = np.random.Generator(np.random.Philox(key=stable_key("workload", shape.seed)))
+        everyone = named_generator("workload", shape.seed)
         system = text_of(tokenizer, shape.shared_tokens, everyone)
         own = self._text(shape.persona_tokens - shape.shared_tokens)
         self._messages = [Message.of("system", system)] if system else []

@@ -21,9 +21,10 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from alignuser_jax.language.render import render
-from alignuser_jax.records import Example, Message, stable_key
+from alignuser_jax.randomness import generator_of, stable_key
+from alignuser_jax.records import Example, Message
+from alignuser_jax.shards import ShardError, TaskRecords, decode
 from alignuser_jax.training.config import TrainConfig
-from alignuser_jax.training.records_io import ShardError, TaskRecords, decode
 
 PACKING_BINS = 16
 """Rows of a stream that are filled at the same time (first fit)."""
@@ -147,7 +148,7 @@ class _Stream:
 
     def _permutation(self, epoch: int) -> np.ndarray:
         key = stable_key("shuffle", *self._name, epoch)
-        return np.random.Generator(np.random.Philox(key=key)).permutation(len(self._source))
+        return generator_of(key).permutation(len(self._source))
 
     def __len__(self) -> int:
         return sys.maxsize
@@ -168,7 +169,7 @@ class _ByLength(grain.experimental.FlatMapTransform):
 
     def __init__(self, seed: int):
         key = stable_key("lengths", seed)
-        self._order = np.random.Generator(np.random.Philox(key=key)).permutation(SORTED)
+        self._order = generator_of(key).permutation(SORTED)
 
     def flat_map(self, element: list[dict[str, np.ndarray]]) -> Sequence[dict[str, np.ndarray]]:
         ranked = sorted(element, key=lambda row: len(row["tokens"]))

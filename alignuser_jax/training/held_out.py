@@ -11,9 +11,9 @@ import numpy as np
 from flax import nnx
 
 from alignuser_jax.parallel import Hosts
+from alignuser_jax.shards import ShardError, read_manifest
 from alignuser_jax.training.config import TrainConfig
 from alignuser_jax.training.data import validation_batches
-from alignuser_jax.training.records_io import ShardError, read_manifest
 from alignuser_jax.training.step import Parts, make_eval_step
 
 

@@ -23,7 +23,7 @@ import jax
 from flax import nnx
 from jax.sharding import Mesh
 
-from alignuser_jax.durable import write_whole
+from alignuser_jax.durable.whole import write_whole
 from alignuser_jax.model import (
     Decoder,
     DecoderConfig,
@@ -32,13 +32,14 @@ from alignuser_jax.model import (
     save_pretrained,
 )
 from alignuser_jax.parallel import Hosts, make_mesh, place, replicate
+from alignuser_jax.parallel.stop import EXIT_CODES, Stop
+from alignuser_jax.shards import manifest_hash, read_manifest
 from alignuser_jax.training.checkpoint import Checkpoints, weights_hash
 from alignuser_jax.training.config import TrainConfig
 from alignuser_jax.training.data import Batch, Batches, Counts
 from alignuser_jax.training.flops import find_chip, train_flops
 from alignuser_jax.training.held_out import HeldOut
 from alignuser_jax.training.metrics import RunLog
-from alignuser_jax.training.records_io import manifest_hash, read_manifest
 from alignuser_jax.training.step import (
     Parts,
     TrainState,
@@ -48,7 +49,6 @@ from alignuser_jax.training.step import (
     make_train_step,
     trainable_parts,
 )
-from alignuser_jax.training.stop import EXIT_CODES, Stop
 from alignuser_jax.training.watch import Watch
 
 FREE = (

@@ -15,7 +15,7 @@ from typing import Any
 from etils import epath
 from tensorboardX import SummaryWriter
 
-from alignuser_jax.durable import write_whole
+from alignuser_jax.durable.whole import write_whole
 
 METRICS = "metrics.jsonl"
 

@@ -1,5 +1,6 @@
 """A toy session and answerers whose answers depend on the question only."""
 
+from alignuser_jax.randomness import stable_key
 from alignuser_jax.records import (
     Completion,
     Event,
@@ -9,7 +10,6 @@ from alignuser_jax.records import (
     Request,
     Slate,
     State,
-    stable_key,
 )
 
 CATALOGUE = tuple(f"i{n}" for n in range(30))

@@ -1,21 +1,17 @@
 """Sessions through the driver, killed anywhere or shuffled: one and the same table."""
 
-from visits import HISTORY, ITEMS, completion, site, words
-
 from alignuser_jax.agents import (
     AgentUser,
-    Journal,
     SessionConfig,
     SessionSpec,
     run_population,
     session,
     write_events,
 )
-from alignuser_jax.records import (
-    Persona,
-    Slate,
-    stable_key,
-)
+from alignuser_jax.durable.journal import Journal
+from alignuser_jax.randomness import stable_key
+from alignuser_jax.records import Persona, Slate
+from tests.agents.visits import HISTORY, ITEMS, completion, site, words
 
 
 class ConstrainedModel:

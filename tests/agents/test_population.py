@@ -7,19 +7,19 @@ import sys
 from pathlib import Path
 
 import pytest
-from agents_toy import CATALOGUE, ToyGenerator, ToyRecommender, toy_session
 
 from alignuser_jax.agents.events import write_events
-from alignuser_jax.agents.journal import Journal
 from alignuser_jax.agents.population import (
     RecommenderError,
     SessionSpec,
     run_population,
 )
-from alignuser_jax.agents.progress import Progress
 from alignuser_jax.agents.session import RecommendationFailed
-from alignuser_jax.durable import JournalError
+from alignuser_jax.driver.progress import Progress
+from alignuser_jax.durable.journal import Journal
+from alignuser_jax.durable.whole import JournalError
 from alignuser_jax.records import Action, NextPageRequest, RecommenderUnavailable
+from tests.agents.agents_toy import CATALOGUE, ToyGenerator, ToyRecommender, toy_session
 
 MANIFEST = {"seed": 1}
 
@@ -140,9 +140,9 @@ def test_ctrl_c_leaves_a_journal_that_resumes(reference, tmp_path, stop_after):
 
 KILLED = """
 import os, signal, sys
-sys.path.insert(0, sys.argv[1])
-from agents_toy import CATALOGUE, ToyGenerator, ToyRecommender, toy_session
-from alignuser_jax.agents import Journal, SessionSpec, run_population
+from tests.agents.agents_toy import CATALOGUE, ToyGenerator, ToyRecommender, toy_session
+from alignuser_jax.agents import SessionSpec, run_population
+from alignuser_jax.durable.journal import Journal
 
 class Killed(ToyGenerator):
     def answer(self, request):

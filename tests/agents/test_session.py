@@ -3,7 +3,20 @@
 from dataclasses import replace
 
 import pytest
-from visits import (
+
+from alignuser_jax.agents import (
+    AgentUser,
+    SessionConfig,
+    rate_item,
+    session,
+)
+from alignuser_jax.agents.session import probabilities
+from alignuser_jax.language import prompts
+from alignuser_jax.memory import RecallIndex
+from alignuser_jax.randomness import stable_key
+from alignuser_jax.records import Completion, Interaction, Persona
+from alignuser_jax.world import SESSION_ENDED
+from tests.agents.visits import (
     HISTORY,
     ITEMS,
     USER,
@@ -17,23 +30,6 @@ from visits import (
     visit,
     words,
 )
-
-from alignuser_jax.agents import (
-    AgentUser,
-    SessionConfig,
-    rate_item,
-    session,
-)
-from alignuser_jax.agents.session import probabilities
-from alignuser_jax.language import prompts
-from alignuser_jax.memory import RecallIndex
-from alignuser_jax.records import (
-    Completion,
-    Interaction,
-    Persona,
-    stable_key,
-)
-from alignuser_jax.world import SESSION_ENDED
 
 
 def test_a_visit_screens_rates_acts_and_is_interviewed():

@@ -1,7 +1,6 @@
 """Unreadable replies, failing models and missing slates are explicit, and leave no trace."""
 
 import pytest
-from visits import USER, constant, kinds, site, slate_of, visit
 
 from alignuser_jax.agents import (
     RecommendationFailed,
@@ -13,6 +12,7 @@ from alignuser_jax.records import (
     Completion,
     Request,
 )
+from tests.agents.visits import USER, constant, kinds, site, slate_of, visit
 
 
 def unconstrained(bad, times, text="I like them all!"):

@@ -1,7 +1,6 @@
 """A visit to a web shop by hand: what is asked, what is done, what is noted."""
 
 import pytest
-from visits import completion
 
 from alignuser_jax.agents import AgentUser, SessionConfig, shop_session
 from alignuser_jax.agents.shop_session import _whole_parts
@@ -15,8 +14,9 @@ from alignuser_jax.world import (
     build_index,
     make_catalogue,
 )
-from alignuser_jax.world.shop_page import ShopPage
-from tests.world import shop_toy
+from alignuser_jax.world.shop.page import ShopPage
+from tests.agents.visits import completion
+from tests.world.shop import shop_toy
 
 USER = AgentUser(Persona("ann", age="25-34", occupation="Nurse", pickiness=3))
 BUYING = (

@@ -1,13 +1,9 @@
-import sys
-from pathlib import Path
+"""A toy log and its training view."""
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from alignment_toy import toy  # noqa: E402
-
-from alignuser_jax.alignment import training_view  # noqa: E402
+from alignuser_jax.views import training_view
+from tests.alignment.alignment_toy import toy
 
 
 @pytest.fixture(scope="session")

@@ -5,9 +5,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from alignment_toy import toy
 
-from alignuser_jax.training.records_io import read_examples, read_manifest
+from alignuser_jax.shards import read_examples, read_manifest
+from tests.alignment.alignment_toy import toy
 
 ROOT = Path(__file__).parents[2]
 

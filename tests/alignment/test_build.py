@@ -1,7 +1,6 @@
 from dataclasses import replace
 
 import pytest
-from alignment_toy import Listed, toy
 
 from alignuser_jax.alignment import (
     BuildConfig,
@@ -9,12 +8,13 @@ from alignuser_jax.alignment import (
     RolloutConfig,
     VisitConfig,
     build_shards,
-    policy_and_agent_users,
 )
 from alignuser_jax.records import RATINGS
 from alignuser_jax.sampling import ScriptedGenerator
-from alignuser_jax.training.records_io import read_examples, read_manifest
+from alignuser_jax.shards import read_examples, read_manifest
+from alignuser_jax.views import policy_and_agent_users
 from alignuser_jax.world import SiteConfig
+from tests.alignment.alignment_toy import Listed, toy
 
 SMALL = BuildConfig(
     tasks=("world_model", "reflection", "imitation", "visit"),

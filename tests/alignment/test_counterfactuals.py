@@ -1,5 +1,4 @@
 import pytest
-from alignment_toy import Listed
 
 from alignuser_jax.agents import SessionConfig
 from alignuser_jax.alignment.counterfactuals import (
@@ -14,11 +13,12 @@ from alignuser_jax.alignment.rollouts import (
     human_transitions,
     random_policy,
 )
-from alignuser_jax.alignment.sites import Sites, agent_user
 from alignuser_jax.alignment.visits import ExposureMixture, VisitConfig, reconstruct_visits
 from alignuser_jax.records import Action, Completion, Message, Request, Transition
 from alignuser_jax.sampling import ScriptedGenerator, generate
+from alignuser_jax.views.sites import Sites, agent_user
 from alignuser_jax.world import SiteConfig
+from tests.alignment.alignment_toy import Listed
 
 NEXT, EXIT = Action("next_page"), Action("exit")
 

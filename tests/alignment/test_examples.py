@@ -2,9 +2,8 @@
 
 import numpy as np
 import pytest
-from alignment_toy import toy
 
-from alignuser_jax.agents import Journal, SessionConfig, SessionSpec, run_population, session
+from alignuser_jax.agents import SessionConfig, SessionSpec, run_population, session
 from alignuser_jax.agents.rating import rate_item
 from alignuser_jax.alignment import (
     BuildConfig,
@@ -12,19 +11,19 @@ from alignuser_jax.alignment import (
     VisitConfig,
     build_shards,
     reconstruct_visits,
-    simulation_view,
-    test_view,
-    training_view,
 )
 from alignuser_jax.alignment.examples import HumanVisit, drive, visit_examples
-from alignuser_jax.alignment.sites import Sites, agent_user
+from alignuser_jax.durable.journal import Journal
 from alignuser_jax.language.parsing import answer_text
 from alignuser_jax.language.render import answer_token_paths, render
 from alignuser_jax.language.tokenizer import train_sentencepiece
 from alignuser_jax.records import Slate
 from alignuser_jax.sampling import ScriptedGenerator
-from alignuser_jax.training.records_io import read_examples
+from alignuser_jax.shards import read_examples
+from alignuser_jax.views import simulation_view, test_view, training_view
+from alignuser_jax.views.sites import Sites, agent_user
 from alignuser_jax.world import SiteConfig
+from tests.alignment.alignment_toy import toy
 
 SITE = SiteConfig(max_pages=5)
 UNIFORM = VisitConfig(exposure=ExposureMixture(popularity=0, model_top=0))

@@ -2,7 +2,6 @@ import inspect
 import re
 
 import pytest
-from alignment_toy import Listed
 
 from alignuser_jax.agents import AgentUser, SessionConfig
 from alignuser_jax.alignment.item_level import (
@@ -17,12 +16,13 @@ from alignuser_jax.alignment.reflections import (
     reflect,
     shuffled,
 )
-from alignuser_jax.alignment.sites import Sites
 from alignuser_jax.alignment.trajectory import HumanSession, act_steps, trajectory_examples
 from alignuser_jax.alignment.visits import Visit
 from alignuser_jax.records import Action, Completion, Interaction
 from alignuser_jax.sampling import ScriptedGenerator, generate
+from alignuser_jax.views.sites import Sites
 from alignuser_jax.world import SiteConfig
+from tests.alignment.alignment_toy import Listed
 
 SESSION = SessionConfig()
 

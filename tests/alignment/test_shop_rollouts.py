@@ -8,10 +8,10 @@ import pytest
 
 from alignuser_jax.alignment.rollouts import RolloutConfig
 from alignuser_jax.alignment.shop_rollouts import write_shop_rollouts
-from alignuser_jax.training.records_io import read_examples, read_manifest
+from alignuser_jax.shards import read_examples, read_manifest
 from alignuser_jax.world import CatalogueConfig, GeneratedShop, make_catalogue
-from alignuser_jax.world.shop_actions import from_token
-from alignuser_jax.world.shop_sessions import simulate_session
+from alignuser_jax.world.generated_shop.sessions import simulate_session
+from alignuser_jax.world.shop.actions import from_token
 
 ROOT = Path(__file__).parents[2]
 

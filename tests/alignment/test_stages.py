@@ -4,12 +4,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from alignment_toy import Listed
 
-from alignuser_jax import pipeline
-from alignuser_jax.alignment import BuildConfig, build_shards, policy_and_agent_users
-from alignuser_jax.experiment import load_experiment
+from alignuser_jax.alignment import BuildConfig, build_shards
 from alignuser_jax.personas import GivenPersonas
+from alignuser_jax.runs.experiment import load_experiment
+from alignuser_jax.runs.stages import build_stage
+from alignuser_jax.views import policy_and_agent_users
+from tests.alignment.alignment_toy import Listed
 
 TINY = Path(__file__).parents[2] / "configs" / "tiny.py"
 ONLY = {"tasks": ("imitation",), "limits": {"imitation": 5}}
@@ -31,13 +32,13 @@ def built(dataset, experiment, tmp_path_factory):
 
 
 def test_the_same_command_goes_on(dataset, experiment, built):
-    same = pipeline.build_stage(experiment, dataset, built, "align", folder=built, **ONLY)
+    same = build_stage(experiment, dataset, built, "align", folder=built, **ONLY)
     assert same == built
 
 
 def test_other_shards_than_those_there_are_refused(dataset, experiment, built):
     def stage(**options):
-        pipeline.build_stage(experiment, dataset, built, "align", folder=built, **options)
+        build_stage(experiment, dataset, built, "align", folder=built, **options)
 
     with pytest.raises(ValueError, match=r"config.k: 4 then, 2 now\n.*another --out folder"):
         stage(**ONLY, k=2)
@@ -51,7 +52,7 @@ def test_other_shards_than_those_there_are_refused(dataset, experiment, built):
     with pytest.raises(ValueError, match="users that are used here"):
         stage(**ONLY, personas=replace(given, rows={"elsewhere": {}}))
     with pytest.raises(ValueError, match="users_hash"):
-        pipeline.build_stage(
+        build_stage(
             replace(experiment, agents=7), dataset, built, "align", folder=built, **ONLY
         )
 

@@ -2,20 +2,15 @@ from collections import Counter, defaultdict
 
 import numpy as np
 import pytest
-from alignment_toy import Listed, toy
 
-from alignuser_jax.alignment import (
-    ExposureMixture,
-    VisitConfig,
-    policy_and_agent_users,
-    reconstruct_visits,
-    training_view,
-)
-from alignuser_jax.alignment.split import held_out_users
+from alignuser_jax.alignment import ExposureMixture, VisitConfig, reconstruct_visits
 from alignuser_jax.alignment.visits import Visit
-from alignuser_jax.datasets import movielens
+from alignuser_jax.datasets.formats import movielens
 from alignuser_jax.recommenders import ALS
 from alignuser_jax.records import Interaction
+from alignuser_jax.views import policy_and_agent_users, training_view
+from alignuser_jax.views.split import held_out_users
+from tests.alignment.alignment_toy import Listed, toy
 
 UNIFORM = ExposureMixture(popularity=0, model_top=0)
 

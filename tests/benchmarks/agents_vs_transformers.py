@@ -104,7 +104,7 @@ class Generate:
         import torch
 
         from alignuser_jax.records import Completion, Usage
-        from alignuser_jax.sampling.scripted import with_samples
+        from alignuser_jax.sampling.generate import with_samples
 
         if not self._queue:
             return []

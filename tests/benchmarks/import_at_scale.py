@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.csv
 from absl import app, flags
 
+from alignuser_jax.randomness import generator_of
 from tests.benchmarks import sides
 
 FLAGS = flags.FLAGS
@@ -44,7 +45,7 @@ def gib(name: str) -> float:
 
 def generate(folder: Path, rows: int, users: int, items: int) -> None:
     """log.csv and items.csv; the same for the same sizes."""
-    rng = np.random.Generator(np.random.Philox(key=2026))
+    rng = generator_of(2026)
     user_ids = pa.array([f"A{n * 7919 % 10**12:013}" for n in range(users)])
     item_ids = pa.array([f"B{n:09}" for n in range(items)])
     genres = ["|".join(rng.choice(GENRES, rng.integers(1, 4), False)) for _ in range(items)]
@@ -107,7 +108,8 @@ class Watched:
 
 class Ours(Watched):
     def work(self) -> dict:
-        from alignuser_jax.datasets import check_leaks, item_statistics, load_dataset, tabular
+        from alignuser_jax.datasets import check_leaks, item_statistics, load_dataset
+        from alignuser_jax.datasets.formats import tabular
         from alignuser_jax.personas import compute_traits
 
         out = self.folder / "ours"

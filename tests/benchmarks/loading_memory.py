@@ -52,8 +52,8 @@ def write_checkpoint(directory: Path) -> None:
     from safetensors.numpy import save_file
 
     from alignuser_jax.model import DecoderConfig, abstract_decoder, split
-    from alignuser_jax.model.hf_config import to_hf
-    from alignuser_jax.model.weights import TABLE, find
+    from alignuser_jax.model.files.hf_config import to_hf
+    from alignuser_jax.model.files.weights import TABLE, find
 
     config = DecoderConfig(
         vocab_size=151936 // FLAGS.divisor,
@@ -92,7 +92,7 @@ def measure(directory: Path) -> None:
     from tabulate import tabulate
 
     from alignuser_jax.model import load_decoder, split
-    from alignuser_jax.model.tensors import Tensor, find_tensors
+    from alignuser_jax.model.files.tensors import Tensor, find_tensors
     from alignuser_jax.parallel import make_mesh
 
     jnp.zeros(1).block_until_ready()

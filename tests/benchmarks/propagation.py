@@ -15,8 +15,8 @@ from absl import app, flags
 from jax.experimental import sparse
 
 from alignuser_jax.datasets import load_dataset
-from alignuser_jax.recommenders.propagation import product
-from alignuser_jax.recommenders.ranking import pairs
+from alignuser_jax.recommenders.checks.ranking import pairs
+from alignuser_jax.recommenders.models.propagation import product
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("dataset", None, "Folder of an imported MovieLens-1M.", required=True)

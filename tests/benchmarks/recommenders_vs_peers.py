@@ -27,7 +27,7 @@ from scipy.sparse import diags
 from alignuser_jax.datasets import load_dataset
 from alignuser_jax.recommenders import ALS, MF, LightGCN, MultVAE, held_out_ranking
 from alignuser_jax.recommenders.base import generator
-from alignuser_jax.recommenders.ranking import pairs, recall_ndcg, top_codes
+from alignuser_jax.recommenders.checks.ranking import pairs, recall_ndcg, top_codes
 
 PUBLISHED = {"mf": (0.1776, 0.2401), "lightgcn": (0.1861, 0.2538)}
 """Recall@10 and nDCG@10 of BPR and LightGCN there."""
@@ -180,7 +180,7 @@ def scipy_lightgcn(bench, settings):
     """LightGCN by hand: the loss is Σ softplus(-x_u·(y_p - y_n)) / b + l2 / 2 of the triples'
     first vectors; the gradient by final vectors is a sparse sum over the batch, the one by the
     first vectors the same (symmetric) propagation of it."""
-    from alignuser_jax.recommenders.bpr import epoch_batches, initial_vectors
+    from alignuser_jax.recommenders.models.bpr import epoch_batches, initial_vectors
 
     n_users, n_items = bench.train.shape
     user_scale = np.maximum(np.diff(bench.train.indptr), 1) ** -0.5

@@ -186,18 +186,20 @@ class Conversations:
     """Shards of both alignment tasks from a synthetic log, and their tokenizer."""
 
     def __init__(self, folder: Path):
-        from alignuser_jax import pipeline
-        from alignuser_jax.datasets import synthetic
-        from alignuser_jax.experiment import load_experiment
+        from alignuser_jax.datasets.formats import synthetic
+        from alignuser_jax.runs.experiment import load_experiment
+        from alignuser_jax.runs.folder import open_run
+        from alignuser_jax.runs.policy import tokenizer_of
+        from alignuser_jax.runs.stages import build_stage
 
         config = Path(__file__).parents[2] / "configs" / "tiny.py"
         smaller = ["align_shards.rollouts.episodes=10", "agents=20"]
         experiment = load_experiment(config, smaller)
         made = synthetic.SyntheticConfig(users=150, items=160)
         dataset = synthetic.generate(made)
-        run = pipeline.open_run(experiment, dataset, folder)
-        self.tokenizer = pipeline.tokenizer_of(experiment, dataset, run)
-        self.shards = str(pipeline.build_stage(experiment, dataset, run, "align"))
+        run = open_run(experiment, dataset, folder)
+        self.tokenizer = tokenizer_of(experiment, dataset, run)
+        self.shards = str(build_stage(experiment, dataset, run, "align"))
         self.waited = []  # seconds for each packed batch
         longest = max(len(s["tokens"]) for s in itertools.chain(*self.by_task().values()))
         packed = {"batch_size": FLAGS.packed_rows, "row_len": FLAGS.packed_length}
@@ -219,9 +221,9 @@ class Conversations:
 
     def by_task(self):
         """The same conversations one by one, task -> list."""
+        from alignuser_jax.shards import read_examples
         from alignuser_jax.training.config import TrainConfig
         from alignuser_jax.training.data import sequence
-        from alignuser_jax.training.records_io import read_examples
 
         config, by_task = TrainConfig(**settings()), {task: [] for task in TASKS}
         for example in read_examples(self.shards):

@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 from absl import app, flags
 
-from alignuser_jax.datasets import synthetic
+from alignuser_jax.datasets.formats import synthetic
 from alignuser_jax.recommenders import ALS, Random
 from alignuser_jax.records import Slate
 from alignuser_jax.world import RecommendationSite, SiteConfig, known_site
@@ -144,9 +144,12 @@ class Peer:
 
 def world_share(agents):
     """The seconds of a simulation and those spent inside the site, and the pages shown."""
-    from alignuser_jax import pipeline, simulation
-    from alignuser_jax.alignment import policy_and_agent_users, simulation_view
-    from alignuser_jax.experiment import load_experiment
+    from alignuser_jax.runs import simulate as simulation
+    from alignuser_jax.runs.experiment import load_experiment
+    from alignuser_jax.runs.folder import open_run
+    from alignuser_jax.runs.policy import make_engine, tokenizer_of, warm_up
+    from alignuser_jax.runs.stages import start_decoder
+    from alignuser_jax.views import policy_and_agent_users, simulation_view
 
     experiment = load_experiment(str(Path(__file__).parents[2] / "configs" / "tiny.py"), [])
     dataset = synthetic.generate(synthetic.SyntheticConfig(users=500, items=160))
@@ -168,11 +171,11 @@ def world_share(agents):
     for name in WORLD:
         setattr(RecommendationSite, name, timed(getattr(RecommendationSite, name)))
     with tempfile.TemporaryDirectory() as folder:
-        run = pipeline.open_run(experiment, dataset, Path(folder) / "run")
-        tokenizer = pipeline.tokenizer_of(experiment, dataset, run)
-        decoder = pipeline.start_decoder(experiment, tokenizer, run, "pretrain")
-        engine = pipeline.make_engine(experiment, decoder, tokenizer)
-        pipeline.warm_up(engine)
+        run = open_run(experiment, dataset, Path(folder) / "run")
+        tokenizer = tokenizer_of(experiment, dataset, run)
+        decoder = start_decoder(experiment, tokenizer, run, "pretrain")
+        engine = make_engine(experiment, decoder, tokenizer)
+        warm_up(engine)
         arms = {
             "random": Random(dataset.item_ids),
             "als": ALS(factors=16).fit(dataset, dataset.log.of_split("train")),

@@ -7,10 +7,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from movielens_files import write_1m
 
-from alignuser_jax.datasets import Dataset, load_dataset, movielens, synthetic
-from alignuser_jax.datasets.synthetic import SyntheticConfig
+from alignuser_jax.datasets import Dataset, load_dataset
+from alignuser_jax.datasets.formats import movielens, synthetic
+from alignuser_jax.datasets.formats.synthetic import SyntheticConfig
+from tests.datasets.formats.movielens_files import write_1m
 
 TABLES = ["interactions.parquet", "items.parquet", "users.parquet"]
 

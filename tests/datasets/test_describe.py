@@ -11,15 +11,15 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from movielens_files import write_1m
-from opera_files import write_opera
 from PIL import Image
-from test_splits import make_log
 
-from alignuser_jax.datasets import movielens, opera, synthetic
 from alignuser_jax.datasets.describe import describe, gaps, gini, session_lengths
-from alignuser_jax.datasets.describe_plots import PLOTS, write_description
-from alignuser_jax.datasets.synthetic import SyntheticConfig
+from alignuser_jax.datasets.formats import movielens, opera, synthetic
+from alignuser_jax.datasets.formats.synthetic import SyntheticConfig
+from alignuser_jax.report.log_pictures import PLOTS, write_description
+from tests.datasets.formats.movielens_files import write_1m
+from tests.datasets.formats.opera_files import write_opera
+from tests.datasets.test_splits import make_log
 
 ROOT = Path(__file__).parents[2]
 HOUR = 3600
@@ -156,7 +156,7 @@ def test_one_user_with_one_interaction(tmp_path):
 def test_the_program(tmp_path):
     dataset = synthetic.generate(SyntheticConfig(users=30, items=40, ratings_per_user=16))
     dataset.save(tmp_path / "data")
-    program = "from alignuser_jax.programs import run; from data_prep import describe; "
+    program = "from alignuser_jax.runs.flags import run; from data_prep import describe; "
     done = subprocess.run(
         [
             sys.executable,

@@ -8,18 +8,18 @@ import datasets as hf
 import numpy as np
 import pyarrow as pa
 import pytest
-from opera_files import write_opera
 
 from alignuser_jax.agents.events import to_table
-from alignuser_jax.datasets import opera, recbole, synthetic
 from alignuser_jax.datasets.exports import (
     bandit_feedback,
     read_feedback,
     write_datasets,
     write_feedback,
 )
-from alignuser_jax.datasets.synthetic import SyntheticConfig
+from alignuser_jax.datasets.formats import opera, recbole, synthetic
+from alignuser_jax.datasets.formats.synthetic import SyntheticConfig
 from alignuser_jax.records import Event
+from tests.datasets.formats.opera_files import write_opera
 
 ROOT = Path(__file__).parents[2]
 

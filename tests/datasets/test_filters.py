@@ -7,13 +7,14 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_splits import make_log
 
-from alignuser_jax.datasets import Filters, check_leaks, filtered, load_dataset, synthetic
+from alignuser_jax.datasets import Filters, check_leaks, filtered, load_dataset
 from alignuser_jax.datasets.dataset import with_extra_tables
 from alignuser_jax.datasets.filters import k_core, sample_users
-from alignuser_jax.datasets.synthetic import SyntheticConfig
-from alignuser_jax.datasets.usermirrorer import IMPRESSION_SCHEMA
+from alignuser_jax.datasets.formats import synthetic
+from alignuser_jax.datasets.formats.synthetic import SyntheticConfig
+from alignuser_jax.datasets.formats.usermirrorer import IMPRESSION_SCHEMA
+from tests.datasets.test_splits import make_log
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +169,7 @@ def test_what_cannot_be(dataset):
 
 
 def test_movielens_1m(ml1m):
-    from alignuser_jax.datasets import movielens
+    from alignuser_jax.datasets.formats import movielens
 
     dataset = movielens.read(ml1m)
     core = filtered(dataset, Filters(k_core=20, users=1000))

@@ -5,22 +5,21 @@ import subprocess
 import sys
 from pathlib import Path
 
-from movielens_files import write_1m
-from opera_files import write_opera
-from test_amazon import META_2014, REVIEWS_2014
-from test_recbole import write as write_recbole
-from test_steam import KANG_MCAULEY
-from test_usermirrorer import ML_1M
-from test_usermirrorer import write as write_usermirrorer
-
 from alignuser_jax.datasets import load_dataset
 from alignuser_jax.datasets.sessions import sessions
+from tests.datasets.formats.movielens_files import write_1m
+from tests.datasets.formats.opera_files import write_opera
+from tests.datasets.formats.test_amazon import META_2014, REVIEWS_2014
+from tests.datasets.formats.test_recbole import write as write_recbole
+from tests.datasets.formats.test_steam import KANG_MCAULEY
+from tests.datasets.formats.test_usermirrorer import ML_1M
+from tests.datasets.formats.test_usermirrorer import write as write_usermirrorer
 
 ROOT = Path(__file__).parents[2]
 
 
 def run(*arguments, code="", cwd=ROOT):
-    program = "from alignuser_jax.programs import run; from data_prep import import_logs; "
+    program = "from alignuser_jax.runs.flags import run; from data_prep import import_logs; "
     command = [sys.executable, "-c", f"{program}{code}\nrun(import_logs.main)"]
     done = subprocess.run(
         [*command, *map(str, arguments)],

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from alignuser_jax.agents.events import to_table
-from alignuser_jax.datasets import synthetic
 from alignuser_jax.datasets.exports import bandit_feedback, write_feedback
+from alignuser_jax.datasets.formats import synthetic
 from alignuser_jax.records import Event
 
 PYTHON = os.environ.get("ALIGNUSER_OBP_PYTHON", "")

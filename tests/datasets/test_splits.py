@@ -7,7 +7,6 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from movielens_files import write_1m
 
 from alignuser_jax.datasets import (
     Dataset,
@@ -16,11 +15,11 @@ from alignuser_jax.datasets import (
     chronological_split,
     global_time_split,
     item_statistics,
-    movielens,
     profile_and_targets,
-    synthetic,
 )
-from alignuser_jax.datasets.synthetic import SyntheticConfig
+from alignuser_jax.datasets.formats import movielens, synthetic
+from alignuser_jax.datasets.formats.synthetic import SyntheticConfig
+from tests.datasets.formats.movielens_files import write_1m
 
 
 def make_log(users, times, items=None, ratings=None):

@@ -6,14 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from alignuser_jax import pipeline, simulation
-from alignuser_jax.alignment import policy_and_agent_users, simulation_view
-from alignuser_jax.datasets import synthetic
-from alignuser_jax.experiment import load_experiment
+from alignuser_jax.datasets.formats import synthetic
 from alignuser_jax.language import TextTokenizer, prompts
 from alignuser_jax.model import DecoderConfig, export_merged, init_decoder, save_pretrained
 from alignuser_jax.recommenders import Random
+from alignuser_jax.runs import simulate as simulation
+from alignuser_jax.runs.experiment import load_experiment
+from alignuser_jax.runs.folder import open_run
+from alignuser_jax.runs.policy import load_policy, make_engine
+from alignuser_jax.runs.stages import build_stage, train_stage
 from alignuser_jax.sampling import EngineConfig
+from alignuser_jax.views import policy_and_agent_users, simulation_view
 
 pytestmark = pytest.mark.slow  # two minutes
 TINY = Path(__file__).parents[2] / "configs" / "tiny.py"
@@ -76,20 +79,20 @@ def experiment(dataset, tmp_path_factory):
 
 
 def test_from_shards_to_events(experiment, dataset, tmp_path):
-    run = pipeline.open_run(experiment, dataset, tmp_path / "run")
-    pipeline.build_stage(experiment, dataset, run, "align")
-    result = pipeline.train_stage(experiment, dataset, run, "align")
+    run = open_run(experiment, dataset, tmp_path / "run")
+    build_stage(experiment, dataset, run, "align")
+    result = train_stage(experiment, dataset, run, "align")
     for task, held in result.held_out.items():
         assert held["loss"] < result.first_held_out[task]["loss"], task
     assert all(count.refused == 0 < count.read for count in result.counts.values())
 
-    decoder, tokenizer, policy_id = pipeline.load_policy(experiment, run)
+    decoder, tokenizer, policy_id = load_policy(experiment, run)
     assert len(tokenizer.encode("[ITEM_1]")) > 1  # no symbol of its own, as with us
     arms = {"random": Random(dataset.item_ids)}
     users = policy_and_agent_users(dataset, experiment.agents, experiment.seed)[1]
     events = simulation.simulate(
         experiment, dataset, simulation_view(dataset), arms,
-        pipeline.make_engine(experiment, decoder, tokenizer), tokenizer.count,
+        make_engine(experiment, decoder, tokenizer), tokenizer.count,
         tmp_path / "simulation", users=users, policy_id=policy_id, horizon=2, progress=False,
     )  # fmt: skip
     assert simulation.failures(events) == 0

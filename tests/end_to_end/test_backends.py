@@ -9,16 +9,18 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from absl import app, flags
-from hostile_server import HostileServer, completion, failure, obedient
 
-from alignuser_jax import programs, simulation
-from alignuser_jax.alignment import policy_and_agent_users, simulation_view
-from alignuser_jax.backend import Choice, open_backend, with_context
-from alignuser_jax.datasets import load_dataset, synthetic
-from alignuser_jax.durable import JournalError
-from alignuser_jax.experiment import load_experiment
+from alignuser_jax.datasets import load_dataset
+from alignuser_jax.datasets.formats import synthetic
+from alignuser_jax.durable.whole import JournalError
 from alignuser_jax.recommenders import Random, load_recommender
+from alignuser_jax.runs import flags as programs
+from alignuser_jax.runs import simulate as simulation
+from alignuser_jax.runs.backend import Choice, open_backend, with_context
+from alignuser_jax.runs.experiment import load_experiment
 from alignuser_jax.sampling import NotRecorded, ServerConfig, ServerError, TransportConfig
+from alignuser_jax.views import policy_and_agent_users, simulation_view
+from tests.hostile_server import HostileServer, completion, failure, obedient
 
 ROOT = Path(__file__).parents[2]
 AGENTS = 4

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from alignuser_jax.experiment import load_experiment, resolved
+from alignuser_jax.runs.experiment import load_experiment, resolved
 
 CONFIGS = sorted(p for p in (Path(__file__).parents[2] / "configs").glob("[a-z]*.py"))
 
@@ -18,7 +18,9 @@ def test_a_config_resolves_and_builds_abstractly(path):
 
     experiment = load_experiment(path)
     assert resolved(experiment)["name"] == experiment.name
-    if experiment.backbone:  # its shape is its own config.json's: tests/model/test_published.py
+    if (
+        experiment.backbone
+    ):  # its shape is its own config.json's: tests/model/files/test_published.py
         return
     decoder = abstract_decoder(
         experiment.decoder, experiment.lora, dtype=jnp.dtype(experiment.dtype)

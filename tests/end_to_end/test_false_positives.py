@@ -5,13 +5,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from alignuser_jax import pipeline, simulation
-from alignuser_jax.alignment import policy_and_agent_users, simulation_view
-from alignuser_jax.datasets import synthetic
-from alignuser_jax.evaluation.comparison import METRICS, arm_metrics
-from alignuser_jax.evaluation.statistics import holm, paired_difference
-from alignuser_jax.experiment import load_experiment
+from alignuser_jax.datasets.formats import synthetic
+from alignuser_jax.decision.compare import METRICS, arm_metrics
 from alignuser_jax.recommenders import Random
+from alignuser_jax.runs import simulate as simulation
+from alignuser_jax.runs.experiment import load_experiment
+from alignuser_jax.runs.folder import open_run
+from alignuser_jax.runs.policy import load_policy, make_engine
+from alignuser_jax.runs.stages import build_stage, train_stage
+from alignuser_jax.statistics.multiple import holm
+from alignuser_jax.statistics.paired import paired_difference
+from alignuser_jax.views import policy_and_agent_users, simulation_view
 
 TINY = Path(__file__).parents[2] / "configs" / "tiny.py"
 SMALLER = ("pretrain.steps=30", "align.steps=3", "agents=48", "pretrain.batch_size=4")
@@ -27,18 +31,18 @@ def test_family_wise_error_of_re_sampled_aa_tests(tmp_path):
     ten such blocks of one simulation, whose rate was 3.6 %."""
     dataset = synthetic.generate(synthetic.SyntheticConfig(users=96, items=80))
     experiment = load_experiment(TINY, SMALLER)
-    run = pipeline.open_run(experiment, dataset, tmp_path)
+    run = open_run(experiment, dataset, tmp_path)
     for stage in ("pretrain", "align"):
-        pipeline.build_stage(experiment, dataset, run, stage)
-        pipeline.train_stage(experiment, dataset, run, stage)
-    decoder, tokenizer, policy_id = pipeline.load_policy(experiment, run)
+        build_stage(experiment, dataset, run, stage)
+        train_stage(experiment, dataset, run, stage)
+    decoder, tokenizer, policy_id = load_policy(experiment, run)
     arms = {f"visit {n:02d}": n for n in range(REPETITIONS)}
     events = simulation.simulate(
         experiment,
         dataset,
         simulation_view(dataset),
         {arm: Random(dataset.item_ids) for arm in arms},
-        pipeline.make_engine(experiment, decoder, tokenizer),
+        make_engine(experiment, decoder, tokenizer),
         tokenizer.count,
         tmp_path / "simulation",
         users=policy_and_agent_users(dataset, experiment.agents, experiment.seed)[1],

@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from hostile_server import HostileServer, completion, failure, obedient
 
-from alignuser_jax.datasets import synthetic
+from alignuser_jax.datasets.formats import synthetic
+from tests.hostile_server import HostileServer, completion, failure, obedient
 
 ROOT = Path(__file__).parents[2]
 

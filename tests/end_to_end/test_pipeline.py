@@ -10,18 +10,20 @@ from pathlib import Path
 import pyarrow.compute as pc
 import pytest
 
-from alignuser_jax import pipeline, simulation
-from alignuser_jax.alignment import policy_and_agent_users, simulation_view
-from alignuser_jax.backend import Choice, open_backend, with_room
-from alignuser_jax.datasets import synthetic
-from alignuser_jax.evaluation.comparison import METRICS, arm_metrics, compare
-from alignuser_jax.evaluation.truth import true_lift
-from alignuser_jax.experiment import load_experiment
+from alignuser_jax.datasets.formats import synthetic
+from alignuser_jax.decision.compare import METRICS, arm_metrics, compare
+from alignuser_jax.decision.synthetic_truth import true_lift
 from alignuser_jax.language.answers import json_answer
+from alignuser_jax.parallel.compiling import counted
 from alignuser_jax.recommenders import ALS, Random
 from alignuser_jax.records import Message, Request
+from alignuser_jax.runs import simulate as simulation
+from alignuser_jax.runs.backend import Choice, open_backend, with_room
+from alignuser_jax.runs.experiment import load_experiment
+from alignuser_jax.runs.folder import open_run
+from alignuser_jax.runs.stages import build_stage, train_stage
 from alignuser_jax.sampling import generate
-from alignuser_jax.sampling.compiling import counted
+from alignuser_jax.views import policy_and_agent_users, simulation_view
 from alignuser_jax.world import CatalogueConfig, GeneratedShop, make_catalogue
 
 TINY = Path(__file__).parents[2] / "configs" / "tiny.py"
@@ -46,10 +48,10 @@ def experiment():
 
 @pytest.fixture(scope="module")
 def run(experiment, dataset, tmp_path_factory):
-    folder = pipeline.open_run(experiment, dataset, tmp_path_factory.mktemp("run"))
+    folder = open_run(experiment, dataset, tmp_path_factory.mktemp("run"))
     for stage in ("pretrain", "align"):
-        pipeline.build_stage(experiment, dataset, folder, stage)
-        result = pipeline.train_stage(experiment, dataset, folder, stage)
+        build_stage(experiment, dataset, folder, stage)
+        result = train_stage(experiment, dataset, folder, stage)
         assert result.result_dir.is_dir()
         for task, held in result.held_out.items():
             assert held["loss"] < result.first_held_out[task]["loss"], task
@@ -154,7 +156,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(first, simulate, tmp_path, share
 
 
 def test_plain_imitation_and_a_world_model_alone_run(experiment, dataset, run, tmp_path):
-    shards = pipeline.build_stage(
+    shards = build_stage(
         experiment,
         dataset,
         run,
@@ -163,12 +165,12 @@ def test_plain_imitation_and_a_world_model_alone_run(experiment, dataset, run, t
         k=0,
         shuffle_reflections=False,
     )
-    imitated = pipeline.train_stage(
+    imitated = train_stage(
         experiment, dataset, run, "align", shards=shards, out=tmp_path / "il",
         mix={"imitation": 1, "world_model": 1},
     )  # fmt: skip
     assert set(imitated.held_out) == {"imitation", "world_model"}
-    alone = pipeline.train_stage(
+    alone = train_stage(
         experiment, dataset, run, "align", out=tmp_path / "wm", task_weights={"reflection": 0.0}
     )
     assert "reflection" not in alone.metrics[-2].get("task_loss", {})
@@ -242,4 +244,4 @@ def test_the_policy_shops_and_a_second_run_writes_the_same_bytes(
 def test_another_experiment_in_the_same_folder_is_refused(experiment, dataset, run):
     other = load_experiment(TINY, (*SMALLER, "align.seed=5"))
     with pytest.raises(ValueError, match="align.seed: 0 then, 5 now"):
-        pipeline.open_run(other, dataset, run)
+        open_run(other, dataset, run)

@@ -9,14 +9,13 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from alignuser_jax import simulation
-from alignuser_jax.datasets import synthetic
+from alignuser_jax.datasets.formats import synthetic
 from alignuser_jax.recommenders import Random
+from alignuser_jax.runs import simulate as simulation
 
 ROOT = Path(__file__).parents[2]
-sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "recommenders")]
-from hostile_recommender import HostileRecommender  # noqa: E402
-from hostile_server import HostileServer, obedient  # noqa: E402
+from tests.hostile_server import HostileServer, obedient
+from tests.recommenders.http.hostile_recommender import HostileRecommender
 
 AGENTS, PAGES = 8, 3
 

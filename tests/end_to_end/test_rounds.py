@@ -10,12 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from alignuser_jax import simulation
-from alignuser_jax.alignment import simulation_view
-from alignuser_jax.backend import with_context
-from alignuser_jax.datasets import synthetic
-from alignuser_jax.experiment import load_experiment
+from alignuser_jax.datasets.formats import synthetic
 from alignuser_jax.language.parsing import answer_text
+from alignuser_jax.randomness import stable_key
 from alignuser_jax.recommenders import (
     ALS,
     Degraded,
@@ -26,8 +23,12 @@ from alignuser_jax.recommenders import (
     load_saved,
 )
 from alignuser_jax.recommenders.rounds import check_fittable, ratings_of, with_ratings
-from alignuser_jax.records import Event, Interaction, Slate, stable_key
+from alignuser_jax.records import Event, Interaction, Slate
+from alignuser_jax.runs import simulate as simulation
+from alignuser_jax.runs.backend import with_context
+from alignuser_jax.runs.experiment import load_experiment
 from alignuser_jax.sampling import ScriptedGenerator
+from alignuser_jax.views import simulation_view
 
 ROOT = Path(__file__).parents[2]
 EVENTS = "events.parquet"

@@ -18,18 +18,19 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from test_backbone import byte_level
 
-from alignuser_jax import simulation
-from alignuser_jax.alignment import policy_and_agent_users, simulation_view
-from alignuser_jax.backend import with_context
-from alignuser_jax.datasets import synthetic
-from alignuser_jax.durable import records_in, unpack
-from alignuser_jax.experiment import load_experiment
+from alignuser_jax.datasets.formats import synthetic
+from alignuser_jax.durable.answers import unpack
+from alignuser_jax.durable.frames import records_in
 from alignuser_jax.language.parsing import answer_text
+from alignuser_jax.randomness import stable_key
 from alignuser_jax.recommenders import Random
-from alignuser_jax.records import stable_key
+from alignuser_jax.runs import simulate as simulation
+from alignuser_jax.runs.backend import with_context
+from alignuser_jax.runs.experiment import load_experiment
 from alignuser_jax.sampling import ScriptedGenerator
+from alignuser_jax.views import policy_and_agent_users, simulation_view
+from tests.end_to_end.test_backbone import byte_level
 
 pytestmark = pytest.mark.slow  # two minutes on a quiet machine
 ROOT = Path(__file__).parents[2]

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from hostile_server import HostileServer, obedient
 
-from alignuser_jax.datasets import opera, synthetic
-from tests.datasets.opera_files import write_opera
+from alignuser_jax.datasets.formats import opera, synthetic
+from tests.datasets.formats.opera_files import write_opera
+from tests.hostile_server import HostileServer, obedient
 
 ROOT = Path(__file__).parents[2]
 

@@ -16,8 +16,8 @@ from alignuser_jax.evaluation.demographics import (
     features,
     score,
 )
-from alignuser_jax.evaluation.tables import demographics_table
 from alignuser_jax.records import Item
+from alignuser_jax.report.tables import demographics_table
 
 LABELS = np.array(["a", "b", "c", "d"])
 
@@ -141,8 +141,8 @@ def test_predictors_side_by_side():
 @pytest.mark.slow
 def test_movielens_1m(ml1m):
     """The README's figures: what simple predictors reach, from the profile part."""
-    from alignuser_jax.alignment.matched import closed_lists, matching_part
-    from alignuser_jax.datasets import movielens
+    from alignuser_jax.datasets.formats import movielens
+    from alignuser_jax.personas.match_dataset import closed_lists, matching_part
 
     dataset = movielens.read(ml1m)
     assert tuple(map(len, closed_lists(dataset))) == (7, 21)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from alignuser_jax.datasets import synthetic
+from alignuser_jax.datasets.formats import synthetic
 from alignuser_jax.evaluation.preference import (
     PreferenceCase,
     preference_cases,

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from alignuser_jax.datasets import Log, movielens
+from alignuser_jax.datasets import Log
+from alignuser_jax.datasets.formats import movielens
 from alignuser_jax.evaluation import rating_baselines
 from alignuser_jax.evaluation.ratings import (
     acceptance,
@@ -9,8 +10,8 @@ from alignuser_jax.evaluation.ratings import (
     score_over_seeds,
     score_ratings,
 )
-from alignuser_jax.evaluation.tables import seeds_table
-from alignuser_jax.records import stable_key
+from alignuser_jax.randomness import stable_key
+from alignuser_jax.report.tables import seeds_table
 
 
 def make_log(user, item, rating, split=None):

@@ -1,11 +1,11 @@
 """A small vocabulary of ours, a small fast tokenizer with two ChatML templates, Qwen3's, and
 Llama 2's and 3's (or small ones of their kinds where those are absent)."""
 
-import llama_files
 import pytest
 
 from alignuser_jax.language import TextTokenizer, train_sentencepiece
 from alignuser_jax.language.tokenizer import HuggingFaceTokenizer
+from tests import llama_files
 
 PAGE = "\n".join(
     [

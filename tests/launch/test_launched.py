@@ -12,12 +12,13 @@ import time
 from pathlib import Path
 
 import pytest
-from stand_ins import LAUNCH, ROOT, Stage, finish, pod_command, slurm, tpu_vm
 
-from alignuser_jax import pipeline
-from alignuser_jax.datasets import synthetic
-from alignuser_jax.experiment import load_experiment
+from alignuser_jax.datasets.formats import synthetic
+from alignuser_jax.runs.experiment import load_experiment
+from alignuser_jax.runs.folder import open_run
+from alignuser_jax.runs.stages import build_stage
 from alignuser_jax.training.metrics import read_metrics
+from tests.launch.stand_ins import LAUNCH, ROOT, Stage, finish, pod_command, slurm, tpu_vm
 
 pytestmark = pytest.mark.slow
 
@@ -52,8 +53,8 @@ def prepared(tmp_path_factory):
     sizes = synthetic.SyntheticConfig(users=40, items=60, ratings_per_user=24)
     dataset = synthetic.generate(sizes)
     dataset.save(folder / "data")
-    run = pipeline.open_run(experiment, dataset, folder / "run")
-    pipeline.build_stage(experiment, dataset, run, "pretrain")
+    run = open_run(experiment, dataset, folder / "run")
+    build_stage(experiment, dataset, run, "pretrain")
     return folder
 
 

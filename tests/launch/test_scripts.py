@@ -13,7 +13,9 @@ import time
 from pathlib import Path
 
 import pytest
-from stand_ins import (
+
+from alignuser_jax.training.plan import USABLE
+from tests.launch.stand_ins import (
     LAUNCH,
     MANIFESTS,
     ROOT,
@@ -26,8 +28,6 @@ from stand_ins import (
     slurm,
     tpu_vm,
 )
-
-from alignuser_jax.training.plan import USABLE
 
 SHELL = sorted([*LAUNCH.rglob("*.sh"), *LAUNCH.rglob("*.sbatch")])
 

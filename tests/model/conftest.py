@@ -7,9 +7,9 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from model_helpers import with_random_b
 
 from alignuser_jax.model import DecoderConfig, LoraConfig, init_decoder
+from tests.model.model_helpers import with_random_b
 
 
 @pytest.fixture(scope="session")

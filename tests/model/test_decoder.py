@@ -5,7 +5,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from model_helpers import logits, positions_like
 
 from alignuser_jax.model import (
     LoraConfig,
@@ -18,6 +17,7 @@ from alignuser_jax.model import (
 )
 from alignuser_jax.model.attention import attend, attend_causal
 from alignuser_jax.model.contract import contract
+from tests.model.model_helpers import logits, positions_like
 
 
 def test_packed_rows_equal_separate_rows(decoder, tokens):

@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from model_helpers import logits, positions_like, with_random_b
 
 from alignuser_jax.model import (
     LoraConfig,
@@ -15,6 +14,7 @@ from alignuser_jax.model import (
     split,
     unstack,
 )
+from tests.model.model_helpers import logits, positions_like, with_random_b
 
 
 def test_fresh_adapters_change_nothing_and_still_have_a_gradient(config, tokens):

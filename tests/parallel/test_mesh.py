@@ -57,7 +57,7 @@ def run(decoder):
     return jax.jit(jax.grad(loss, has_aux=True))(lora, base)
 
 # Every byte of the files is read once, whatever the mesh; a block at a time.
-from alignuser_jax.model.tensors import Tensor, find_tensors
+from alignuser_jax.model.files.tensors import Tensor, find_tensors
 read, whole = [], Tensor.pieces
 def counted(self, index=()):
     for where, values in whole(self, index):

@@ -7,7 +7,8 @@ import pyarrow as pa
 
 from alignuser_jax.language.parsing import answer_text
 from alignuser_jax.personas import MatchConfig
-from alignuser_jax.records import Completion, Item, stable_key
+from alignuser_jax.randomness import stable_key
+from alignuser_jax.records import Completion, Item
 
 AGES = ("18-24", "25-34", "56 or older")
 JOBS = ("artist", "farmer", "lawyer", "writer")

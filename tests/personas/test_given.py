@@ -6,7 +6,6 @@ import json
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from matching_toy import AGES, JOBS
 
 from alignuser_jax.language.prompts import FIXED_PHRASES, persona_block
 from alignuser_jax.personas import (
@@ -18,6 +17,7 @@ from alignuser_jax.personas import (
     save_matches,
 )
 from alignuser_jax.records import Persona
+from tests.personas.matching_toy import AGES, JOBS
 
 ABOUT = {"dataset": "toy", "dataset_hash": "d1", "part": "profile", "profile_share": 0.75}
 
@@ -66,7 +66,7 @@ def test_parquet_and_the_surveys_of_a_dataset(tmp_path):
 
 
 def test_surveys_pass_into_computed_personas():
-    from matching_toy import log_of
+    from tests.personas.matching_toy import log_of
 
     dataset, log = log_of([[5, 4], [1]])
     dataset.demographics = {"u0": {"age": "", "occupation": "farmer"}}

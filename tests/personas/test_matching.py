@@ -4,12 +4,12 @@ where something goes wrong."""
 from dataclasses import replace
 
 import pytest
-from matching_toy import AGES, CONFIG, JOBS, Model, films, log_of, owner
 
 from alignuser_jax.language import REPROMPT
 from alignuser_jax.personas import Candidate, Evidence, match
 from alignuser_jax.personas.matching import score
 from alignuser_jax.records import Completion
+from tests.personas.matching_toy import AGES, CONFIG, JOBS, Model, films, log_of, owner
 
 RATINGS = [[5, 4, 1, 2, 3, 5, 4], [1, 2, 5, 4], [4, 4, 4, 1, 1], [5, 5, 5, 1], [2, 2, 2, 4]]
 

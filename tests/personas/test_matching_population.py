@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from matching_toy import CONFIG, Model, log_of, noise
 
-from alignuser_jax.agents import Journal
-from alignuser_jax.durable import JournalError
+from alignuser_jax.durable.journal import Journal
+from alignuser_jax.durable.whole import JournalError
 from alignuser_jax.language import REPROMPT
 from alignuser_jax.personas import Evidence, estimate, match_users, read_personas, save_matches
 from alignuser_jax.records import Completion
+from tests.personas.matching_toy import CONFIG, Model, log_of, noise
 
 RATINGS = [[1 + noise(u, n, most=5) for n in range(4 + noise(u, most=9))] for u in range(8)]
 USERS = tuple(f"u{n}" for n in range(8))

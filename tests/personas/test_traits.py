@@ -143,7 +143,7 @@ def test_nothing_outside_the_given_log_is_used():
 
 
 def test_movielens_takes_seconds_and_has_the_known_shape(ml1m):
-    from alignuser_jax.datasets import movielens
+    from alignuser_jax.datasets.formats import movielens
 
     dataset = movielens.read(ml1m)
     start = time.perf_counter()

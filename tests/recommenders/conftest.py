@@ -4,9 +4,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from hostile_recommender import ITEMS, HostileRecommender
 
 from alignuser_jax.records import Interaction
+from tests.recommenders.http.hostile_recommender import ITEMS, HostileRecommender
 
 TRAIN, VALIDATION, TEST = 0, 1, 2
 

@@ -17,7 +17,7 @@ from alignuser_jax.recommenders import (
     from_scores,
     load_recommender,
 )
-from alignuser_jax.recommenders.protocol import (
+from alignuser_jax.recommenders.http.protocol import (
     WrongForm,
     decode_slates,
     encode_slates,

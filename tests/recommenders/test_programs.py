@@ -17,7 +17,7 @@ def run(program, *arguments, cwd=ROOT):
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
-    from alignuser_jax.datasets.synthetic import SyntheticConfig, generate
+    from alignuser_jax.datasets.formats.synthetic import SyntheticConfig, generate
 
     directory = tmp_path_factory.mktemp("data") / "synthetic"
     generate(SyntheticConfig(users=60, items=80, seed=0)).save(directory)

@@ -2,7 +2,8 @@
 
 from dataclasses import replace
 
-from alignuser_jax.records import Message, Request, stable_key
+from alignuser_jax.randomness import stable_key
+from alignuser_jax.records import Message, Request
 from alignuser_jax.sampling import EngineConfig
 
 GEOMETRY = EngineConfig(slots=4, context=128, chunk=16, states=256, edges=12)

@@ -9,13 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from hostile_server import HostileServer
-from uncached import Reference
 
 from alignuser_jax.language import train_sentencepiece
 from alignuser_jax.model import DecoderConfig, LoraConfig, abstract_decoder
 from alignuser_jax.sampling import ServerConfig, ServerGenerator
-from alignuser_jax.sampling.transport import TransportConfig
+from alignuser_jax.sampling.servers.transport import TransportConfig
+from tests.hostile_server import HostileServer
+from tests.sampling.engine.uncached import Reference
 
 TEXT = """You browse a list of movies. Answer with one line for each item.
 ITEM_1 [WATCH] ITEM_2 [SKIP] ITEM_3 ITEM_4 RATING: 1 2 3 4 5 6 7 8 9 10

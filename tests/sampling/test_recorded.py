@@ -4,7 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from alignuser_jax.durable import JournalError, framed, pack
+from alignuser_jax.durable.answers import pack
+from alignuser_jax.durable.frames import framed
+from alignuser_jax.durable.whole import JournalError
 from alignuser_jax.records import Completion, Message, Request, Usage
 from alignuser_jax.sampling import (
     NotRecorded,

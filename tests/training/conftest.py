@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from tiny_task import SOURCE, examples
 
 from alignuser_jax.language.tokenizer import train_sentencepiece
 from alignuser_jax.model import DecoderConfig, LoraConfig, abstract_decoder
-from alignuser_jax.training.records_io import write_shards
+from alignuser_jax.shards import write_shards
+from tests.training.tiny_task import SOURCE, examples
 
 
 @pytest.fixture(scope="session")

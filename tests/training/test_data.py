@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from tiny_task import SOURCE, conversation, examples
 
 from alignuser_jax.language.render import render
 from alignuser_jax.records import Example, Message, Span
+from alignuser_jax.shards import ShardError, write_shards
 from alignuser_jax.training.config import TrainConfig
 from alignuser_jax.training.data import (
     Batches,
@@ -19,7 +19,7 @@ from alignuser_jax.training.data import (
     split_replies,
     validation_batches,
 )
-from alignuser_jax.training.records_io import ShardError, write_shards
+from tests.training.tiny_task import SOURCE, conversation, examples
 
 QUOTAS = {"reflection": 1, "world_model": 3}
 

@@ -8,17 +8,17 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
-from tiny_task import SOURCE, examples
 
 from alignuser_jax.model import named_arrays, read_adapter, split
 from alignuser_jax.parallel import Hosts, make_mesh
+from alignuser_jax.shards import write_shards
 from alignuser_jax.training.checkpoint import Checkpoints, rooted
 from alignuser_jax.training.config import TrainConfig
 from alignuser_jax.training.held_out import HeldOut
 from alignuser_jax.training.loop import train
 from alignuser_jax.training.metrics import METRICS, RunLog, read_metrics
-from alignuser_jax.training.records_io import write_shards
 from alignuser_jax.training.step import trainable_parts
+from tests.training.tiny_task import SOURCE, examples
 
 ONE = make_mesh(devices=jax.devices()[:1])
 

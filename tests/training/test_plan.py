@@ -165,10 +165,10 @@ def test_enough_devices_are_taken_as_they_are():
 
 QWEN = """
 import sys
-sys.path.insert(0, sys.argv[1] + "/tests/model")
+sys.path.insert(0, sys.argv[1])
 import jax.numpy as jnp
-from test_published import PUBLISHED
-from alignuser_jax.experiment import load_experiment
+from tests.model.files.test_published import PUBLISHED
+from alignuser_jax.runs.experiment import load_experiment
 from alignuser_jax.model import abstract_decoder, read_config
 from alignuser_jax.parallel import make_mesh
 from alignuser_jax.training.plan import WORKING, devices_for, plan

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_many_devices import free_port
 
 from alignuser_jax.training.metrics import METRICS, read_metrics
+from tests.training.test_many_devices import free_port
 
 PROGRAM = Path(__file__).with_name("train_tiny.py")
 pytestmark = pytest.mark.slow

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from alignuser_jax.datasets import synthetic
+from alignuser_jax.datasets.formats import synthetic
 from alignuser_jax.recommenders import Random
 from alignuser_jax.records import RATINGS, Action, State, World
 from alignuser_jax.world import (

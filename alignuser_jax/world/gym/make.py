@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from alignuser_jax import records
-from alignuser_jax.datasets import Dataset, synthetic
+from alignuser_jax.datasets import Dataset
+from alignuser_jax.datasets.formats import synthetic
 from alignuser_jax.recommenders import Popularity
 from alignuser_jax.records import Recommender
 from alignuser_jax.world.gym import recsys, user
 from alignuser_jax.world.gym.people import BehaviouralUsers, taste_of
 from alignuser_jax.world.gym.staged import StagedVectorEnv
-from alignuser_jax.world.known import known_site
-from alignuser_jax.world.site import SiteConfig
+from alignuser_jax.world.site.known import known_site
+from alignuser_jax.world.site.site import SiteConfig
 
 
 def recsys_env(

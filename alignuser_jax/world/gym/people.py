@@ -11,9 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from alignuser_jax.datasets import Dataset, item_statistics
-from alignuser_jax.records import LIKED_FROM, Action, Outcome, stable_key
+from alignuser_jax.randomness import stable_key
+from alignuser_jax.records import LIKED_FROM, Action, Outcome
 from alignuser_jax.world.gym.recsys import Visit
-from alignuser_jax.world.site import RecommendationSite
+from alignuser_jax.world.site.site import RecommendationSite
 
 Taste = Callable[[str, str], tuple[float, float]]
 """(user id, item id) -> the chance that the user takes the item when it is shown, and the

@@ -20,7 +20,7 @@ from alignuser_jax.records import (
     Slate,
 )
 from alignuser_jax.world.gym.staged import Seen, StagedEnv
-from alignuser_jax.world.site import RecommendationSite
+from alignuser_jax.world.site.site import RecommendationSite
 
 Visit = Generator[records.Request | RecommendationRequest, Any, Outcome]
 UserModel = Callable[[str, int], Visit]

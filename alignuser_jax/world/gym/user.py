@@ -11,10 +11,11 @@ import numpy as np
 from gymnasium import spaces
 
 from alignuser_jax.records import RATINGS, Action, Item, Recommender, State, World
+from alignuser_jax.text import one_line
 from alignuser_jax.world.drive import fill
 from alignuser_jax.world.gym.staged import Seen, StagedEnv
-from alignuser_jax.world.page import item_id, one_line
-from alignuser_jax.world.site import SiteConfig
+from alignuser_jax.world.site.page import item_id
+from alignuser_jax.world.site.site import SiteConfig
 
 Menu = Callable[[State], Sequence[Action]]
 """What each number of the action space means in a state; always as many actions, valid or not.

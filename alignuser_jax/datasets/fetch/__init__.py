@@ -1,0 +1,1 @@
+"""Download published logs and check what came."""

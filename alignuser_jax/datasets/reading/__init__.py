@@ -1,0 +1,1 @@
+"""Read columns, text lines and values from files that people wrote."""

@@ -1,0 +1,1 @@
+"""Turn tables of simulated users into a verdict about recommenders."""

@@ -1,0 +1,1 @@
+"""Run many coroutines that ask questions, and answer what they ask."""

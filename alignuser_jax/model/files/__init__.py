@@ -1,0 +1,1 @@
+"""Model weights and configurations on disk: Hugging Face, PEFT and merged folders."""

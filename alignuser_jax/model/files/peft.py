@@ -1,0 +1,235 @@
+"""Adapters from and to PEFT directories (`adapter_config.json`, `adapter_model.safetensors`).
+
+PEFT is the one format of adapters here: what is trained is saved so, and what `peft` wrote is
+read. PEFT's `lora_A [rank, in]` and `lora_B [out, rank]` of each layer are stacked and
+transposed here; every adapter array is f32 `[layers, in, rank]` or `[layers, rank, out]`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from alignuser_jax.model.config import PROJECTIONS, DecoderConfig, LoraConfig
+from alignuser_jax.model.files.hf_config import read_json
+from alignuser_jax.model.files.tensors import FLOATS, listed, read_headers, write_tensors
+
+WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+_NAME = re.compile(
+    r"base_model\.model\.(?:model\.)?layers\.(\d+)\.(?:self_attn|mlp)\."
+    r"(q|k|v|o|gate|up|down)_proj\.lora_([AB])(?:\.default)?\.weight"
+)
+Arrays = dict[str, np.ndarray]
+"""`layers.<projection>.a` and `.b` -> the stacked adapter weights."""
+
+_NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "peft_type": ("LORA",),
+    "bias": ("none",),
+    "fan_in_fan_out": (False,),
+    "use_dora": (False,),
+    "use_qalora": (False,),
+    "lora_bias": (False,),
+    "modules_to_save": (None, []),
+    "layers_to_transform": (None, []),
+    "rank_pattern": (None, {}),
+    "alpha_pattern": (None, {}),
+    "layer_replication": (None, []),
+    "trainable_token_indices": (None, [], {}),
+    "target_parameters": (None, []),
+    "alora_invocation_tokens": (None, []),
+    "use_bdlora": (None, False),
+    "arrow_config": (None,),
+    "kasa_config": (None,),
+    "velora_config": (None,),
+    "monteclora_config": (None,),
+    "init_lora_weights": (True, False, None, "gaussian", "eva", "orthogonal"),
+}
+"""Fields that change what an adapter computes (or the base it was trained on), with the
+values under which it is plain LoRA."""
+
+
+def save_adapter(
+    directory: str | Path, arrays: Mapping[str, np.ndarray], config: LoraConfig, base: str = ""
+) -> None:
+    """Writes what `peft`, vLLM and `read_adapter` read; `base` is the base model's directory
+    or hub id, kept as `base_model_name_or_path`."""
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    tensors = {}
+    for path, stacked in arrays.items():
+        _, projection, which = path.split(".")
+        for layer, values in enumerate(np.asarray(stacked)):
+            name = _spelled(layer, projection, which.upper())
+            tensors[name] = np.ascontiguousarray(values.T)
+    write_tensors(directory / WEIGHTS, tensors)
+    content = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": str(base) or None,
+        "r": config.rank,
+        "lora_alpha": config.alpha,
+        "lora_dropout": config.dropout,
+        "use_rslora": config.rslora,
+        "target_modules": [f"{projection}_proj" for projection in config.targets],
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+        "modules_to_save": None,
+    }
+    (directory / CONFIG).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+
+
+def _spelled(layer: int, projection: str, which: str) -> str:
+    module = f"{'self_attn' if projection in 'qkvo' else 'mlp'}.{projection}_proj"
+    return f"base_model.model.model.layers.{layer}.{module}.lora_{which}.weight"
+
+
+def base_of(directory: str | Path) -> str:
+    """The base model that an adapter names, "" where it names none."""
+    return read_json(_file(directory, CONFIG)).get("base_model_name_or_path") or ""
+
+
+def read_adapter(
+    directory: str | Path, decoder: DecoderConfig | None = None
+) -> tuple[LoraConfig, Arrays]:
+    """An adapter that fits `decoder` (not checked where None).
+
+    Raises `FileNotFoundError` where a file is absent and `ValueError` naming all that is not
+    plain LoRA on the seven projections of every layer, or does not fit.
+    """
+    content = read_json(_file(directory, CONFIG))
+    problems = [
+        f"{name}={content[name]!r} (supported: {' or '.join(map(repr, allowed))})"
+        for name, allowed in _NEUTRAL.items()
+        if name in content and content[name] not in allowed
+    ]
+    rank, alpha = content.get("r"), content.get("lora_alpha")
+    dropout, rslora = content.get("lora_dropout", 0.0), content.get("use_rslora", False)
+    if type(rank) is not int or not 1 <= rank < 2**16:
+        problems.append(f"r={rank!r}, expected a rank of 1 or more")
+    if type(alpha) not in (int, float) or not math.isfinite(alpha):
+        problems.append(f"lora_alpha={alpha!r}, expected a finite number")
+    if type(dropout) not in (int, float) or not 0 <= dropout < 1:
+        problems.append(f"lora_dropout={dropout!r}, expected 0 <= dropout < 1")
+    if not isinstance(rslora, bool):
+        problems.append(f"use_rslora={rslora!r}, expected true or false")
+    if problems:
+        raise ValueError(listed(f"the adapter in {directory} cannot be used", problems))
+    tensors = read_headers([_file(directory, WEIGHTS)])
+    found: dict[tuple[str, str], dict[int, Any]] = {}
+    for name, tensor in tensors.items():
+        match = _NAME.fullmatch(name)
+        if match is None:
+            problems.append(f"unexpected {name}")
+            continue
+        layer, projection, which = int(match[1]), match[2], match[3]
+        found.setdefault((projection, which), {})[layer] = tensor
+    targets = tuple(p for p in PROJECTIONS if (p, "A") in found or (p, "B") in found)
+    layers = decoder.num_layers if decoder else 1 + max(map(max, found.values()), default=-1)
+    if not targets:
+        problems.append("no lora_A or lora_B of any layer")
+    arrays: Arrays = {}
+    for projection in targets:
+        for which in "AB":
+            parts = found.get((projection, which), {})
+            for layer in sorted(set(range(min(layers, 1 << 16))) ^ parts.keys()):
+                state = "missing" if layer not in parts else "unexpected"
+                problems.append(f"{state} {_spelled(layer, projection, which)}")
+            for layer, tensor in parts.items():
+                if layer < layers:
+                    problems += _misfit(tensor, layer, projection, which, rank, decoder)
+    if problems:
+        raise ValueError(listed(f"the adapter in {directory} does not fit", problems))
+    for projection in targets:
+        for which in "AB":
+            parts = found[projection, which]
+            stacked = [parts[layer].read().T.astype(np.float32) for layer in range(layers)]
+            arrays[f"layers.{projection}.{which.lower()}"] = np.stack(stacked)
+    return LoraConfig(rank, float(alpha), float(dropout), targets, rslora), arrays
+
+
+def _file(directory: str | Path, name: str) -> Path:
+    path = Path(directory) / name
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{directory} holds no adapter: {name} is missing (expected a PEFT directory, as "
+            "alignuser train and peft's save_pretrained write it)"
+        )
+    return path
+
+
+def _misfit(tensor, layer, projection, which, rank, decoder) -> list[str]:
+    """What is wrong with one tensor of an adapter."""
+    name, problems = _spelled(layer, projection, which), []
+    if tensor.dtype not in FLOATS:
+        problems.append(f"{name} is {tensor.dtype}, expected one of {', '.join(FLOATS)}")
+    expected: tuple[int | None, int | None] = (rank, None) if which == "A" else (None, rank)
+    if decoder is not None:
+        ins, outs = widths(decoder, projection)
+        expected = (rank, ins) if which == "A" else (outs, rank)
+    fits = len(tensor.shape) == 2 and all(
+        want in (None, size) for want, size in zip(expected, tensor.shape, strict=True)
+    )
+    if not fits:
+        want = ["any" if size is None else size for size in expected]
+        problems.append(f"{name} has shape {list(tensor.shape)}, expected {want}")
+    return problems
+
+
+def widths(config: DecoderConfig, projection: str) -> tuple[int, int]:
+    """(in, out) of a projection."""
+    hidden, inner = config.hidden_size, config.intermediate_size
+    queries = config.num_heads * config.head_dim
+    keys = config.num_kv_heads * config.head_dim
+    return {
+        "q": (hidden, queries),
+        "k": (hidden, keys),
+        "v": (hidden, keys),
+        "o": (queries, hidden),
+        "gate": (hidden, inner),
+        "up": (hidden, inner),
+        "down": (inner, hidden),
+    }[projection]
+
+
+def join_adapters(
+    adapters: Mapping[str, tuple[LoraConfig, Arrays]],
+) -> tuple[LoraConfig, tuple[tuple[str, int], ...], Arrays]:
+    """Several adapters side by side as one: its config, (name, rank) of each, its arrays.
+
+    Ranks add up, scales move into `B`, and a projection that one of them does not adapt gets
+    zeros there. A gate over the joined rank then chooses per row (`lora.Adapter`). One adapter
+    alone stays as it is.
+    """
+    bank = tuple((name, config.rank) for name, (config, _) in adapters.items())
+    if len(adapters) == 1:
+        (config, arrays) = next(iter(adapters.values()))
+        return config, bank, arrays
+    total = sum(rank for _, rank in bank)
+    some = {path: array for _, arrays in adapters.values() for path, array in arrays.items()}
+    joined = {
+        path: np.zeros(
+            (len(like), like.shape[1], total)
+            if path.endswith(".a")
+            else (len(like), total, like.shape[2]),
+            np.float32,
+        )
+        for path, like in some.items()
+    }
+    begin = 0
+    for config, arrays in adapters.values():
+        end = begin + config.rank
+        for path, array in arrays.items():
+            if path.endswith(".a"):
+                joined[path][:, :, begin:end] = array
+            else:
+                joined[path][:, begin:end] = array * np.float32(config.scale)
+        begin = end
+    targets = tuple(p for p in PROJECTIONS if f"layers.{p}.a" in joined)
+    return LoraConfig(total, float(total), 0.0, targets), bank, joined

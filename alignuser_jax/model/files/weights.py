@@ -1,0 +1,289 @@
+"""Weights from and to a Hugging Face directory (`config.json` and safetensors), without torch.
+
+One table drives both directions. Layers are stacked here and separate there, linear maps are
+`[in, out]` here and `[out, in]` there. Reading takes one device's block of one stacked tensor
+at a time: that is all the host memory it needs beside the result, and each byte is read once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh, Sharding, SingleDeviceSharding
+
+from alignuser_jax.model.config import PROJECTIONS, DecoderConfig, LoraConfig
+from alignuser_jax.model.decoder import Block, Decoder
+from alignuser_jax.model.files.hf_config import CONFIG, GENERATION, read_config, to_hf
+from alignuser_jax.model.files.peft import join_adapters, read_adapter
+from alignuser_jax.model.files.tensors import (
+    FLOATS,
+    INDEX,
+    WHOLE,
+    Tensor,
+    find_tensors,
+    listed,
+    write_tensors,
+)
+from alignuser_jax.model.states import abstract_decoder, draw, merge, split, with_arrays
+from alignuser_jax.parallel import shardings
+
+_NORMS = {
+    "attention_norm": "input_layernorm",
+    "mlp_norm": "post_attention_layernorm",
+    "q_norm": "self_attn.q_norm",
+    "k_norm": "self_attn.k_norm",
+}
+MODULES = {
+    name: f"{'self_attn' if name in 'qkvo' else 'mlp'}.{name}_proj" for name in PROJECTIONS
+}
+"""Our projection -> Hugging Face's module within a layer."""
+
+TABLE: tuple[tuple[str, str, bool], ...] = (
+    ("embedding", "model.embed_tokens.weight", False),
+    ("unembedding", "lm_head.weight", False),
+    ("norm.scale", "model.norm.weight", False),
+    *(
+        (f"layers.{ours}.scale", f"model.layers.{{i}}.{theirs}.weight", False)
+        for ours, theirs in _NORMS.items()
+    ),
+    *(
+        (f"layers.{ours}.kernel", f"model.layers.{{i}}.{theirs}.weight", True)
+        for ours, theirs in MODULES.items()
+    ),
+    *(
+        (f"layers.{ours}.bias", f"model.layers.{{i}}.{theirs}.bias", False)
+        for ours, theirs in MODULES.items()
+    ),
+)
+"""(path in the base state, name in the file with `{i}` the layer, transposed there)."""
+
+TILE = 128
+_IGNORED = re.compile(r"(model\.)?(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq")
+
+
+def load_decoder(
+    directory: str | Path,
+    lora: LoraConfig | None = None,
+    *,
+    adapters: Mapping[str, str | Path] | None = None,
+    seed: int = 0,
+    dtype: jnp.dtype = jnp.float32,
+    param_dtype: jnp.dtype | None = None,
+    mesh: Mesh | None = None,
+) -> Decoder:
+    """The decoder in `directory`, with fresh adapters (`B` = 0) where `lora` has a rank, or
+    with trained `adapters` (name -> PEFT directory) side by side.
+
+    Args:
+      param_dtype: of base weights; default `dtype`. Files in bf16, f16 or f32 are converted.
+      mesh: lays each weight out by its logical axes; every process reads its own part only.
+
+    Raises `FileNotFoundError` where there is nothing to read, and `ValueError` naming every
+    tensor that is missing, unexpected, truncated, of another shape or not of floats, before
+    anything is allocated.
+    """
+    if lora is not None and adapters:
+        raise ValueError("give fresh adapters (lora) or trained ones (adapters), not both")
+    directory = Path(directory)
+    config, tensors = checked_tensors(directory)
+    bank, learned = None, {}
+    if adapters:
+        read = {name: read_adapter(path, config) for name, path in adapters.items()}
+        lora, bank, learned = join_adapters(read)
+    param_dtype = dtype if param_dtype is None else param_dtype
+    options = {"adapters": bank, "dtype": dtype, "param_dtype": param_dtype}
+    abstract = abstract_decoder(config, lora, **options)
+    graphdef, low_rank, base = split(abstract)
+    local = SingleDeviceSharding(jax.local_devices()[0])
+    layout = shardings(base, mesh) if mesh else jax.tree.map(lambda _: local, base)
+    for ours, template, transposed in TABLE:
+        node = find(base, ours)
+        if node is not None:
+            names = _names(template, config.num_layers)
+            parts = [tensors[name] for name in names]
+            stacked = "{i}" in template
+            want, where = node.get_value(), find(layout, ours).get_value()
+            node.set_value(_place(parts, stacked, transposed, want, where))
+    if not adapters:
+        return merge(graphdef, draw(low_rank, seed, mesh), base)
+    layout = shardings(low_rank, mesh) if mesh else jax.tree.map(lambda _: local, low_rank)
+    placed = {
+        ours: jax.device_put(values, find(layout, ours).get_value())
+        for ours, values in learned.items()
+    }
+    return merge(graphdef, with_arrays(low_rank, placed), base)
+
+
+def checked_tensors(directory: Path) -> tuple[DecoderConfig, dict[str, Tensor]]:
+    """What a model directory holds, once it is known to be a decoder: its config, and its
+    tensors by the names of `TABLE`. Raises as `load_decoder` does; reads headers only."""
+    config = read_config(directory)
+    tensors = find_tensors(directory, problems := [])
+    if config.num_layers > len(tensors):
+        said = f"num_hidden_layers={config.num_layers}, but {len(tensors)} tensors in all"
+        raise ValueError(_refusal(directory, [said, *problems]))
+    config, tensors = _with_full_names(config, tensors)
+    problems += _misfits(tensors, config, split(abstract_decoder(config))[2])
+    if problems:
+        raise ValueError(_refusal(directory, problems))
+    return config, tensors
+
+
+def save_pretrained(
+    decoder: Decoder, directory: str | Path, shard_bytes: int = 5 << 30
+) -> None:
+    """Writes what `load_decoder` and `transformers`' `AutoModelForCausalLM` read.
+
+    Base weights only, in their own type; a decoder with adapters or with a list of layers is
+    refused. More than `shard_bytes` go into several files and an index.
+    """
+    if decoder.lora.rank or not isinstance(decoder.layers, Block):
+        raise ValueError(
+            f"a checkpoint holds a plain stacked decoder, but this one has adapters of rank "
+            f"{decoder.lora.rank} and layers as {type(decoder.layers).__name__}; save "
+            "merge_lora(decoder) to keep what its adapters learned, before unstack"
+        )
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    shards: list[dict[str, np.ndarray]] = [{}]
+    size = 0
+    for name, tensor in _tensors(decoder):
+        if size and size + tensor.nbytes > shard_bytes:
+            shards.append({})
+            size = 0
+        shards[-1][name] = tensor
+        size += tensor.nbytes
+    weight_map = {}
+    for n, shard in enumerate(shards, start=1):
+        file = f"model-{n:05d}-of-{len(shards):05d}.safetensors" if len(shards) > 1 else WHOLE
+        write_tensors(directory / file, shard)
+        weight_map |= dict.fromkeys(shard, file)
+    if len(shards) > 1:
+        total = sum(tensor.nbytes for shard in shards for tensor in shard.values())
+        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        (directory / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+    if ends := list(decoder.config.eos_token_ids):
+        (directory / GENERATION).write_text(json.dumps({"eos_token_id": ends}) + "\n")
+    config = to_hf(decoder.config) | {"dtype": decoder.param_dtype.name}
+    (directory / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+
+
+def _tensors(decoder: Decoder) -> Iterator[tuple[str, np.ndarray]]:
+    """The base weights as the file has them."""
+    base = split(decoder)[2]
+    for ours, template, transposed in TABLE:
+        node = find(base, ours)
+        if node is not None:
+            stacked = np.asarray(node.get_value())
+            parts = stacked if "{i}" in template else [stacked]
+            for name, tensor in zip(
+                _names(template, decoder.config.num_layers), parts, strict=True
+            ):
+                yield name, np.ascontiguousarray(tensor.T if transposed else tensor)
+
+
+def _names(template: str, layers: int) -> list[str]:
+    return [template.format(i=i) for i in range(layers if "{i}" in template else 1)]
+
+
+def find(state: nnx.State, path: str):
+    """The variable at a dotted path; None where the state lacks it (a tied head)."""
+    for part in path.split("."):
+        if part not in state:
+            return None
+        state = state[part]
+    return state
+
+
+def _with_full_names(
+    config: DecoderConfig, tensors: dict[str, Tensor]
+) -> tuple[DecoderConfig, dict[str, Tensor]]:
+    """A bare backbone (Qwen3-Embedding) lacks the prefix `model.`, and the head if untied."""
+    if "model.embed_tokens.weight" in tensors or "embed_tokens.weight" not in tensors:
+        return config, tensors
+    full = {
+        name if name == "lm_head.weight" else f"model.{name}": t for name, t in tensors.items()
+    }
+    if "lm_head.weight" not in full:
+        config = dataclasses.replace(config, headless=True)
+    return config, full
+
+
+def _refusal(directory: Path, problems: list[str]) -> str:
+    return listed(f"the tensors in {directory} do not fit its {CONFIG}", problems)
+
+
+def _misfits(
+    tensors: Mapping[str, Tensor], config: DecoderConfig, base: nnx.State
+) -> list[str]:
+    """What is missing, unexpected, of another shape or not of floats."""
+    expected: dict[str, tuple[int, ...]] = {}
+    for ours, template, transposed in TABLE:
+        node = find(base, ours)
+        if node is not None:
+            shape = node.get_value().shape["{i}" in template :]
+            shape = tuple(shape[::-1] if transposed else shape)
+            expected |= dict.fromkeys(_names(template, config.num_layers), shape)
+    without_head = config.tie_word_embeddings or config.headless
+    ignored = {"lm_head.weight"} if without_head else set()  # a copy of the table
+    problems = [f"missing {name}" for name in expected if name not in tensors]
+    for name, tensor in tensors.items():
+        if name not in expected:
+            if name not in ignored and not _IGNORED.fullmatch(name):
+                problems.append(f"unexpected {name}")
+            continue
+        if tensor.shape != expected[name]:
+            problems.append(
+                f"{name} has shape {list(tensor.shape)}, expected {list(expected[name])}"
+            )
+        if tensor.dtype not in FLOATS:
+            problems.append(f"{name} is {tensor.dtype}, expected one of {', '.join(FLOATS)}")
+    return problems
+
+
+def _place(
+    parts: list[Tensor],
+    stacked: bool,
+    transposed: bool,
+    want: jax.ShapeDtypeStruct,
+    where: Sharding,
+) -> jax.Array:
+    """One (stacked) weight, each block read once and sent to every device that holds it."""
+    devices: dict[tuple, list] = {}
+    for device, index in where.addressable_devices_indices_map(want.shape).items():
+        extents = tuple(s.indices(n) for s, n in zip(index, want.shape, strict=True))
+        devices.setdefault(extents, []).append(device)
+    arrays = []
+    for extents, holders in devices.items():
+        index = tuple(slice(*extent) for extent in extents)
+        block = np.empty([len(range(*extent)) for extent in extents], want.dtype)
+        rows = block if stacked else block[None]
+        for row, part in zip(rows, parts[index[0]] if stacked else parts, strict=True):
+            inner = index[1:] if stacked else index
+            for at, values in part.pieces(inner[::-1] if transposed else inner):
+                into = row[:, at] if transposed else row[at]
+                _copy(into, values.T if transposed else values)
+        arrays += [jax.device_put(block, device) for device in holders]
+        jax.block_until_ready(arrays)  # so that one block at a time is in host memory
+    return jax.make_array_from_single_device_arrays(want.shape, where, arrays)
+
+
+def _copy(into: np.ndarray, values: np.ndarray) -> None:
+    """`into[...] = values` in tiles that stay in cache: transposed, four times faster."""
+    if into.dtype == values.dtype and into.dtype.itemsize == 2:  # NumPy is slow with bfloat16
+        into, values = into.view(np.uint16), values.view(np.uint16)
+    if into.ndim < 2 or values.flags.c_contiguous:
+        np.copyto(into, values, casting="unsafe")
+        return
+    for i in range(0, into.shape[0], TILE):
+        for j in range(0, into.shape[1], TILE):
+            tile = into[i : i + TILE, j : j + TILE]
+            np.copyto(tile, values[i : i + TILE, j : j + TILE], casting="unsafe")

@@ -1,0 +1,1 @@
+"""Check recommenders: the contract and held-out hits."""

@@ -1,0 +1,1 @@
+"""Adapters for recommenders of other libraries, for scores and for functions."""

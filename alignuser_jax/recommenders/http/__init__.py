@@ -1,0 +1,1 @@
+"""Recommenders behind HTTP: the protocol, the client and the server."""

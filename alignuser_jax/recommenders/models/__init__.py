@@ -1,0 +1,1 @@
+"""The recommenders that this project trains itself."""

@@ -1,0 +1,1 @@
+"""Plots of logs and results; the only room that imports matplotlib."""

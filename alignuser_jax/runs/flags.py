@@ -1,0 +1,164 @@
+"""What every program shares: the flags of an experiment, quiet libraries, bad input as one
+message and exit code 2."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from absl import app, flags, logging
+
+if TYPE_CHECKING:  # a program that needs no jax starts without it
+    from alignuser_jax.datasets import Dataset
+    from alignuser_jax.runs.backend import Choice
+    from alignuser_jax.runs.experiment import Experiment
+
+flags.disclaim_key_flags()  # what is defined here is listed by the --help of the program
+FLAGS = flags.FLAGS
+
+EXPECTED = (ValueError, OSError, RuntimeError, KeyError, FloatingPointError)
+"""What the library raises for bad input and refused runs; anything else keeps its trace."""
+
+
+def experiment_flags(required: bool = True, run_required: bool | None = None) -> None:
+    """Defines --config, --dataset, --run and --set in the program that calls this.
+
+    `required=False`: it checks itself whether it has a --dataset and a --run;
+    `run_required=False`: whether it has a --run."""
+    run_required = required if run_required is None else run_required
+    flags.DEFINE_string("config", None, "The experiment.", required=True)
+    flags.DEFINE_string("dataset", None, "Folder of an imported dataset.", required=required)
+    flags.DEFINE_string("run", None, "Run folder.", required=run_required)
+    flags.DEFINE_multi_string("set", [], "Override a setting: section.field=value.")
+
+
+def backend_flags() -> None:
+    """Defines the flags that say who answers: with none of them the policy of --run."""
+    flags.DEFINE_list("server", [], "URLs of OpenAI-compatible servers that answer instead.")
+    flags.DEFINE_string("model", None, "The served model's name.")
+    flags.DEFINE_string("api_key_env", "OPENAI_API_KEY", "Variable that holds the key.")
+    flags.DEFINE_integer("server_concurrency", 16, "Calls at once per URL.")
+    flags.DEFINE_float("server_timeout", 300.0, "Seconds to wait for a reply.")
+    flags.DEFINE_string(
+        "structured",
+        "auto",
+        "How the server constrains answers: vllm, guided (vLLM before 0.12), sglang, "
+        "json_schema, none, or auto: the first that works.",
+    )
+    flags.DEFINE_string("server_extra", "{}", "JSON fields for every call's body.")
+    flags.DEFINE_list("prices", [], "Prompt and generated price per million tokens.")
+    flags.DEFINE_string("tokenizer", "", "Folder of the served model's tokenizer.")
+    flags.DEFINE_integer("context_tokens", 8192, "The served model's context.", lower_bound=128)
+    flags.DEFINE_string("record", "", "Keep every answer in this file; it is not asked again.")
+    flags.DEFINE_string("replay", "", "Answer from such a file, without a model.")
+
+
+def backend_choice(keep: str | Path = "") -> Choice:
+    """What those flags say. A server's answers are kept in a file of the folder `keep`, where
+    --record names no file."""
+    from alignuser_jax.runs.backend import Choice
+    from alignuser_jax.sampling import ServerConfig, TransportConfig
+
+    server = None
+    if bool(FLAGS.server) != bool(FLAGS.model):
+        raise app.UsageError("--server and --model belong together: give both or none")
+    server_only = ["api_key_env", "server_concurrency", "server_timeout", "structured"]
+    server_only += ["server_extra", "prices", "context_tokens"]
+    server_only += [] if FLAGS.replay else ["tokenizer"]
+    if not FLAGS.server and (idle := [f"--{n}" for n in server_only if FLAGS[n].present]):
+        raise app.UsageError(f"{', '.join(idle)}: only with --server and --model")
+    if FLAGS.server:
+        try:
+            prompt_price, generated_price = map(float, FLAGS.prices or (0, 0))
+        except ValueError as error:
+            raise app.UsageError(
+                f"--prices={','.join(FLAGS.prices)}: expected PROMPT,GENERATED"
+            ) from error
+        try:
+            extra = dict(json.loads(FLAGS.server_extra))
+        except (TypeError, ValueError) as error:
+            raise app.UsageError(
+                f"--server_extra={FLAGS.server_extra}: expected a JSON object ({error})"
+            ) from error
+        transport = TransportConfig(
+            tuple(url.rstrip("/") for url in FLAGS.server),
+            FLAGS.api_key_env,
+            FLAGS.server_concurrency,
+            read_seconds=FLAGS.server_timeout,
+        )
+        server = ServerConfig(
+            FLAGS.model,
+            transport,
+            FLAGS.structured,
+            extra=extra,
+            prompt_price=prompt_price,
+            generated_price=generated_price,
+        )
+    choice = Choice(
+        server, FLAGS.tokenizer, FLAGS.context_tokens, FLAGS.record, FLAGS.replay, str(keep)
+    )
+    if choice.needs_run and not FLAGS.run:
+        raise app.UsageError("--run must be given (but for --server and some --replay)")
+    return choice
+
+
+def open_experiment() -> tuple[Experiment, Dataset, Path | None]:
+    """What those flags name: the experiment, the dataset, and the run folder that is theirs
+    (`None` without --run, which only programs with `run_required=False` allow)."""
+    from alignuser_jax.datasets import load_dataset
+    from alignuser_jax.runs.experiment import load_experiment
+    from alignuser_jax.runs.folder import open_run
+
+    experiment = load_experiment(FLAGS.config, FLAGS.set)
+    dataset = load_dataset(FLAGS.dataset)
+    run = open_run(experiment, dataset, FLAGS.run) if FLAGS.run else None
+    return experiment, dataset, run
+
+
+def run(main: Callable[..., None], *, arguments: bool = False) -> None:
+    """Parses the flags and calls `main()`, or `main(what is not a flag)` with `arguments`.
+
+    With `--verbosity=1` errors keep their traceback and the libraries say what they do."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(cache, "alignuser_jax"))
+    # by default what compiles within a second is left out, and compiled at every start
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+
+    def quiet() -> None:
+        if FLAGS.verbosity <= 0:  # absl has raised an unset flag to 0 by now
+            logging.set_verbosity(logging.WARNING)
+
+    app.call_after_init(quiet)
+
+    def guarded(argv: list[str]) -> None:
+        if argv[1:] and not arguments:
+            raise app.UsageError(f"unexpected arguments {argv[1:]}", exitcode=2)
+        try:
+            main(argv[1:]) if arguments else main()
+        except app.UsageError as error:
+            error.exitcode = 2  # as all bad input: launchers do not start it again
+            raise
+        except EXPECTED as error:
+            if FLAGS.verbosity > 0:
+                raise
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)
+        except KeyboardInterrupt:
+            print("interrupted; run the same command again to go on", file=sys.stderr)
+            sys.exit(130)
+
+    app.run(guarded)
+
+
+def numbers(flag: str, kind: type) -> dict:
+    """A list flag of `name=number` items as a dictionary of `kind`."""
+    items = FLAGS[flag].value
+    try:
+        return {name: kind(number) for name, number in (item.split("=") for item in items)}
+    except ValueError as error:
+        raise app.UsageError(f"--{flag}={','.join(items)}: expected name=number,…") from error

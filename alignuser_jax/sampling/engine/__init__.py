@@ -1,0 +1,1 @@
+"""The batched sampler on local devices: paged KV cache, prefill, constrained decode."""

@@ -1,0 +1,1 @@
+"""Statistics over users: plain arrays in, numbers out."""

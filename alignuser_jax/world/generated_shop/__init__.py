@@ -1,0 +1,1 @@
+"""A generated web shop, its shoppers and their sessions (synthetic)."""

@@ -1,0 +1,1 @@
+"""A web shop rebuilt from the pages of a log."""

@@ -1,0 +1,125 @@
+"""What follows an action in a web shop where no log tells: rules from semantic ids to pages.
+
+METHOD.md section 7 (b): cart, navigation, search, filter and pagination ids lead to templates,
+typed text to its search results, [TERMINATE] to the end.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+from alignuser_jax.records import Action
+from alignuser_jax.text import shorten
+from alignuser_jax.world.shop.log import ReplayIndex, named_product
+from alignuser_jax.world.shop.page import MAX_TEXT, ShopPage, ShownProduct, slug
+
+END = ShopPage("end")
+IN_PLACE = {
+    "filter": "filter",
+    "product_option": "option",
+    "quantity": "quantity",
+    "review": "reviews",
+    "cart_page_select": "cart",
+    "cart_side_bar": "cart",
+}
+"""Click types that change a page and do not leave it, and what the context then calls them."""
+KEEPS_LIST = (*IN_PLACE, "purchase", "other")
+"""Click types after which a page replayed from elsewhere keeps the product list at hand."""
+DEFAULT_ELEMENTS = ("nav_bar.search_input", "nav_bar.homepage", "nav_bar.cart")
+"""The ids of a page whose kind no logged page has."""
+
+_ORDER = re.compile(r"(^|[._])place_(your_)?order")
+_CHECKOUT = re.compile(r"(^|[._])(buy_now|buy_it_now|proceed_to_checkout|checkout)")
+_ADD = re.compile(r"(^|[._])add_to_(cart|basket)")
+_CART = re.compile(r"(^|[._])(view_|go_to_|back_to_|shopping_)?(cart|basket)$")
+_HOME = re.compile(r"(^|[._])(home|homepage|logo|home_page)$")
+_PAGINATION = re.compile(r"(^|[._])(pagination|page)[._](next|previous|prev|\d{1,4})(_page)?$")
+_FILTER = re.compile(r"(^|[._])(refinements?|filters?|sort|sort_by)([._]|$)")
+_SEARCH = re.compile(r"(^|[._])search_(button|submit|go)$")
+
+
+def rule_page(
+    page: ShopPage,
+    action: Action,
+    click_type: str,
+    typed: str,
+    index: ReplayIndex,
+    shown: int = 4,
+) -> ShopPage | None:
+    """The page that the rules give, `END` for the end, `None` where no rule fits.
+
+    `typed` is the text last typed in the visit; search results are the `shown` logged products
+    that share most words with the query.
+    """
+    if action.kind == "terminate":
+        return END
+    if action.kind == "input":
+        return _results(action.text, index, shown)
+    name = action.target.lower()
+    if index.is_field(action.target):
+        return page  # the field has the focus, nothing else has changed
+    if (click_type == "search" or _SEARCH.search(name)) and typed:
+        return _results(typed, index, shown)
+    if click_type == "suggested_term":
+        return _results(_words(name.rpartition(".")[2]), index, shown)
+    if _ORDER.search(name):
+        return END
+    if _ADD.search(name):
+        return _page("cart", "Added to cart", page.products[:1], index)
+    if _CART.search(name):
+        kept = page.products if page.place == "cart" else ()
+        return _page("cart", "Shopping cart", kept, index)
+    if _CHECKOUT.search(name):
+        return _page("checkout", "Checkout", page.products, index)
+    if _HOME.search(name):
+        return _page("browse", "Home page", (), index)
+    if match := _PAGINATION.search(name):
+        return _turned(page, match.group(3))
+    kind = "filter" if _FILTER.search(name) else IN_PLACE.get(click_type)
+    if kind is not None:
+        return replace(page, context=noted(page.context, IN_PLACE.get(kind, kind), name))
+    slugs = {slug(product.title): product for product in page.products}
+    opened = named_product(name, slugs)
+    if opened is not None:
+        product = slugs[opened]
+        return _page("detail", f"Product page: {product.title}", (product,), index)
+    return None
+
+
+def noted(context: str, kind: str, name: str) -> str:
+    """`context` with what was changed, `| filter: brand acme`; once, however often it is."""
+    note = f"{kind}: {_words(name)}"
+    parts = [part for part in context.split(" | ") if part != note]
+    return shorten(" | ".join([*parts, note]), MAX_TEXT)
+
+
+def _words(name: str) -> str:
+    """The last two parts of a semantic id as words."""
+    return " ".join(re.findall(r"[^\W_]+", " ".join(name.split(".")[-2:])))
+
+
+def _results(query: str, index: ReplayIndex, shown: int) -> ShopPage:
+    products = index.search(query, shown)
+    return _page("search", f'Search results for "{query}"', products, index)
+
+
+def _turned(page: ShopPage, where: str) -> ShopPage | None:
+    """Another page of the same results; what it lists no rule knows."""
+    step = 1 if where == "next" else -1
+    number = int(where) if where.isdigit() else page.number + step
+    if number < 1:
+        return None
+    gone = {slug(product.title) for product in page.products}
+    left = tuple(name for name in page.elements if named_product(name, gone) is None)
+    return replace(page, number=number, products=(), elements=left)
+
+
+def _page(
+    place: str, context: str, products: tuple[ShownProduct, ...], index: ReplayIndex
+) -> ShopPage:
+    links = [index.links[s] for p in products if (s := slug(p.title)) in index.links]
+    if place == "detail":
+        links = []
+    elements = dict.fromkeys([*index.common.get(place, DEFAULT_ELEMENTS), *links])
+    return ShopPage(place, 1, context, products, tuple(elements))

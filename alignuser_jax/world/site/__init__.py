@@ -1,0 +1,1 @@
+"""The recommendation site: pages of items, search, navigation."""
