@@ -15,7 +15,7 @@ test-slow: .venv/test
 	$(BIN)/python -m pytest -m "slow and not gpu and not tpu"
 
 lint: .venv/test
-	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \

@@ -20,6 +20,7 @@ from typing import Any
 import msgpack
 from array_record.python import array_record_module
 
+from alignuser_jax.durable.whole import write_whole
 from alignuser_jax.language.prompts import PROMPT_LAYOUT_VERSION
 from alignuser_jax.records import Example, Message, Span
 
@@ -120,9 +121,7 @@ def write_shards(
         "prompt_layout_version": PROMPT_LAYOUT_VERSION,
         "tasks": {task: open_shards[task].finish() for task in sorted(open_shards)},
     }
-    temporary = directory / (MANIFEST + ".tmp")
-    temporary.write_text(json.dumps(finished, indent=1, sort_keys=True) + "\n")
-    temporary.replace(directory / MANIFEST)
+    write_whole(directory / MANIFEST, json.dumps(finished, indent=1, sort_keys=True) + "\n")
     return finished
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from functools import lru_cache
 
 _ARROWS = re.compile(r"<*-+>+|<+-+>*")
@@ -20,3 +21,10 @@ def shorten(text: str, limit: int) -> str:
     if len(text) <= limit:
         return text
     return text[: limit + 1].rsplit(" ", 1)[0][:limit].rstrip(" ,;:")
+
+
+def markdown_table(rows: Sequence[Sequence[object]], headers: Sequence[str]) -> str:
+    """Return a Markdown table; numbers are already text, so nothing is reformatted."""
+    from tabulate import tabulate
+
+    return tabulate(rows, headers, tablefmt="pipe", disable_numparse=True)

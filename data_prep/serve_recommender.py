@@ -3,8 +3,8 @@
     alignuser serve-recommender runs/als --port=8090
     alignuser simulate --arms=als=http://localhost:8090,... (or check-recommender http://…)
 
-It speaks the JSON of `alignuser_jax/recommenders/http/protocol.py`. With a key in the variable that
---api_key_env names, callers must send it (they read it from the same variable).
+It speaks the JSON of `alignuser_jax/recommenders/http/protocol.py`. With a key in the variable
+that --api_key_env names, callers must send it (they read it from the same variable).
 """
 
 import os

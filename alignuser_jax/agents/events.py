@@ -6,13 +6,13 @@ between a run, its re-run and a run that was killed and resumed.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from alignuser_jax.durable.whole import replacing
 from alignuser_jax.records import Event
 
 SCHEMA = pa.schema(
@@ -62,19 +62,18 @@ def write_events(events: Iterable[Event], path: str | Path) -> Path:
     """Write `events` as Parquet with fixed options, at once or not at all; returns the path."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    pq.write_table(
-        to_table(events),
-        partial,
-        version="2.6",
-        data_page_version="1.0",
-        compression="zstd",
-        compression_level=3,
-        use_dictionary=True,
-        write_statistics=True,
-        row_group_size=1 << 20,
-    )
-    os.replace(partial, path)
+    with replacing(path) as partial:
+        pq.write_table(
+            to_table(events),
+            partial,
+            version="2.6",
+            data_page_version="1.0",
+            compression="zstd",
+            compression_level=3,
+            use_dictionary=True,
+            write_statistics=True,
+            row_group_size=1 << 20,
+        )
     return path
 
 

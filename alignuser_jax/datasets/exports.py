@@ -6,7 +6,6 @@ can be checked by off-policy estimators.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,6 +16,7 @@ import pyarrow.compute as pc
 
 from alignuser_jax.datasets.dataset import Dataset
 from alignuser_jax.datasets.log import SPLITS
+from alignuser_jax.durable.whole import replacing
 
 if TYPE_CHECKING:
     import datasets as hf
@@ -222,9 +222,8 @@ def write_feedback(feedback: dict[str, Any], path: str | Path) -> Path:
     if path.exists():
         raise FileExistsError(f"{path} exists: choose another file")
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial.npz")
-    np.savez_compressed(partial, **{k: v for k, v in feedback.items() if v is not None})
-    os.replace(partial, path)
+    with replacing(path) as partial, partial.open("wb") as stream:
+        np.savez_compressed(stream, **{k: v for k, v in feedback.items() if v is not None})
     return path
 
 

@@ -28,7 +28,7 @@ from alignuser_jax.durable.answers import (
     unpack,
 )
 from alignuser_jax.durable.frames import framed, lock_for_writing, records_in, sync_folder
-from alignuser_jax.durable.whole import JournalError, refuse_other_run
+from alignuser_jax.durable.whole import JournalError, refuse_other, write_whole
 
 JOURNAL_VERSION = 1
 
@@ -87,16 +87,14 @@ class Journal:
         given = json.loads(json.dumps({"journal_version": JOURNAL_VERSION, **manifest}))
         path = self.folder / "manifest.json"
         if path.exists():
-            refuse_other_run(json.loads(path.read_text()), given, self.folder)
+            refuse_other(json.loads(path.read_text()), given, self.folder)
             return
         if self._segments():
             raise JournalError(
                 f"{self.folder} has journal segments but no manifest.json, so it is not known "
                 "which run they belong to; use another run folder"
             )
-        partial = path.with_name("manifest.json.partial")
-        partial.write_text(json.dumps(given, indent=2, sort_keys=True) + "\n")
-        os.replace(partial, path)
+        write_whole(path, json.dumps(given, indent=2, sort_keys=True) + "\n")
 
     def _segments(self) -> list[Path]:
         return sorted(self.folder.glob("segment-*.bin"))

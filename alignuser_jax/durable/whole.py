@@ -1,42 +1,98 @@
-"""Write files as a whole, and refuse a folder that belongs to another run."""
+"""Write a file as a whole, and refuse a folder that was made with other settings.
+
+A program can be killed at any moment. A reader must then find the old file or the new one,
+never half of one, and a program that is started again must not mix two runs in one folder.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+MOST_DIFFERENCES = 8
+"""How many differing settings an error message lists before it only counts the rest."""
 
 
 class JournalError(RuntimeError):
     """The journal cannot be used: it is damaged, in use, or belongs to another run."""
 
 
-def write_whole(path: Path, text: str) -> None:
-    """The file has its old content or its new one, never half of it."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`, and rename it to `path` when the block succeeds.
+
+    The temporary path keeps the suffix of `path`, since some writers choose a format by it
+    (`numpy.savez`) or append one. If the block raises, the temporary file is removed and `path`
+    stays as it was.
+
+    Example:
+        >>> with replacing("events.parquet") as partial:
+        ...     pyarrow.parquet.write_table(table, partial)
+    """
+    path = Path(path)
+    partial = path.with_name(f"{path.stem}.partial{path.suffix}")
+    try:
+        yield partial
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
 
 
-def refuse_other_run(found: Any, given: Any, folder: str | Path) -> None:
-    """Raise `JournalError` naming the fields in which two manifests differ."""
-    before, now = _flat(found), _flat(given)
-    missing = "(absent)"
-    differences = [
-        f"{name} was {before.get(name, missing)!r}, now {now.get(name, missing)!r}"
-        for name in sorted(before.keys() | now.keys())
-        if before.get(name, missing) != now.get(name, missing)
-    ]
-    if differences:
-        raise JournalError(
-            f"{folder} holds another run: {'; '.join(differences)}. Give the same settings to "
-            "resume it, or use another run folder"
-        )
+def write_whole(path: str | Path, text: str) -> None:
+    """Write UTF-8 text: the file has its old content or its new one, never half of it."""
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+def flat_settings(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Return nested settings as one level: `{"a": {"b": 1}}` becomes `{"a.b": 1}`."""
     if not isinstance(value, dict) or not value:
         return {prefix: value}
-    flat = {}
+    flat: dict[str, Any] = {}
     for name, inner in value.items():
-        flat |= _flat(inner, f"{prefix}.{name}" if prefix else str(name))
+        flat |= flat_settings(inner, f"{prefix}.{name}" if prefix else str(name))
     return flat
+
+
+def differences(before: Any, now: Any) -> list[str]:
+    """List the settings in which two nested dictionaries differ, one sentence each, sorted."""
+    old, new = flat_settings(before), flat_settings(now)
+    absent = "(absent)"
+    return [
+        f"{name} was {old.get(name, absent)!r}, now {new.get(name, absent)!r}"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name, absent) != new.get(name, absent)
+    ]
+
+
+def refuse_other(
+    before: Any,
+    now: Any,
+    folder: str | Path,
+    *,
+    option: str = "run folder",
+    error: type[Exception] = JournalError,
+) -> None:
+    """Raise `error` if a folder's settings are not the ones given now.
+
+    Args:
+        before: settings that the folder records, as plain nested dictionaries.
+        now: settings of the program that wants to go on in the folder.
+        folder: named in the message.
+        option: what to give another value of to start afresh, such as "--run folder".
+        error: the exception's type.
+    """
+    lines = differences(before, now)
+    if not lines:
+        return
+    shown = lines[:MOST_DIFFERENCES]
+    if len(lines) > len(shown):
+        shown.append(f"and {len(lines) - len(shown)} more")
+    raise error(
+        f"{folder} was made with other settings:\n  "
+        + "\n  ".join(shown)
+        + f"\nGive the same settings to go on, or use another {option}"
+    )

@@ -18,6 +18,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from alignuser_jax.durable.whole import replacing
 from alignuser_jax.language.prompts import FIXED_PHRASES
 from alignuser_jax.world.site import page
 
@@ -139,9 +140,8 @@ class SentencePieceTokenizer(TextTokenizer):
     def save(self, directory: str | Path) -> None:
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        partial = directory / (MODEL_FILE + ".partial")  # a torn file would look finished
-        partial.write_bytes(self.model)
-        partial.replace(directory / MODEL_FILE)
+        with replacing(directory / MODEL_FILE) as partial:  # a torn file would look finished
+            partial.write_bytes(self.model)
 
 
 class HuggingFaceTokenizer(TextTokenizer):

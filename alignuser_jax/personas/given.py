@@ -11,13 +11,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from alignuser_jax.durable.whole import write_whole
 from alignuser_jax.personas.matching import Match
 from alignuser_jax.records import RATINGS, Persona
 
@@ -253,7 +253,7 @@ def save_matches(
         "personas_hash": given.hash,
     }
     text = json.dumps(manifest, indent=2, ensure_ascii=False, sort_keys=True)
-    _write(folder / MANIFEST, text + "\n")
+    write_whole(folder / MANIFEST, text + "\n")
     return read_personas(folder)
 
 
@@ -264,10 +264,4 @@ def _match_row(found: Match) -> dict[str, Any]:
 
 
 def _write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    _write(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    write_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from urllib.parse import quote
 import numpy as np
 
 from alignuser_jax.datasets import Dataset, Log
+from alignuser_jax.durable.whole import write_whole
 from alignuser_jax.recommenders.base import digest
 from alignuser_jax.recommenders.loading import load_saved
 from alignuser_jax.records import Event, Interaction, Recommender
@@ -132,9 +132,7 @@ def snapshot(
             "log_hash": trained_on,
             "interactions": len(log),
         }
-        partial = record.with_suffix(".partial")
-        partial.write_text(json.dumps(about, indent=1) + "\n")
-        os.replace(partial, record)
+        write_whole(record, json.dumps(about, indent=1) + "\n")
     return made
 
 

@@ -17,12 +17,13 @@ from alignuser_jax.alignment import BuildConfig, build_shards
 from alignuser_jax.alignment.parts import config_of
 from alignuser_jax.alignment.reflections import TEMPLATE
 from alignuser_jax.datasets import Dataset
+from alignuser_jax.durable.whole import refuse_other
 from alignuser_jax.language import TextTokenizer
 from alignuser_jax.personas import GivenPersonas
 from alignuser_jax.randomness import stable_key
 from alignuser_jax.records import Generator
 from alignuser_jax.runs.experiment import Experiment, resolved
-from alignuser_jax.runs.folder import Say, _refuse_other
+from alignuser_jax.runs.folder import Say
 from alignuser_jax.runs.policy import _model_directory, tokenizer_of
 from alignuser_jax.shards import read_manifest
 from alignuser_jax.views import policy_and_agent_users
@@ -95,7 +96,7 @@ def _check_shards(
     computed = "computed from the log"
     before["personas"] = there["labels"].get("personas", computed)
     now["personas"] = personas.label if personas else computed
-    _refuse_other(before, now, folder, "--out")
+    refuse_other(before, now, folder, option="--out folder", error=ValueError)
 
 
 def start_decoder(

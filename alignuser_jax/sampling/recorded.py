@@ -22,7 +22,7 @@ from alignuser_jax.durable.answers import (
     unpack,
 )
 from alignuser_jax.durable.frames import framed, lock_for_writing, records_in
-from alignuser_jax.durable.whole import JournalError, refuse_other_run
+from alignuser_jax.durable.whole import JournalError, refuse_other
 from alignuser_jax.records import Completion, Generator, Request, Ticket
 from alignuser_jax.sampling.generate import errors_of
 
@@ -57,7 +57,7 @@ class Recording:
         given = json.loads(json.dumps(dict(about)))
         try:
             if found is not None:
-                refuse_other_run(found, given, path)
+                refuse_other(found, given, path, option="file")
         except BaseException:
             self._file.close()
             raise

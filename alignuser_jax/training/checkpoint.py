@@ -21,6 +21,8 @@ from etils import epath
 from jax.sharding import NamedSharding, PartitionSpec
 from orbax.checkpoint.checkpoint_managers import preservation_policy as policies
 
+from alignuser_jax.durable.whole import refuse_other
+
 Tree = TypeVar("Tree")
 
 
@@ -157,24 +159,10 @@ def _loss(metrics: Mapping[str, float]) -> float:
 
 
 def _check_same(saved: Any, now: Any, step: int) -> None:
-    def leaves(value: Any, path: str = "") -> dict[str, Any]:
-        if isinstance(value, dict) and value:
-            return {
-                k: v
-                for name, inner in value.items()
-                for k, v in leaves(inner, f"{path}.{name}" if path else name).items()
-            }
-        return {path: value}
-
-    before, after = leaves(saved), leaves(now)
-    differences = [
-        f"{name}: checkpoint {before.get(name, 'absent')!r}, now {after.get(name, 'absent')!r}"
-        for name in sorted({*before, *after})
-        if before.get(name, "absent") != after.get(name, "absent")
-    ]
-    if differences:
-        raise ValueError(
-            f"the checkpoint of step {step} belongs to another run:\n  "
-            + "\n  ".join(differences)
-            + "\nGive the same settings to resume it, or another output directory to start anew"
-        )
+    refuse_other(
+        saved,
+        now,
+        f"the checkpoint of step {step}",
+        option="output directory",
+        error=ValueError,
+    )

@@ -42,7 +42,7 @@ def test_build_shards(folder):
     assert (again.returncode, again.stdout.count("20 examples")) == (0, 1), again.stderr
     flags[1] = "--k=3"
     other = alignuser(folder, "build-shards", *flags, *stage, *tokenizer, f"--out={out}")
-    assert other.returncode == 2 and "config.k: 2 then, 3 now" in other.stderr
+    assert other.returncode == 2 and "config.k was 2, now 3" in other.stderr
     assert "another --out folder" in other.stderr and "Traceback" not in other.stderr
 
 

@@ -40,14 +40,16 @@ def test_other_shards_than_those_there_are_refused(dataset, experiment, built):
     def stage(**options):
         build_stage(experiment, dataset, built, "align", folder=built, **options)
 
-    with pytest.raises(ValueError, match=r"config.k: 4 then, 2 now\n.*another --out folder"):
+    with pytest.raises(ValueError, match=r"config.k was 4, now 2\n.*another --out folder"):
         stage(**ONLY, k=2)
-    with pytest.raises(ValueError, match="config.limits.imitation: 5 then, 6 now"):
+    with pytest.raises(ValueError, match="config.limits.imitation was 5, now 6"):
         stage(tasks=("imitation",), limits={"imitation": 6})
-    with pytest.raises(ValueError, match="policy_id: template then, writer now"):
+    with pytest.raises(ValueError, match="policy_id was 'template', now 'writer'"):
         stage(**ONLY, policy_id="writer")
     given = GivenPersonas({u: {} for u in dataset.user_ids}, "mine", "h")
-    with pytest.raises(ValueError, match="personas: computed from the log then, given, h now"):
+    with pytest.raises(
+        ValueError, match="personas was 'computed from the log', now 'given, h'"
+    ):
         stage(**ONLY, personas=given)
     with pytest.raises(ValueError, match="users that are used here"):
         stage(**ONLY, personas=replace(given, rows={"elsewhere": {}}))

@@ -243,5 +243,5 @@ def test_the_policy_shops_and_a_second_run_writes_the_same_bytes(
 
 def test_another_experiment_in_the_same_folder_is_refused(experiment, dataset, run):
     other = load_experiment(TINY, (*SMALLER, "align.seed=5"))
-    with pytest.raises(ValueError, match="align.seed: 0 then, 5 now"):
+    with pytest.raises(ValueError, match="align.seed was 0, now 5"):
         open_run(other, dataset, run)

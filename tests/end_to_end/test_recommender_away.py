@@ -12,10 +12,10 @@ import pytest
 from alignuser_jax.datasets.formats import synthetic
 from alignuser_jax.recommenders import Random
 from alignuser_jax.runs import simulate as simulation
-
-ROOT = Path(__file__).parents[2]
 from tests.hostile_server import HostileServer, obedient
 from tests.recommenders.http.hostile_recommender import HostileRecommender
+
+ROOT = Path(__file__).parents[2]
 
 AGENTS, PAGES = 8, 3
 

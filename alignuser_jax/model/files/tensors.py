@@ -16,6 +16,7 @@ import ml_dtypes
 import numpy as np
 from safetensors.numpy import save_file
 
+from alignuser_jax.durable.whole import replacing
 from alignuser_jax.model.files.hf_config import read_json, strict_json
 
 INDEX = "model.safetensors.index.json"
@@ -126,12 +127,11 @@ def read_headers(
 def write_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
     """Writes one file, never torn at its own name and readable by whom the umask says
     (safetensors alone makes it the owner's only)."""
-    partial = path.with_name(path.name + ".partial")
-    partial.touch()
-    mode = partial.stat().st_mode
-    save_file(dict(tensors), partial, {"format": "pt"})
-    partial.chmod(mode)
-    partial.replace(path)
+    with replacing(path) as partial:
+        partial.touch()
+        mode = partial.stat().st_mode
+        save_file(dict(tensors), partial, {"format": "pt"})
+        partial.chmod(mode)
 
 
 def listed(what: str, problems: list[str], most: int = 40) -> str:

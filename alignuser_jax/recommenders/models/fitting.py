@@ -5,7 +5,6 @@ methods import this module."""
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
+from alignuser_jax.durable.whole import replacing
 from alignuser_jax.recommenders.base import generator
 from alignuser_jax.recommenders.checks.ranking import recall_ndcg, top_codes
 
@@ -152,10 +152,8 @@ def _checkpoint(
     leaves = [np.asarray(leaf) for leaf in jax.tree.leaves((state, params))]
     about = json.dumps({"done": done, "best": best, "fingerprint": fingerprint})
     file.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = file.with_name(file.name + ".new")
-    with unfinished.open("wb") as stream:
+    with replacing(file) as unfinished, unfinished.open("wb") as stream:
         np.savez(stream, about=np.array(about), **{f"leaf{n}": a for n, a in enumerate(leaves)})
-    os.replace(unfinished, file)
 
 
 def _resume(file: Path, state: Tree, params: Tree, fingerprint: str) -> tuple:
