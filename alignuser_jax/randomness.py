@@ -8,10 +8,14 @@ import numpy as np
 
 
 def stable_key(*parts: object) -> int:
-    """A 63-bit key named by its parts: the same parts give the same key on every machine.
+    """Return a 63-bit key for the name `parts`: the same on every machine and in every run.
 
-    Parts are hashed by their `repr`-free text form (`str`) with blake2, joined by an ASCII unit
-    separator, so `("a", 1)` and `("a", "1")` are the same name on purpose.
+    The parts are turned into text with `str`, joined by an ASCII unit separator and hashed with
+    blake2. So `("a", 1)` and `("a", "1")` are the same name, on purpose.
+
+    Example:
+        >>> stable_key("persona", "u1", 0) == stable_key("persona", "u1", "0")
+        True
     """
     text = "\x1f".join(str(part) for part in parts)
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
