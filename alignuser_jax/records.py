@@ -5,8 +5,8 @@ A reader who knows these types can follow any other file: a `World` turns an `Ac
 a `Request` with a `Completion`, and an agent's session leaves `Event`s behind.
 
 Nothing here depends on jax, on files or on a language model. Ids are strings everywhere. Random
-keys are plain integers from stable hashes (`randomness.stable_key`), never counters or clock times, so
-that results do not depend on the order in which things run.
+keys are plain integers from stable hashes (`randomness.stable_key`), never counters or clock
+times, so that results do not depend on the order in which things run.
 """
 
 from __future__ import annotations
@@ -369,7 +369,8 @@ class Request:
         top_p: The probability that the tokens to draw from must reach; 1 for all tokens.
         samples: How many replies to draw; more than 1 come back in `Completion.samples`.
         key: Names the randomness of the draws (`randomness.stable_key`).
-        adapter: The LoRA adapter to answer with; `None` for the engine's default.
+        adapter: The LoRA adapter to answer with, "base" for none; `None` for the engine's
+            default, which is its first adapter.
         top_k: How many tokens to draw from; 0 for all.
         min_p: The lowest probability, as a share of the likeliest token's; 0 for no limit.
         stop: Strings that end free text; the first that appears is cut off.

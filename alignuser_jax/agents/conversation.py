@@ -1,7 +1,8 @@
-"""The conversation of one agent: it only grows, until a page would not fit and it starts anew.
+"""The conversation of one agent, which grows until a page does not fit and then starts anew.
 
-What was said is never edited, so the conversation is the agent's recent history and every
-request extends the one before it. Training runs the same code (ARCHITECTURE.md decision 4).
+Past turns are never edited. So the conversation is the agent's recent history, and every
+request extends the one before it, which lets an engine reuse its KV cache. Training examples
+are made by the same code (docs/architecture.md decision 4).
 """
 
 from __future__ import annotations
@@ -24,8 +25,18 @@ CountTokens = Callable[[str], int]
 
 @dataclass(frozen=True, slots=True)
 class AgentUser:
-    """Who acts: the persona, what the user rated before, oldest first, and what is recalled of
-    an item (`None`: nothing)."""
+    """One user as an agent plays it.
+
+    Attributes:
+        persona: Who the user is.
+        history: What the user rated before the session, oldest first.
+        recollection: Looks up what the user recalls of an item; `None` for nothing.
+
+    Example:
+        >>> persona = Persona("u1", pickiness=2, mean_rating=3.6)
+        >>> AgentUser(persona, history=(Interaction("i7", 4.0),)).user_id
+        'u1'
+    """
 
     persona: Persona
     history: tuple[Interaction, ...] = ()
@@ -33,11 +44,15 @@ class AgentUser:
 
     @property
     def user_id(self) -> str:
+        """The id of the persona."""
         return self.persona.user_id
 
 
 def remembered(user: AgentUser, items: Mapping[str, Item]) -> EpisodicMemory:
-    """What the user remembers at the start: the history, as far as the catalogue names it."""
+    """Return the memory at the start of a session: the history, with titles from `items`.
+
+    Ratings of items that are not in the catalogue are left out.
+    """
     history = [past for past in user.history if past.item_id in items]
     titles = {past.item_id: items[past.item_id].title for past in history}
     return EpisodicMemory.of(history, titles)
@@ -45,18 +60,35 @@ def remembered(user: AgentUser, items: Mapping[str, Item]) -> EpisodicMemory:
 
 @dataclass(frozen=True, slots=True)
 class SessionConfig:
-    """How agents are asked.
+    """What an agent is shown and asked in a session, and how its replies are drawn.
 
-    `screening` asks which items to watch (without it all are watched); `persona` shows who
-    the user is (without it: the ablation); `history_items` past ratings are told at the
-    start, and after a restart `memory_items` of the session's besides; `recall` puts what
-    is recalled of an item before a screening and a rating (memory/recall.py; off as in the
-    paper). `max_clicks` per page, `previous_page` and `max_actions` per session limit what
-    is offered; `skip_forced` takes the only action there is without asking.
-    `reasoning_tokens` may precede an action and the interview, `rate_reasoning_tokens` a
-    rating. A page that would leave less than `page_reserve_tokens` (beside the reasoning)
-    of `context_tokens` starts a new conversation; `None` means no limit. `fail_fast` ends a
-    session at its first error of the model, otherwise it goes on with a default.
+    Attributes:
+        item_type: What the site recommends, as prompts say it.
+        screening: Whether to ask which items of a page to watch; otherwise all are watched.
+        persona: Whether prompts show the persona; without it: the ablation.
+        history_items: How many past ratings the first user message lists.
+        memory_items: How many ratings of the session (in a shop: actions) it lists besides
+            when the conversation starts anew.
+        recall: Whether to say what the user recalls of an item before a screening and a rating
+            (`memory/recall.py`); off as in the paper.
+        max_clicks: How many clicks on items are offered per page.
+        previous_page: Whether going back is offered.
+        max_actions: The most actions of a session.
+        skip_forced: Whether to take an action that is the only one without asking.
+        interview: Whether to ask for the satisfaction at the end.
+        reasoning_tokens: The most tokens of reasoning before an action and the interview.
+        rate_reasoning_tokens: The most tokens of reasoning before a rating.
+        temperature: Of the draws; 0 takes the likeliest reply.
+        top_p: The probability that the tokens to draw from must reach; 1 for all tokens.
+        context_tokens: The most tokens of a conversation; `None` for no limit.
+        page_reserve_tokens: The tokens that must be left, beside the reasoning, after a page is
+            shown; where they would not be, the conversation starts anew.
+        fail_fast: Whether a session ends at the model's first error; otherwise it goes on with
+            a default action.
+
+    Example:
+        >>> SessionConfig(history_items=10, temperature=0.7, context_tokens=4096).max_clicks
+        1
     """
 
     item_type: str = "movies"
@@ -87,12 +119,14 @@ class SessionConfig:
 
 
 def screen_recall(user: AgentUser, config: SessionConfig, slate: Sequence[str]) -> list[str]:
-    """What the user recalls of the items of a new page, a line each."""
+    """Return one line per item of a new page that says what the user recalls of it."""
     if not config.recall or user.recollection is None:
         return []
     about = [user.recollection.about(item_id) for item_id in slate]
     return [
-        prompts.screen_recall(f"ITEM_{n}", _told(recall.match), _told(recall.popularity))
+        prompts.screen_recall(
+            f"ITEM_{n}", _level_text(recall.match), _level_text(recall.popularity)
+        )
         for n, recall in enumerate(about, 1)
     ]
 
@@ -104,41 +138,60 @@ def rate_recall(
     item_id: str,
     world: RecommendationSite,
 ) -> str:
-    """What the user recalls before rating an item; of others' ratings what the page shows."""
+    """Return the line that says what the user recalls before rating an item, "" for nothing.
+
+    Of others' ratings it says no more than the page shows.
+    """
     if not config.recall or user.recollection is None:
         return ""
-    shown = world.rating_text(user.user_id, item_id)
-    others = str(mean_level(float(shown))) if shown[0].isdigit() else shown
+    page_rating = world.rating_text(user.user_id, item_id)
+    others = str(mean_level(float(page_rating))) if page_rating[0].isdigit() else page_rating
     similar = user.recollection.about(item_id).similar
     own = None if similar is None else mean_level(similar)
-    return prompts.rate_recall(target, others, _told(own))
+    return prompts.rate_recall(target, others, _level_text(own))
 
 
-def _told(level: int | None) -> str:
+def _level_text(level: int | None) -> str:
     return NONE if level is None else str(level)
 
 
 Openings = Callable[[Persona | None, SessionConfig, Any], Iterator[tuple[str, str]]]
-"""(persona, config, memory) -> pairs of a system message and how the first user message begins,
-each telling less of the memory than the one before, the last one nothing."""
+"""(persona, config, memory) -> (system message, opening of the first user message) pairs.
+
+Each pair repeats less of the memory than the one before, the last pair nothing of it; the first
+that fits into the context is used.
+"""
 
 
 def site_openings(
     persona: Persona | None, config: SessionConfig, memory: EpisodicMemory
 ) -> Iterator[tuple[str, str]]:
-    """`Openings` of a visit to a recommendation site."""
+    """Yield the openings of a visit to a recommendation site (see `Openings`)."""
     system = prompts.system_prompt(config.item_type, config.recall)
     in_session = sum(rated.page > 0 for rated in memory.ratings)
-    told = config.history_items + min(in_session, config.memory_items)
+    ratings = config.history_items + min(in_session, config.memory_items)
     while True:
-        yield system, prompts.opening(persona, memory.summary(told), config.item_type)
-        if not told:
+        yield system, prompts.opening(persona, memory.summary(ratings), config.item_type)
+        if not ratings:
             return
-        told //= 2
+        ratings //= 2
 
 
 class Conversation:
-    """Messages so far, and `pending`, what the next question begins with."""
+    """The messages between one agent and the model.
+
+    Attributes:
+        messages: The turns so far.
+        pending: The text with which the next question begins: a new page, or the echo of the
+            last action.
+        starts: How often the conversation was started.
+
+    Args:
+        user: Whose conversation it is.
+        config: What is shown, and how long the conversation may grow.
+        count_tokens: Counts the tokens of a text; needed for `config.context_tokens`.
+        openings: Makes the system message and the opening of the first user message.
+    """
 
     def __init__(
         self,
@@ -157,33 +210,40 @@ class Conversation:
         self._counted: dict[str, int] = {}
 
     def show_page(self, text: str, memory: Any) -> None:
-        """Put a page before the next question; start anew where it would not fit. `memory` is
-        what the openings tell of."""
-        said = prompts.turn(self.pending, text)
-        if self.messages and self._fits(*self.messages, Message.of("user", said)):
-            self.pending = said
+        """Put a page before the next question; start anew if it would not fit.
+
+        Args:
+            text: The page.
+            memory: What the openings of a new conversation repeat.
+
+        Raises:
+            ValueError: Not even the shortest opening and the page fit into the context.
+        """
+        turn = prompts.turn(self.pending, text)
+        if self.messages and self._fits(*self.messages, Message.of("user", turn)):
+            self.pending = turn
         else:
             self._start(text, memory)
 
     def ask(self, question: str) -> tuple[Message, ...]:
-        """The messages of a request; `question` already begins with `pending`."""
+        """Return the messages of a request; `question` must already begin with `pending`."""
         return (*self.messages, Message.of("user", question))
 
     def keep(self, asked: tuple[Message, ...], reply: str) -> None:
-        """Go on from `asked` and its reply, which holds no reasoning."""
+        """Add the messages of a request and the reply, which must hold no reasoning."""
         self.messages = (*asked, Message.of("assistant", reply))
         self.pending = ""
 
     def _start(self, page_text: str, memory: Any) -> None:
-        for said, opening in self._openings(self._persona, self._config, memory):
-            system = Message.of("system", said)
+        for system_text, opening in self._openings(self._persona, self._config, memory):
+            system = Message.of("system", system_text)
             pending = prompts.turn(opening, page_text)
             if self._fits(system, Message.of("user", pending)):
                 break
         else:
             raise ValueError(
                 f"persona and one page leave less than {self._reserve} of "
-                f"{self._config.context_tokens} tokens even without history; raise "
+                f"{self._config.context_tokens} tokens, even without history: raise "
                 "context_tokens or lower page_reserve_tokens"
             )
         self.messages, self.pending = (system,), pending

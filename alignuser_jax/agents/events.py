@@ -1,7 +1,7 @@
-"""The event table: sorted, without clock time, the same bytes for the same events.
+"""The event table as Parquet: sorted, and the same bytes for the same events.
 
-Timings live in `metrics.jsonl`; a table that held them could not be compared byte for byte
-between a run, its re-run and a run that was killed and resumed.
+It holds no clock time, so a run, its re-run and a run that was killed and resumed can be
+compared byte for byte. Timings are in `metrics.jsonl`.
 """
 
 from __future__ import annotations
@@ -31,16 +31,21 @@ SCHEMA = pa.schema(
         ("text", pa.string()),
     ]
 )
+"""One column per field of `records.Event`."""
 _COLUMNS = tuple(SCHEMA.names)
 
 
 def event_order(event: Event) -> tuple[str, str, int, int]:
-    """What identifies an event and sorts the table."""
+    """Return (arm, user_id, session, sequence): an event's identity and place in the table."""
     return event.arm, event.user_id, event.session, event.sequence
 
 
 def sort_events(events: Iterable[Event]) -> list[Event]:
-    """Events by (arm, user_id, session, sequence); two with the same four are refused."""
+    """Return the events sorted by `event_order`.
+
+    Raises:
+        ValueError: Two events have the same (arm, user_id, session, sequence).
+    """
     ordered = sorted(events, key=event_order)
     for before, after in zip(ordered, ordered[1:], strict=False):
         if event_order(before) == event_order(after):
@@ -52,14 +57,17 @@ def sort_events(events: Iterable[Event]) -> list[Event]:
 
 
 def to_table(events: Iterable[Event]) -> pa.Table:
-    """The Arrow table of `events`, sorted, one column per field of `Event`."""
+    """Return `events`, sorted, as an Arrow table of `SCHEMA`."""
     ordered = sort_events(events)
     columns = {name: [getattr(event, name) for event in ordered] for name in _COLUMNS}
     return pa.table(columns, schema=SCHEMA)
 
 
 def write_events(events: Iterable[Event], path: str | Path) -> Path:
-    """Write `events` as Parquet with fixed options, at once or not at all; returns the path."""
+    """Write `events` as Parquet, completely or not at all, and return the path.
+
+    The options are fixed, so that the same events give the same bytes.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as partial:
@@ -78,7 +86,11 @@ def write_events(events: Iterable[Event], path: str | Path) -> Path:
 
 
 def read_events(path: str | Path) -> list[Event]:
-    """The events of a table written by `write_events`, in its order."""
+    """Return the events of a table that `write_events` wrote, in its order.
+
+    Raises:
+        ValueError: The columns are not those of an event table.
+    """
     table = pq.read_table(path)
     if table.schema.names != list(_COLUMNS):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""The rating of one item by itself: a session's question, on a page of one item."""
+"""Ask for the rating of one item alone: a session's question, on a page of one item."""
 
 from __future__ import annotations
 
@@ -29,17 +29,25 @@ def rate_item(
     index: int = 0,
     count_tokens: CountTokens | None = None,
 ) -> Generator[Request, Completion, Completion]:
-    """Yields one scored "rate" request (system; opening, page of one item, question) and
-    returns its completion as it was sent in.
+    """Yield one scored "rate" request and return its completion as it was sent in.
 
-    The page shows what `world` shows: the user's own past rating of the item, else its mean
-    rating, so neither may come from held-out data. `index` tells requests for the same user and
-    item apart (samples, alternatives).
+    The messages are the system message and one user message: opening, page of one item,
+    question. The page shows what `world` shows, the user's own past rating of the item or else
+    its mean rating, so neither may come from held-out data.
+
+    Args:
+        user: Who rates.
+        item: What is rated.
+        world: The site whose page is shown.
+        config: How the rating is asked for.
+        seed: Names the randomness, together with user, item and `index`.
+        index: Tells requests for the same user and item apart (samples, alternatives).
+        count_tokens: Counts the tokens of a text; needed for `config.context_tokens`.
     """
     page = page_text(1, [world.item_line(user.user_id, 1, item.item_id)])
     talk = Conversation(user, config, count_tokens)
     talk.show_page(page, remembered(user, world.items))
     recalled = rate_recall(user, config, "ITEM_1", item.item_id, world)
-    asked = talk.ask(prompts.rate_turn("ITEM_1", talk.pending, recalled))
+    messages = talk.ask(prompts.rate_turn("ITEM_1", talk.pending, recalled))
     key = stable_key(seed, user.user_id, item.item_id, "rate", index)
-    return (yield rate_request(asked, item.item_id, config, key))
+    return (yield rate_request(messages, item.item_id, config, key))

@@ -1,8 +1,9 @@
-"""One visit of one agent as a coroutine that does no I/O (METHOD.md section 10).
+"""One visit of one agent to a recommendation site, as a coroutine that does no I/O.
 
-It yields what it wants to know (`Request` to the model, `RecommendationRequest` to the site's
-recommender), is sent the answer, and returns an `Outcome`. So it can be driven by hand, ten
-thousand at once, from a log, or with a human's answers to make training examples.
+The coroutine yields its questions (a `Request` to the model, a `RecommendationRequest` to the
+site's recommender), is sent the answers and returns an `Outcome` (docs/method.md section 10).
+So it can be driven by hand, ten thousand at once, from a log, or with a human's answers, which
+makes training examples.
 """
 
 from __future__ import annotations
@@ -39,11 +40,11 @@ SessionCoroutine = Generator[Request | RecommendationRequest | NextPageRequest, 
 
 
 class RecommendationFailed(Exception):
-    """Thrown into a session whose slate could not be had; the session ends with a failure."""
+    """Thrown into a session whose recommender gave no valid slate; it ends with a failure."""
 
 
 class _ModelFailed(Exception):
-    """The model failed and the configuration says to end the session there."""
+    """The model failed, and `SessionConfig.fail_fast` says to end the session there."""
 
 
 def session(
@@ -56,11 +57,33 @@ def session(
     seed: int,
     count_tokens: CountTokens | None = None,
 ) -> SessionCoroutine:
-    """Visit number `number` of `user` to `world` in `arm`.
+    """Return the coroutine of one visit of `user` to `world`.
 
-    Per page: screen, rate each watched item, act; at the end the interview. Keys name seed,
-    user, number, step, purpose and index but not the arm, so arms share their randomness.
-    `count_tokens` counts the tokens of a text and is needed for `config.context_tokens`.
+    On each page the agent screens the items, rates each item that it watches, and acts; at the
+    end it is interviewed. Request keys are made of seed, user, number, step, purpose and index
+    but not of the arm, so the arms of a comparison share their randomness.
+
+    Args:
+        user: Who acts.
+        world: The site.
+        config: What the agent is shown and asked.
+        arm: The name of the recommender, for the events.
+        number: The number of the user's session.
+        seed: Names the randomness.
+        count_tokens: Counts the tokens of a text; needed for `config.context_tokens`.
+
+    Example:
+        >>> def drive(visit, model, recommender):
+        ...     question = next(visit)
+        ...     while True:
+        ...         if isinstance(question, Request):
+        ...             answer = model(question)  # -> Completion
+        ...         else:
+        ...             (answer,) = recommender.recommend([question])
+        ...         try:
+        ...             question = visit.send(answer)
+        ...         except StopIteration as end:
+        ...             return end.value  # an Outcome
     """
     visit = _Visit(user, world, config, arm, number, seed, count_tokens)
     try:
@@ -73,7 +96,7 @@ def session(
 def rate_request(
     messages: tuple[Message, ...], item_id: str, config: SessionConfig, key: int
 ) -> Request:
-    """The scored question for one item's rating."""
+    """Return the scored request for the rating of one item."""
     return Request(
         messages,
         "rate",
@@ -88,20 +111,31 @@ def rate_request(
 
 
 def probabilities(completion: Completion, line: int, choice: int) -> tuple[float, ...]:
-    """The distribution over an answer line; all on `choice` where the back end cannot tell
-    (`()`, as for actions whose tokens branch more than once)."""
-    known = completion.choice_probabilities[line : line + 1]
-    return known[0] if known and known[0] else (0.0,) * choice + (1.0,)
+    """Return the distribution over the alternatives of an answer line.
+
+    Where the back end cannot tell it (as for actions whose tokens branch more than once), all
+    probability is on `choice`, the alternative that was taken.
+    """
+    rows = completion.choice_probabilities[line : line + 1]
+    return rows[0] if rows and rows[0] else (0.0,) * choice + (1.0,)
 
 
 def expected_value(distribution: tuple[float, ...]) -> float:
-    """The mean of alternatives that stand for 1, 2, 3, ...: an expected rating."""
+    """Return the mean of alternatives that stand for 1, 2, 3, ...: an expected rating.
+
+    >>> expected_value((0.0, 0.0, 0.5, 0.5, 0.0))
+    3.5
+    """
     return sum(value * share for value, share in enumerate(distribution, 1))
 
 
 def asked(request: Request) -> Generator[Request, Completion, tuple]:
-    """(choices, completion, problem): choices are `None` where there is a problem. A reply that
-    cannot be read is asked for once more."""
+    """Yield `request`, once more if its reply cannot be read, and return what came of it.
+
+    Returns:
+        (choices, completion, problem): the alternatives taken, the last completion, and ""; or
+        `None`, the last completion, and why there are no choices.
+    """
     completion = yield request
     choices, problem = read_choices(completion, request.answer)
     if choices is None and completion.finish_reason != "error":
@@ -123,7 +157,7 @@ class _Visit:
         self.state: State = world.reset(
             user.user_id, stable_key(seed, user.user_id, number, "world")
         )
-        self.last_shown = 0
+        self.last_page = 0
         self.memory = remembered(user, world.items)
         self.talk = Conversation(user, config, count_tokens)
 
@@ -137,14 +171,14 @@ class _Visit:
         return Outcome(tuple(self.events), self.state, extra)
 
     def note(self, kind: str, **fields) -> None:
-        fields = {"page": self.last_shown} | fields
+        fields = {"page": self.last_page} | fields
         row = (self.arm, self.user.user_id, self.number, len(self.events), kind)
         self.events.append(Event(*row, **fields))
 
     # --- the visit ---
 
     def run(self):
-        known_pages = 0
+        pages_looked_at = 0
         while True:
             while self.state.needs is not None:
                 answer = yield self.state.needs
@@ -153,19 +187,19 @@ class _Visit:
             if self.state.terminal:
                 break
             self.talk.show_page(self.state.text, self.memory)
-            self.last_shown = self.state.page
-            if self.state.page > known_pages:
-                known_pages = self.state.page
+            self.last_page = self.state.page
+            if self.state.page > pages_looked_at:
+                pages_looked_at = self.state.page
                 yield from self.look()
             yield from self.act()
             if self.step >= self.config.max_actions:
                 break
-        self.note("exit", page=self.last_shown, value=float(self.last_shown))
-        if self.config.interview and known_pages:
+        self.note("exit", page=self.last_page, value=float(self.last_shown))
+        if self.config.interview and pages_looked_at:
             yield from self.be_interviewed()
 
     def look(self):
-        """Screen a new page, then watch and rate what was chosen."""
+        """Screen a new page, then rate the items that the agent watches."""
         slate = self.state.slate
         shares = self.propensities
         if shares is None or len(shares) != len(slate):
@@ -181,15 +215,15 @@ class _Visit:
         self.memory = self.memory.seen_page(self.state.page, titles)
 
     def screen(self, slate: tuple[str, ...]):
-        """The indices of the items to watch; none after a failure."""
+        """Ask which items to watch; return their indices, none after a failure."""
         answer = prompts.screen_answer(len(slate))
         recalled = screen_recall(self.user, self.config, slate)
-        asked = self.talk.ask(prompts.screen_turn(self.talk.pending, *recalled))
-        choices, completion = yield from self.choose(self.request(asked, "screen", answer))
+        messages = self.talk.ask(prompts.screen_turn(self.talk.pending, *recalled))
+        choices, completion = yield from self.choose(self.request(messages, "screen", answer))
         if choices is None:
-            self.talk.keep(asked, answer_text([1] * len(slate), answer))
+            self.talk.keep(messages, answer_text([1] * len(slate), answer))
             return []
-        self.talk.keep(asked, answer_text(choices, answer))
+        self.talk.keep(messages, answer_text(choices, answer))
         for index, (item_id, choice) in enumerate(zip(slate, choices, strict=True)):
             self.note(
                 "screen",
@@ -203,14 +237,14 @@ class _Visit:
     def rate(self, position: int, item_id: str):
         target = f"ITEM_{position}"
         recalled = rate_recall(self.user, self.config, target, item_id, self.world)
-        asked = self.talk.ask(prompts.rate_turn(target, self.talk.pending, recalled))
+        messages = self.talk.ask(prompts.rate_turn(target, self.talk.pending, recalled))
         key = self.key("rate", position)
         choices, completion = yield from self.choose(
-            rate_request(asked, item_id, self.config, key)
+            rate_request(messages, item_id, self.config, key)
         )
         if choices is None:
             return
-        self.talk.keep(asked, answer_text(choices, prompts.rate_answer()))
+        self.talk.keep(messages, answer_text(choices, prompts.rate_answer()))
         value = choices[0] + 1
         shares = probabilities(completion, 0, choices[0])
         self.note(
@@ -227,7 +261,7 @@ class _Visit:
         self.memory = self.memory.rated(title, float(value), self.state.page)
 
     def act(self):
-        """Act until the page is left: a click shows details and then something else follows."""
+        """Take actions until the page is left; after a click, which opens details, go on."""
         clicks = 0
         while True:
             actions = self.offered(clicks)
@@ -237,8 +271,8 @@ class _Visit:
             clicks += action.kind == "click"
             if action.kind != "click" or self.step >= self.config.max_actions:
                 return
-            shown = set(before.text.splitlines())
-            new = [line for line in self.state.text.splitlines() if line not in shown]
+            old_lines = set(before.text.splitlines())
+            new = [line for line in self.state.text.splitlines() if line not in old_lines]
             self.talk.pending = prompts.turn(self.talk.pending, *new)
 
     def offered(self, clicks: int) -> tuple[Action, ...]:
@@ -254,16 +288,16 @@ class _Visit:
             self.note("act", text=actions[0].token, probability=1.0)
             return actions[0]
         answer = prompts.act_answer(actions)
-        asked = self.talk.ask(prompts.act_turn(actions, self.talk.pending))
+        messages = self.talk.ask(prompts.act_turn(actions, self.talk.pending))
         choices, completion = yield from self.choose(
-            self.request(asked, "act", answer, self.config.reasoning_tokens)
+            self.request(messages, "act", answer, self.config.reasoning_tokens)
         )
         share = 0.0
         if choices is None:
             choices = (_default_action(actions),)
         else:
             share = probabilities(completion, 0, choices[0])[choices[0]]
-        self.talk.keep(asked, answer_text(choices, answer))
+        self.talk.keep(messages, answer_text(choices, answer))
         action = actions[choices[0]]
         self.note("act", text=action.token, probability=share)
         return action
@@ -271,13 +305,15 @@ class _Visit:
     def be_interviewed(self):
         answer = prompts.interview_answer()
         text = prompts.turn(self.talk.pending, self.state.text if self.state.terminal else "")
-        asked = self.talk.ask(prompts.interview_turn(text))
+        messages = self.talk.ask(prompts.interview_turn(text))
         choices, completion = yield from self.choose(
-            self.request(asked, "interview", answer, self.config.reasoning_tokens, scored=True)
+            self.request(
+                messages, "interview", answer, self.config.reasoning_tokens, scored=True
+            )
         )
         if choices is None:
             return
-        self.talk.keep(asked, answer_text(choices, answer))
+        self.talk.keep(messages, answer_text(choices, answer))
         shares = probabilities(completion, 0, choices[0])
         self.note(
             "interview",
@@ -286,10 +322,10 @@ class _Visit:
             expected=expected_value(shares),
         )
 
-    # --- asking ---
+    # --- requests ---
 
     def key(self, purpose: str, index: int = 0) -> int:
-        """`step` counts the session's actions, `index` is an item's position."""
+        """Return the key of a request; `index` is an item's position."""
         user_id = self.user.user_id
         return stable_key(self.seed, user_id, self.number, self.step, purpose, index)
 
@@ -306,9 +342,10 @@ class _Visit:
         )
 
     def choose(self, request: Request):
-        """(choices, completion); choices are `None` after a failure, which is noted.
+        """Return (choices, completion); choices are `None` after a failure, which is noted.
 
-        A reply that cannot be read is asked for once more; that exchange is not kept.
+        A reply that cannot be read is asked for once more; that exchange does not become part
+        of the conversation.
         """
         choices, completion, problem = yield from asked(request)
         if choices is None:
@@ -321,6 +358,9 @@ class _Visit:
 
 
 def _default_action(actions: tuple[Action, ...]) -> int:
-    """What is done after two unreadable replies: go on, else leave (METHOD.md section 3)."""
+    """Return the index of the action after two unreadable replies: go on, or else leave.
+
+    The rule is that of docs/method.md section 3.
+    """
     kinds = [action.kind for action in actions]
     return next((kinds.index(kind) for kind in ("next_page", "exit") if kind in kinds), 0)

@@ -1,8 +1,8 @@
-"""One visit of one agent to a web shop, as a coroutine that does no I/O (METHOD.md 13.3).
+"""One visit of one agent to a web shop, as a coroutine that does no I/O.
 
-It reads a page, may reason, and takes one of its actions, until it leaves, has bought, or has
-taken `SessionConfig.max_actions`. Where the world asks for a page that nobody has logged, the
-model writes it, by the world model's own prompt.
+The agent reads a page, may reason, and takes one of the page's actions, until it leaves, has
+bought, or has taken `SessionConfig.max_actions` (docs/method.md section 13.3). If the world
+needs a page that is not in the log, the model writes it, with the world model's own prompt.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from alignuser_jax.world import GeneratedShop, WebShop
 from alignuser_jax.world.shop.page import ELEMENTS
 
 PAGE_TOKENS = 1024
-"""Of a page that the model writes, at most (DEFAULT)."""
+"""The most tokens of a page that the model writes (DEFAULT)."""
 
 
 def shop_session(
@@ -47,15 +47,37 @@ def shop_session(
     seed: int,
     count_tokens: CountTokens | None = None,
 ) -> Generator[Request, Completion, Outcome]:
-    """Visit number `number` of `user` to `shop`.
+    """Return the coroutine of one visit of `user` to `shop`.
 
-    Of `config` count: persona, max_actions, memory_items (actions told after a restart),
-    reasoning_tokens, temperature, top_p, context_tokens, page_reserve_tokens, fail_fast.
-    Events: "page" whenever what is shown changed (`text` its kind, `item_id` what made it),
-    "act" (`item_id` the click type), "purchase", "exit" (value = pages), "failure". After two
-    replies that cannot be read the agent leaves (DEFAULT); a page that the model cannot write,
-    and one after the first that leaves no room in the context, end the visit. Raises
-    `ValueError` where the first page leaves none.
+    It leaves these events: "page" whenever the page changed (`text` is its kind, `item_id` what
+    made it), "act" (`item_id` is the click type), "purchase", "exit" (`value` is the number of
+    pages) and "failure".
+
+    After two replies that cannot be read the agent leaves (DEFAULT). A page that the model
+    cannot write, or one after the first that leaves no room in the context, ends the visit.
+
+    Args:
+        user: Who acts.
+        shop: The web shop.
+        config: How the agent is asked. Used are `persona`, `max_actions`, `memory_items` (past
+            actions that a new conversation lists), `reasoning_tokens`, `temperature`, `top_p`,
+            `context_tokens`, `page_reserve_tokens` and `fail_fast`.
+        arm: A name for the events.
+        number: The number of the user's session.
+        seed: Names the randomness.
+        count_tokens: Counts the tokens of a text; needed for `config.context_tokens`.
+
+    Raises:
+        ValueError: The first page leaves no room in the context.
+
+    Example:
+        >>> def drive(visit, model):
+        ...     request = next(visit)
+        ...     while True:
+        ...         try:
+        ...             request = visit.send(model(request))  # -> Completion
+        ...         except StopIteration as end:
+        ...             return end.value  # an Outcome
     """
     visit = _ShopVisit(user, shop, config, arm, number, seed, count_tokens)
     return (yield from visit.run())
@@ -76,14 +98,14 @@ class _ShopVisit:
         def openings(
             persona: Persona | None, config: SessionConfig, done: list[str]
         ) -> Iterator[tuple[str, str]]:
-            told = min(len(done), config.memory_items)
+            listed = min(len(done), config.memory_items)
             while True:
-                last = done[len(done) - told :]
+                last = done[len(done) - listed :]
                 opening = prompts.shop_opening(persona, goal, last)
                 yield prompts.shop_system_prompt(), opening
-                if not told:
+                if not listed:
                     return
-                told //= 2
+                listed //= 2
 
         self.talk = Conversation(user, config, count_tokens, openings)
 
@@ -92,12 +114,12 @@ class _ShopVisit:
         self.events.append(Event(*row, page=self.pages, **fields))
 
     def run(self):
-        shown = None
+        page_text = None
         while True:
             if self.state.needs is not None and not (yield from self.write_page()):
                 break
-            if self.state.text != shown:
-                shown = self.state.text
+            if self.state.text != page_text:
+                page_text = self.state.text
                 if not self.state.terminal:
                     self.pages += 1
                     self.note("page", text=self.state.place, item_id=self.state.source)
@@ -115,7 +137,7 @@ class _ShopVisit:
         return Outcome(tuple(self.events), self.state, extra)
 
     def choose(self):
-        """The action taken, noted; `None` where the model failed and the visit ends."""
+        """Ask for an action, note and return it; `None` if the model failed: the visit ends."""
         actions, config = self.state.actions, self.config
         try:
             self.talk.show_page(self.state.text, self.done)
@@ -145,11 +167,11 @@ class _ShopVisit:
         return action
 
     def write_page(self):
-        """Has the model write the page that the world asks for; False where it failed."""
-        wanted = self.state.needs
-        assert isinstance(wanted, NextPageRequest)
+        """Let the model write the page that the world needs; return whether it succeeded."""
+        needs = self.state.needs
+        assert isinstance(needs, NextPageRequest)
         messages = prompts.world_model_messages(
-            wanted.state_text, wanted.action, platform=prompts.SHOP
+            needs.state_text, needs.action, platform=prompts.SHOP
         )
         completion = yield self.request(messages, "next_page", max_tokens=PAGE_TOKENS)
         problem = completion.error
@@ -180,7 +202,7 @@ class _ShopVisit:
 
 
 def _whole_parts(page: str) -> str:
-    """A page that was cut off, without its last id or line, which may not be whole."""
+    """Return a page that was cut off without its last id or line, which may be incomplete."""
     head, title, ids = page.partition(ELEMENTS)
     if not title:
         return page.rpartition("\n")[0]
