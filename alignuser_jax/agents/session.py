@@ -194,7 +194,7 @@ class _Visit:
             yield from self.act()
             if self.step >= self.config.max_actions:
                 break
-        self.note("exit", page=self.last_page, value=float(self.last_shown))
+        self.note("exit", page=self.last_page, value=float(self.last_page))
         if self.config.interview and pages_looked_at:
             yield from self.be_interviewed()
 

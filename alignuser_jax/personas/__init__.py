@@ -1,5 +1,7 @@
-"""Who users are: traits computed from the log, personas matched to it, personas that are given
-(METHOD.md section 4)."""
+"""Personas of users: computed from the log, matched to it by a model, or read from a file.
+
+The formulas and the matching are those of docs/method.md section 4.
+"""
 
 from alignuser_jax.personas.cost import Cost, estimate
 from alignuser_jax.personas.evidence import Evidence

@@ -1,4 +1,4 @@
-"""What matching will take: the requests and tokens of a few users, counted, times all users."""
+"""Estimate what persona matching takes: count the tokens of a few users, scale to all users."""
 
 from __future__ import annotations
 
@@ -15,12 +15,23 @@ from alignuser_jax.records import Completion, Request
 
 @dataclass(frozen=True)
 class Cost:
-    """For `users` users who have ratings, from the counts of `sampled` of them; `without` more
-    have none and are not asked about. `prompt_tokens` are all that are submitted, `new_tokens`
-    those of them that do not repeat the beginning of another request of the same user (and so
-    must be read by an engine that reuses beginnings). Ties, which are judged twice, and replies
-    that must be asked for again come on top: `worst` has (requests, prompt tokens, generated
-    tokens) where all candidates are tied and every question is asked again."""
+    """The requests and tokens that matching takes.
+
+    The numbers leave out ties, which are judged twice, and replies that cannot be read, which
+    are asked for again; `worst` has both everywhere.
+
+    Attributes:
+        users: How many users have ratings, so that they can be matched.
+        sampled: For how many of them the tokens were counted.
+        without: How many users have no ratings; nothing is asked about them.
+        requests: The number of requests.
+        prompt_tokens: The tokens of all prompts.
+        new_tokens: The prompt tokens that are not a prefix of another request of the same user.
+            An engine that reuses prefixes must prefill only these.
+        generated_tokens: The tokens of all replies.
+        worst: (requests, prompt tokens, generated tokens) if all candidates are tied and every
+            question is asked twice.
+    """
 
     users: int
     sampled: int
@@ -32,15 +43,21 @@ class Cost:
     worst: tuple[float, float, float]
 
     def lines(self, seconds_per_user: float | None = None, prices=(0.0, 0.0)) -> list[str]:
-        """In words. `prices` are per million prompt and generated tokens."""
+        """Return the estimate in words, a line each for tokens, price and time.
+
+        Args:
+            seconds_per_user: The measured time; `None` leaves out the line about time.
+            prices: Per million prompt tokens and per million generated tokens; without them
+                the line about the price is left out.
+        """
         requests, prompt, generated = self.worst
-        none = f"; {self.without} more have no ratings and are not asked about"
-        told = [
+        unrated = f"; {self.without} more have no ratings and are not asked about"
+        lines = [
             f"{self.users} users: {self.requests:,.0f} requests, {self.prompt_tokens:,.0f} "
             f"prompt tokens ({self.new_tokens:,.0f} where beginnings are reused), "
             f"{self.generated_tokens:,.0f} generated, without ties or repeats (at worst, with "
             f"both everywhere, {requests:,.0f}, {prompt:,.0f} and {generated:,.0f}); counted "
-            f"for {self.sampled} users" + (none if self.without else ""),
+            f"for {self.sampled} users" + (unrated if self.without else ""),
         ]
         if any(prices):
             cost, most = (
@@ -50,17 +67,17 @@ class Cost:
                     (prompt, generated),
                 )
             )
-            told.append(
+            lines.append(
                 f"price: {cost:,.2f} without ties or repeats, at worst {most:,.2f}, without a "
                 "discount for reuse"
             )
         if seconds_per_user is not None:
             seconds = seconds_per_user * self.users
-            told.append(
+            lines.append(
                 f"time: {seconds:,.0f} s ({seconds / 3600:.1f} h) at {seconds_per_user:.2f} s "
                 "per user, as measured here"
             )
-        return told
+        return lines
 
 
 def estimate(
@@ -70,8 +87,19 @@ def estimate(
     count_tokens: Callable[[str], int],
     sample: int = 16,
 ) -> Cost:
-    """The cost of `users`, from up to `sample` of them; no model is asked. Raises `ValueError`,
-    saying why, where none of them can be asked anything."""
+    """Estimate what it takes to match `users`, without asking a model.
+
+    Args:
+        users: The user ids.
+        evidence: The ratings to match by.
+        config: How personas are matched.
+        count_tokens: Counts the tokens of a text.
+        sample: For how many users requests are made and counted.
+
+    Raises:
+        ValueError: There are no users, or none of them can be asked anything; the message says
+            why.
+    """
     if not users:
         raise ValueError("no users to estimate the cost of: give user ids")
     able = [user for user in users if evidence.count(user)]
@@ -84,16 +112,16 @@ def estimate(
     reasons: tuple[str, ...] = ()
     for user in sampled:
         texts: list[str] = []
-        asked, failures = _stand_in(user, evidence, config, count_tokens)
+        exchanges, failures = _stand_in(user, evidence, config, count_tokens)
         reasons += failures
-        for request, reply in asked:
+        for request, reply in exchanges:
             requests += 1
             text = "\x1e".join(message.content for message in request.messages)
             extra = MESSAGE_TOKENS * len(request.messages)
             read = count_tokens(text) + extra
             prompt += read
-            known = max((len(os.path.commonprefix([text, old])) for old in texts), default=0)
-            new += count_tokens(text[known:]) + (extra if not known else MESSAGE_TOKENS)
+            shared = max((len(os.path.commonprefix([text, old])) for old in texts), default=0)
+            new += count_tokens(text[shared:]) + (extra if not shared else MESSAGE_TOKENS)
             written = request.reasoning_tokens + count_tokens(reply)
             generated += written
             draws = 1 if request.purpose == "propose" else 2
@@ -115,29 +143,31 @@ def estimate(
 def _stand_in(
     user: str, evidence, config, count_tokens
 ) -> tuple[list[tuple[Request, str]], tuple[str, ...]]:
-    """The requests of a user whose candidates all differ, with replies as long as real ones;
-    and what failed."""
-    coroutine, asked = match(user, evidence, config, count_tokens), []
+    """Return the (request, reply) pairs of one user, and what failed.
+
+    The replies are as long as real ones, and the candidates in them all differ.
+    """
+    coroutine, exchanges = match(user, evidence, config, count_tokens), []
     answers = None
     while True:
         try:
             batch = coroutine.send(answers)
         except StopIteration as end:
-            return asked, end.value.failures
+            return exchanges, end.value.failures
         answers = []
         for request in batch:
             if request.purpose == "propose":
-                choices = _different(len(asked), [len(line) for line in request.answer])
-            else:  # the first candidate likes the user's own ratings only: nothing is tied
+                choices = _different(len(exchanges), [len(line) for line in request.answer])
+            else:  # only candidate 0 fits, and only the user's own ratings: nothing is tied
                 _, subset, candidate = map(int, request.subject.split("/"))
                 choices = [9 if candidate == 0 and subset < config.subsets else 0]
             reply = answer_text(choices, request.answer)
-            asked.append((request, reply))
+            exchanges.append((request, reply))
             answers.append(Completion(reply, tuple(choices)))
 
 
 def _different(number: int, sizes: Sequence[int]) -> list[int]:
-    """The choices of candidate `number`: its digits in base `sizes`."""
+    """Return the choices of candidate `number`: its digits in base `sizes`."""
     choices = []
     for size in sizes:
         choices.append(number % size)

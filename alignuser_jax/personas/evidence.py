@@ -1,4 +1,4 @@
-"""What matching may know of users: titles and ratings of one part of a log, and no more."""
+"""The ratings that persona matching may use: one part of a log, titles and ratings only."""
 
 from __future__ import annotations
 
@@ -14,13 +14,20 @@ from alignuser_jax.records import DISLIKED_TO, LIKED_FROM
 from alignuser_jax.text import one_line
 
 Rated = RatedItem
-"""A title and its rating."""
+"""A title and its rating, as `EpisodicMemory` holds them."""
 
 
 class Evidence:
-    """The ratings in `log`, by user id. Demographics are not taken from `dataset`, and ratings
-    outside `log` are not seen. Every draw is named by user and purpose, so it does not depend
-    on who else is matched."""
+    """The ratings of every user in one part of a log, and random draws of them.
+
+    Demographics are not read from `dataset`, and ratings outside `log` are not seen. The
+    randomness of every draw is named by user and purpose, so a user's draws do not depend on
+    who else is matched.
+
+    Args:
+        dataset: Gives titles and user ids.
+        log: The ratings that may be used.
+    """
 
     def __init__(self, dataset: Dataset, log: Log):
         self._titles = [one_line(dataset.items[item].title) for item in dataset.item_ids]
@@ -31,16 +38,19 @@ class Evidence:
         self._starts = np.concatenate([[0], np.cumsum(self._counts)])
 
     def of_user(self, user_id: str) -> tuple[Rated, ...]:
-        """All that is known of a user, oldest first. Raises `KeyError` for an unknown one."""
+        """Return the ratings of a user, oldest first; raise `KeyError` for an unknown user."""
         return self._of_code(self._codes[user_id])
 
     def count(self, user_id: str) -> int:
-        """How many ratings of a user are known. Raises `KeyError` for an unknown one."""
+        """Return how many ratings a user has; raise `KeyError` for an unknown user."""
         return int(self._counts[self._codes[user_id]])
 
     def taste(self, user_id: str, count: int, seed: int = 0) -> tuple[Rated, ...]:
-        """What was liked or disliked among `count` random ratings of the user, in random order
-        (METHOD.md 4.4 step 1); of a user who rated everything in between, these ratings."""
+        """Return the likes and dislikes among `count` random ratings of a user.
+
+        They are in random order (docs/method.md section 4.4 step 1). If the user neither liked
+        nor disliked any of them, all `count` ratings are returned.
+        """
         drawn = self._draw(self.of_user(user_id), count, seed, user_id, "taste")
         strong = tuple(r for r in drawn if not DISLIKED_TO < r.score < LIKED_FROM)
         return strong or drawn
@@ -48,13 +58,26 @@ class Evidence:
     def subsets(
         self, user_id: str, number: int, size: int, seed: int = 0, draw: int = 0
     ) -> tuple[tuple[Rated, ...], ...]:
-        """`number` subsets of at most `size` ratings of the user, then as many of other users,
-        a different one for each (DEFAULT: the paper does not say how others are drawn). Others
-        have rated as much as the subset needs where there are enough such users, else they are
-        those who have rated most. `draw` names a repetition."""
+        """Return `number` subsets of a user's ratings, then as many of other users' ratings.
+
+        Each of the latter is of another user (DEFAULT: the paper does not say how they are
+        drawn). These users have rated at least as much as a subset needs; if there are fewer
+        than `number` such users, those who have rated most are taken instead.
+
+        Args:
+            user_id: The user.
+            number: How many subsets of either kind.
+            size: The most ratings of a subset.
+            seed: Names the randomness.
+            draw: Tells repeated draws apart.
+
+        Raises:
+            KeyError: The user is unknown.
+            ValueError: Nobody else has ratings.
+        """
         code, own = self._codes[user_id], self.of_user(user_id)
         name = (seed, user_id, "subset", draw)
-        found = [self._draw(own, size, *name, n) for n in range(number)]
+        drawn = [self._draw(own, size, *name, n) for n in range(number)]
         size = min(size, len(own))
         enough = np.flatnonzero(self._counts >= size)
         enough = enough[enough != code]
@@ -64,17 +87,17 @@ class Evidence:
         if not len(enough):
             raise ValueError(
                 f"user {user_id!r} is the only one with ratings: a persona is matched by how "
-                "the user differs from others, so give the ratings of others too"
+                "the user differs from others, so the ratings of others are needed too"
             )
         others = _generator(*name, "others").permutation(enough)
         for n in range(number):
             other = int(others[n % len(others)])
-            found.append(self._draw(self._of_code(other), size, *name, "other", n))
-        return tuple(found)
+            drawn.append(self._draw(self._of_code(other), size, *name, "other", n))
+        return tuple(drawn)
 
     @staticmethod
     def summary(rated: Sequence[Rated]) -> str:
-        """Ratings as text, from best to worst."""
+        """Return ratings as text, from best to worst."""
         return EpisodicMemory(tuple(rated)).summary(len(rated))
 
     def _of_code(self, code: int) -> tuple[Rated, ...]:

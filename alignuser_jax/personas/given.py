@@ -1,9 +1,9 @@
-"""Personas that come from elsewhere: a file of surveys, or what was matched; by user id.
+"""Read and write personas that are not computed from the log: surveys, or matched ones.
 
-A file has one row per user, `user_id` and any fields of `records.Persona`, as JSON lines
-(`.jsonl`) or Parquet (a dataset's `surveys.parquet` is such a file). What a row says replaces
-what was computed from the log; what it leaves out (or has as null) stays as computed; an empty
-text means unknown.
+A file has one row per user, with `user_id` and any fields of `records.Persona`, as JSON lines
+(`.jsonl`) or Parquet (a dataset's `surveys.parquet` is such a file). A field of a row replaces
+the value that was computed from the log; a field that is missing or null leaves it as it is; an
+empty text means unknown.
 """
 
 from __future__ import annotations
@@ -22,23 +22,29 @@ from alignuser_jax.personas.matching import Match
 from alignuser_jax.records import RATINGS, Persona
 
 PERSONAS, MATCHES, MANIFEST = "personas.jsonl", "matches.jsonl", "manifest.json"
+"""The files that `save_matches` writes."""
 PARTS = ("profile", "train")
-"""Of which ratings personas may be matched: those that prompts of training show, or all that
-agents of a simulation know."""
+"""The ratings that personas can be matched by: those that training prompts show, or all that
+agents know in a simulation."""
 
 _TEXTS = ("age", "occupation", "personality", "habits")
 _LEVELS = ("pickiness", "engagement", "conformity", "variety")
 _BESIDE = ("answers", "interview")
-"""Columns of a dataset's `surveys.parquet` that are no part of a persona."""
+"""Columns of a dataset's `surveys.parquet` that are not part of a persona."""
 UNKNOWN: Mapping[str, Any] = {"age": "", "occupation": "", "big_five": ()}
-"""What is put over the demographics of a user without a match."""
+"""Replaces the demographics of a user without a match."""
 FIELDS = tuple(f.name for f in dataclasses.fields(Persona) if f.name != "user_id")
 
 
 @dataclass(frozen=True)
 class GivenPersonas:
-    """`rows`: user id -> fields of `Persona`. `name` says where they come from, `hash` names
-    the content, `about` is the manifest beside a file of matched personas ({} for any other).
+    """Personas from a file, possibly of some users only and with some fields only.
+
+    Attributes:
+        rows: User id -> values of `Persona` fields.
+        name: The path of the file.
+        hash: Names the content.
+        about: The manifest beside a file of matched personas, {} for any other file.
     """
 
     rows: Mapping[str, Mapping[str, Any]]
@@ -48,28 +54,36 @@ class GivenPersonas:
 
     @property
     def label(self) -> str:
-        """For manifests: what they are and which."""
+        """What these personas are and which, for manifests."""
         kind = "matched" if self.about else "given"
         return f"{kind}, {self.hash}"
 
     def told(self, users: Sequence[str]) -> str:
-        """In words, for how many of `users`, those that are used, there is a persona here.
-        Raises `ValueError` where there is none."""
-        there = sum(user in self.rows for user in users)
-        if not there:
+        """Return a sentence: how many of `users`, those that are used, have a persona here.
+
+        Raises:
+            ValueError: None of them has one.
+        """
+        covered = sum(user in self.rows for user in users)
+        if not covered:
             raise ValueError(
                 f"{self.name} has {len(self.rows)} personas, none of them of the {len(users)} "
                 "users that are used here: match those first (`alignuser match-personas "
                 "--users=all`, or policy for training, agents for a simulation)"
             )
         others = "age and occupation are unknown" if self.about else "are computed from the log"
-        rest = "" if there == len(users) else f"; the others' {others}"
-        return f"personas of {there} of {len(users)} users: {self.name}{rest}"
+        rest = "" if covered == len(users) else f"; the others' {others}"
+        return f"personas of {covered} of {len(users)} users: {self.name}{rest}"
 
     def over(self, computed: Mapping[str, Persona]) -> dict[str, Persona]:
-        """The computed personas, with what is given in the place of what was computed. Beside
-        matched personas a user who is not among them has unknown demographics, as one whose
-        match failed. Raises `ValueError` where no user of the file is among the computed."""
+        """Return the computed personas with the values of the file in their place.
+
+        If the file holds matched personas, a user who is not in it gets unknown demographics,
+        like a user whose match failed.
+
+        Raises:
+            ValueError: No user of the file is among the computed personas.
+        """
         if not self.rows.keys() & computed.keys():
             raise ValueError(
                 f"{self.name} has {len(self.rows)} personas, none of them of a user of this "
@@ -83,8 +97,16 @@ class GivenPersonas:
         }
 
     def check(self, dataset_hash: str, parts: Sequence[str], profile_share: float = 1) -> None:
-        """Raises `ValueError` where matched personas are of other data, or of ratings that must
-        not be seen: `parts` are those that may, the profile up to `profile_share`."""
+        """Refuse matched personas of other data, or of ratings that must not be seen.
+
+        Args:
+            dataset_hash: The data in use.
+            parts: The parts of the log (`PARTS`) that personas may be matched by here.
+            profile_share: The largest share of the train part that the profile may be.
+
+        Raises:
+            ValueError: They were matched on another dataset or on other ratings.
+        """
         if not self.about:
             return
         if self.about["dataset_hash"] != dataset_hash:
@@ -106,10 +128,13 @@ def _part_text(part: str, share: float) -> str:
 
 
 def read_personas(path: str | Path) -> GivenPersonas:
-    """The personas in a `.jsonl` or `.parquet` file, or in a folder of `save_matches`.
+    """Read the personas in a `.jsonl` or `.parquet` file, or in a folder of `save_matches`.
 
-    Raises `FileNotFoundError` where there is none and `ValueError`, with the row, for a row
-    that is no persona or a user that comes twice."""
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: A row is no persona or a user comes twice (the message names the row), or
+            the file is not the one that the manifest beside it describes.
+    """
     path = Path(path)
     if path.is_dir():
         path = path / PERSONAS
@@ -140,7 +165,7 @@ def read_personas(path: str | Path) -> GivenPersonas:
 
 
 def _matched_manifest(path: Path) -> dict[str, Any]:
-    """What `save_matches` wrote; {} for somebody else's file of that name."""
+    """Return the manifest that `save_matches` wrote, {} for another file of that name."""
     try:
         about = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
@@ -222,44 +247,50 @@ def _fits(name: str, value: Any) -> bool:
     return all(isinstance(text, str) for text in value)
 
 
-# --- what was matched ---------------------------------------------------------------------
+# --- matched personas ---------------------------------------------------------------------
 
 
-def persona_row(found: Match) -> dict[str, Any]:
-    """The row of a matched user; a user without a match has unknown demographics, so that
-    those of the data do not stand in for what could not be matched."""
-    persona = found.persona
+def persona_row(match: Match) -> dict[str, Any]:
+    """Return the row of one user in a file of matched personas.
+
+    A user without a match gets unknown demographics, so that those of the data do not stand in
+    for what could not be matched.
+    """
+    persona = match.persona
     if persona is None:
-        return {"user_id": found.user_id, **UNKNOWN}
-    return {"user_id": found.user_id, **persona._asdict()}
+        return {"user_id": match.user_id, **UNKNOWN}
+    return {"user_id": match.user_id, **persona._asdict()}
 
 
 def save_matches(
     folder: str | Path, matches: Sequence[Match], about: Mapping[str, Any]
 ) -> GivenPersonas:
-    """Writes the personas, what they were chosen from and the manifest (`about` and counts);
-    the same matches give the same bytes. Returns the personas as they will be read."""
+    """Write matched personas and return them as `read_personas` reads them.
+
+    The folder gets the personas, the candidates that they were chosen from, and a manifest
+    (`about` and counts). The same matches give the same bytes.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / MANIFEST).unlink(missing_ok=True)  # it does not describe what comes now
+    (folder / MANIFEST).unlink(missing_ok=True)  # it does not describe the new files
     _write_lines(folder / PERSONAS, map(persona_row, matches))
-    _write_lines(folder / MATCHES, (_match_row(found) for found in matches))
-    given = read_personas(folder)
+    _write_lines(folder / MATCHES, map(_match_row, matches))
+    personas = read_personas(folder)
     manifest = {
         **about,
         "users": len(matches),
-        "matched": sum(found.persona is not None for found in matches),
-        "with_failures": sum(bool(found.failures) for found in matches),
-        "personas_hash": given.hash,
+        "matched": sum(match.persona is not None for match in matches),
+        "with_failures": sum(bool(match.failures) for match in matches),
+        "personas_hash": personas.hash,
     }
     text = json.dumps(manifest, indent=2, ensure_ascii=False, sort_keys=True)
     write_whole(folder / MANIFEST, text + "\n")
     return read_personas(folder)
 
 
-def _match_row(found: Match) -> dict[str, Any]:
-    row = dataclasses.asdict(found)
-    row["candidates"] = [candidate._asdict() for candidate in found.candidates]
+def _match_row(match: Match) -> dict[str, Any]:
+    row = dataclasses.asdict(match)
+    row["candidates"] = [candidate._asdict() for candidate in match.candidates]
     return row
 
 

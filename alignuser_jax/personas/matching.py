@@ -1,8 +1,10 @@
-"""A persona for a user whose ratings are all that is known (METHOD.md 4.4): a language model
-proposes candidates and judges, in the role of each, which ratings could be its own.
+"""Match a persona to a user whose ratings are all that is known (docs/method.md section 4.4).
+
+A language model proposes candidates and then judges, in the role of each candidate, which
+ratings could be its own.
 
 `match` is a coroutine that does no I/O: it yields batches of requests and is sent their
-completions, so it can be tested with canned answers and `population.match_users` runs many.
+completions. So it can be tested with canned answers, and `match_users` runs many at once.
 """
 
 from __future__ import annotations
@@ -19,10 +21,11 @@ from alignuser_jax.randomness import stable_key
 from alignuser_jax.records import Completion, Message, Persona, Request
 
 MESSAGE_TOKENS = 8
-"""What a chat template puts around a message, in tokens, at most (ChatML and Llama 3: 5)."""
+"""The most tokens that a chat template puts around a message (ChatML and Llama 3: 5)."""
 FIT_TOKENS = 16
-"""What a judgement takes at most, with what a chat template puts before a reply."""
+"""The most tokens of a judgement, with what a chat template puts before a reply."""
 SAME_SCORE = 1e-9
+"""Scores that differ by no more are tied."""
 
 CountTokens = Callable[[str], int]
 Batch = tuple[Request, ...]
@@ -31,12 +34,31 @@ Answers = Sequence[Completion]
 
 @dataclass(frozen=True)
 class MatchConfig:
-    """How personas are matched; `ages` and `occupations` are the closed lists.
+    """How personas are matched.
 
-    From METHOD.md 4.4: `candidates` m, `taste_items` of the taste summary, `subset_items` ρ.
-    DEFAULTS of this project: `subsets` j, the reasoning tokens before a proposal and before a
-    judgement (without them its exact distribution is read off), and that the ratings told are
-    as many as fit into `context_tokens` (`None`: no limit).
+    The letters and numbers marked 4.4 are those of docs/method.md section 4.4; the others are
+    DEFAULTs of this project.
+
+    Attributes:
+        ages: The closed list of ages to choose from.
+        occupations: The closed list of occupations to choose from.
+        item_type: What was rated, as prompts say it.
+        candidates: How many personas are proposed per user (m, 4.4).
+        taste_items: How many ratings the proposals are made from (4.4).
+        subsets: How many subsets of the user's ratings, and how many of others', are judged
+            (j).
+        subset_items: How many ratings a subset holds (ρ, 4.4).
+        propose_reasoning_tokens: The most tokens of reasoning before a proposal.
+        fit_reasoning_tokens: The most tokens of reasoning before a judgement; without any, the
+            exact distribution of the judgement is read off.
+        temperature: Of the draws; 0 takes the likeliest reply.
+        top_p: The probability that the tokens to draw from must reach; 1 for all tokens.
+        context_tokens: The most tokens of a prompt and its reply; prompts list as many ratings
+            as fit. `None` for no limit.
+        seed: Names the randomness.
+
+    Example:
+        >>> config = MatchConfig(ages=("18-24", "25-34"), occupations=("artist", "lawyer"))
     """
 
     ages: tuple[str, ...]
@@ -70,7 +92,13 @@ class MatchConfig:
 
 
 class Candidate(NamedTuple):
-    """A persona as proposed; `big_five` in the order of `Persona.big_five`, 1 to 3."""
+    """A proposed persona.
+
+    Attributes:
+        age: One of `MatchConfig.ages`.
+        occupation: One of `MatchConfig.occupations`.
+        big_five: Levels 1 to 3, in the order of `Persona.big_five`.
+    """
 
     age: str
     occupation: str
@@ -79,12 +107,22 @@ class Candidate(NamedTuple):
 
 @dataclass(frozen=True)
 class Match:
-    """What came out for a user. `fits[c]` are candidate c's judgements (1 to 10) of the user's
-    own j subsets, then of j others'; () where one of them failed. `scores[c]` is the sum of the
-    former minus that of the latter, a mean of two draws where candidates were tied; `None`
-    where it failed. `chosen` indexes `candidates` (distinct, in order of proposal), -1 where
-    there is none; `told` says how many ratings stood in the proposal and in each subset.
-    `failures` says what went wrong, in words."""
+    """The persona matched to one user, and how it was chosen.
+
+    Attributes:
+        user_id: The user.
+        candidates: The distinct candidates, in the order of their proposal.
+        fits: For each candidate its judgements (1 to 10) of the user's own j subsets, then of j
+            subsets of others; () if one of them failed.
+        second_fits: The same for the candidates that were tied, with other subsets; () if none
+            were.
+        scores: For each candidate the sum of its judgements of the user's own subsets minus
+            the sum of those of others; the mean of two draws if candidates were tied; `None`
+            if a judgement failed.
+        chosen: The index of the best candidate, -1 if there is none.
+        told: How many ratings the proposal listed, and how many each subset.
+        failures: What went wrong, in words.
+    """
 
     user_id: str
     candidates: tuple[Candidate, ...] = ()
@@ -97,6 +135,7 @@ class Match:
 
     @property
     def persona(self) -> Candidate | None:
+        """The candidate that was chosen; `None` if the match failed."""
         return self.candidates[self.chosen] if self.chosen >= 0 else None
 
 
@@ -106,16 +145,41 @@ def match(
     config: MatchConfig,
     count_tokens: CountTokens | None = None,
 ) -> Generator[Batch, Answers, Match]:
-    """Proposes `config.candidates` personas one after the other in one conversation, then
-    judges all of them at once. The requests depend on `evidence`, `config` and the answers
-    only; `count_tokens` is needed for `config.context_tokens`."""
+    """Return the coroutine that matches a persona to one user.
+
+    It yields batches of requests and is sent the completions of each batch: `config.candidates`
+    proposals one after the other in one conversation, then all judgements at once. The requests
+    depend on `evidence`, `config` and the answers only.
+
+    Args:
+        user_id: The user.
+        evidence: The ratings to match by.
+        config: How personas are matched.
+        count_tokens: Counts the tokens of a text; needed for `config.context_tokens`.
+
+    Raises:
+        KeyError: The user is unknown.
+        ValueError: `config.context_tokens` is set and `count_tokens` is missing.
+
+    Example:
+        >>> def drive(matching, model):
+        ...     batch = next(matching)
+        ...     while True:
+        ...         try:
+        ...             batch = matching.send([model(request) for request in batch])
+        ...         except StopIteration as end:
+        ...             return end.value  # a Match
+    """
     return (yield from _Matching(user_id, evidence, config, count_tokens).run())
 
 
 class _Matching:
     def __init__(self, user_id, evidence, config, count_tokens):
         if config.context_tokens is not None and count_tokens is None:
-            raise ValueError("context_tokens is set, so count_tokens is needed: pass it")
+            raise ValueError(
+                f"context_tokens is {config.context_tokens}, so count_tokens is needed: pass a "
+                "function that counts the tokens of a text"
+            )
         self.user_id, self.evidence, self.config = user_id, evidence, config
         self.count = count_tokens if config.context_tokens is not None else None
         self.failures: list[str] = []
@@ -126,14 +190,14 @@ class _Matching:
         own = self.evidence.of_user(self.user_id)
         if not own:
             return Match(self.user_id, failures=("the user has no ratings to match by",))
-        candidates, told = yield from self.propose(own)
+        candidates, listed = yield from self.propose(own)
         if not candidates:
-            return Match(self.user_id, told=(told, 0), failures=tuple(self.failures))
+            return Match(self.user_id, told=(listed, 0), failures=tuple(self.failures))
         fits, size = yield from self.judge(candidates, range(len(candidates)), 0)
         scores = [score(row) for row in fits]
         second: list[tuple[float, ...]] = []
         best = _best(scores)
-        if len(best) > 1:  # among these only, by two draws where there are two
+        if len(best) > 1:  # a second draw decides among the tied ones
             second, _ = yield from self.judge(candidates, best, 1)
             means: list[float | None] = [None] * len(scores)
             for index, again in zip(best, map(score, second), strict=True):
@@ -147,18 +211,18 @@ class _Matching:
             tuple(second),
             tuple(scores),
             best[0] if best else -1,
-            (told, size),
+            (listed, size),
             tuple(self.failures),
         )
 
     # --- candidates ---
 
     def propose(self, own: tuple[Rated, ...]):
-        """The distinct candidates, and how many ratings the taste summary tells of."""
+        """Return the distinct candidates, and how many ratings the taste summary lists."""
         config = self.config
         taste = self.evidence.taste(self.user_id, config.taste_items, config.seed)
 
-        def asked(count: int) -> tuple[Message, ...]:
+        def messages_with(count: int) -> tuple[Message, ...]:
             return prompts.propose_messages(
                 self.evidence.summary(taste[:count]),
                 config.ages,
@@ -167,11 +231,11 @@ class _Matching:
                 config.item_type,
             )
 
-        told = self.fitting(len(taste), asked, self.propose_room())
-        if told is None:
+        listed = self.fitting(len(taste), messages_with, self.propose_room())
+        if listed is None:
             return (), 0
-        found: dict[Candidate, None] = {}
-        messages = asked(told)
+        candidates: dict[Candidate, None] = {}
+        messages = messages_with(listed)
         for number in range(1, config.candidates + 1):
             if number > 1:
                 again = prompts.propose_another(number, config.candidates)
@@ -181,7 +245,7 @@ class _Matching:
             )
             ((choices, _),) = yield from self.choose((request,))
             if choices is None:
-                break  # what follows would go on from a reply that nobody gave
+                break  # the next turn would follow a reply that nobody gave
             messages = (
                 *messages,
                 Message.of("assistant", answer_text(choices, self.propose_answer)),
@@ -189,11 +253,11 @@ class _Matching:
             age, occupation, *levels = choices
             traits = tuple(level + prompts.TRAIT_LEVELS[0] for level in levels)
             candidate = Candidate(config.ages[age], config.occupations[occupation], traits)
-            found[candidate] = None
-        return tuple(found), told
+            candidates[candidate] = None
+        return tuple(candidates), listed
 
     def propose_room(self) -> int:
-        """Tokens that the replies and the later turns take."""
+        """Return how many tokens the replies and the later turns take."""
         if self.count is None:
             return 0
         longest = sum(max(map(self.count, line)) + 1 for line in self.propose_answer)
@@ -204,9 +268,11 @@ class _Matching:
     # --- self-consistency ---
 
     def judge(self, candidates: Sequence[Candidate], which: Sequence[int], draw: int):
-        """Per candidate of `which` its judgements, own subsets first, and how many ratings each
-        subset tells of. A subset stands before the candidates in a prompt, so those of one
-        subset share it."""
+        """Return the judgements of each candidate of `which`, and the size of the subsets.
+
+        The user's own subsets come first. In a prompt the subset stands before the candidate,
+        so the requests about one subset share their prefix.
+        """
         config = self.config
         subsets = self.evidence.subsets(
             self.user_id, config.subsets, config.subset_items, config.seed, draw
@@ -217,7 +283,7 @@ class _Matching:
         ]
         longest = max(personas, key=lambda p: len(p.age) + len(p.occupation))
 
-        def asked(subset: Sequence[Rated], persona: Persona) -> tuple[Message, ...]:
+        def messages_of(subset: Sequence[Rated], persona: Persona) -> tuple[Message, ...]:
             text = self.evidence.summary(subset)
             return prompts.fit_messages(text, persona, config.item_type)
 
@@ -225,7 +291,7 @@ class _Matching:
         for subset in subsets:
             fitting = self.fitting(
                 size,
-                lambda count, subset=subset: asked(subset[:count], longest),
+                lambda count, subset=subset: messages_of(subset[:count], longest),
                 config.fit_reasoning_tokens + FIT_TOKENS,
             )
             if fitting is None:
@@ -233,7 +299,7 @@ class _Matching:
             size = fitting
         requests = [
             self.request(
-                asked(subset[:size], personas[c]),
+                messages_of(subset[:size], personas[c]),
                 "fit",
                 self.fit_answer,
                 (draw, number, c),
@@ -245,25 +311,29 @@ class _Matching:
         answers = yield from self.choose(tuple(requests))
         fits: list[tuple[float, ...]] = []
         for place in range(len(which)):
-            given = [
+            judgements = [
                 _expected(choices, completion)
                 for choices, completion in answers[place :: len(which)]
                 if choices is not None
             ]
-            fits.append(tuple(given) if len(given) == len(subsets) else ())
+            complete = len(judgements) == len(subsets)
+            fits.append(tuple(judgements) if complete else ())
         return fits, size
 
-    # --- asking ---
+    # --- requests ---
 
-    def fitting(self, most: int, asked, room: int) -> int | None:
-        """The most ratings, at most `most`, with which the messages of `asked(count)` leave
-        `room` tokens; `None`, and a failure, where even one does not fit."""
+    def fitting(self, most: int, messages_with, room: int) -> int | None:
+        """Return the largest count up to `most` whose messages leave `room` tokens.
+
+        `messages_with(count)` are the messages with that many ratings. If not even one rating
+        fits, that is noted as a failure and `None` is returned.
+        """
         if self.count is None:
             return most
         free = self.config.context_tokens - room
 
         def fits(count: int) -> bool:
-            used = (self.count(m.content) + MESSAGE_TOKENS for m in asked(count))
+            used = (self.count(m.content) + MESSAGE_TOKENS for m in messages_with(count))
             return sum(used) <= free
 
         if fits(most):
@@ -297,8 +367,10 @@ class _Matching:
         )
 
     def choose(self, requests: Batch):
-        """Per request (choices, completion); choices are `None` after a failure, which is
-        noted. Replies that cannot be read are asked for once more, all of them at once."""
+        """Return (choices, completion) per request; choices are `None` after a failure.
+
+        Failures are noted. Replies that cannot be read are asked for once more, all at once.
+        """
         completions = list((yield requests))
         read = [read_choices(c, r.answer) for c, r in zip(completions, requests, strict=True)]
         unread = [
@@ -321,21 +393,22 @@ class _Matching:
 
 
 def score(fits: Sequence[float]) -> float | None:
-    """s(p, u) of METHOD.md 4.4: the fits of the user's own subsets minus those of as many of
-    other users; `None` for no fits."""
+    """Return s(p, u) of docs/method.md section 4.4; `None` without judgements.
+
+    The first half of `fits` is of the user's own subsets, the second half of other users'.
+    """
     half = len(fits) // 2
     return math.fsum(fits[:half]) - math.fsum(fits[half:]) if fits else None
 
 
 def _best(scores: Sequence[float | None]) -> list[int]:
-    """Where the highest score stands: several places where it is tied, none where there is
-    none."""
-    known = [s for s in scores if s is not None]
-    return [n for n, s in enumerate(scores) if s is not None and max(known) - s <= SAME_SCORE]
+    """Return the indices of the highest score: several if it is tied, none without scores."""
+    valid = [s for s in scores if s is not None]
+    return [n for n, s in enumerate(scores) if s is not None and max(valid) - s <= SAME_SCORE]
 
 
 def _expected(choices: tuple[int, ...], completion: Completion) -> float:
-    """The expected fit, or the one drawn where the back end tells no distribution."""
+    """Return the expected judgement, or the drawn one if there is no distribution."""
     first = prompts.FIT[0]
     shares = completion.choice_probabilities
     if shares and shares[0]:

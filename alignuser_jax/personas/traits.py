@@ -1,4 +1,4 @@
-"""Traits of METHOD.md sections 4.2 and 4.3, computed for all users of a log at once."""
+"""Compute the traits of docs/method.md sections 4.2 and 4.3 for all users of a log at once."""
 
 from __future__ import annotations
 
@@ -13,40 +13,57 @@ from alignuser_jax.datasets import Dataset, Log
 from alignuser_jax.records import LIKED_FROM, RATINGS, Persona
 
 PICKINESS_BOUNDS = (3.5, 4.5)
-"""Mean rating below the first: extremely picky (3); from the second on: not picky (1)."""
+"""A mean rating below the first is extremely picky (3), from the second on not picky (1)."""
 ENGAGEMENT_PERCENTILES = (60, 90)
 CONFORMITY_PERCENTILES = (25, 80)
 VARIETY_PERCENTILES = (33, 66)
+"""Between which percentiles over users a trait has level 2 (docs/method.md section 4.3)."""
 GENRE_COVERAGE = 0.8
+"""The share of the genre counts within which genres are counted for variety."""
 FAVOURITE_GENRES = 3
+"""How many favourite genres a persona names."""
 BLOCK_CELLS = 1 << 22
-"""Users times genres that are counted at a time."""
+"""How many cells (users times genres) are counted at a time, to bound memory."""
 
 
 @dataclass(frozen=True)
 class Traits:
-    """One row per user code of the dataset; 0 or nan for users without ratings in the log.
+    """The traits of all users, one row per user code of the dataset.
 
-    Formulas of section 4.2: `mean_rating` is R_u, `engagement` T_act (ratings), `conformity`
-    T_conf (mean of (r - R_i)², or their sum where `literal`), `genres` T_div (different genres
-    touched). `covering_genres` is what variety is binned by (4.3): how many of the user's
-    genres, most frequent first, stay within a cumulative share of 0.8 of the genre counts.
+    Users without ratings in the log have 0 or nan. The formulas are those of docs/method.md
+    section 4.2.
+
+    Attributes:
+        mean_rating: float64[users]; R_u, the mean rating.
+        engagement: int64[users]; T_act, the number of ratings.
+        conformity: float64[users]; T_conf, the mean of (r - R_i)² over the user's ratings, or
+            their sum if `literal`.
+        genres: int64[users]; T_div, the number of different genres rated.
+        covering_genres: int64[users]; how many of the user's genres, most frequent first, stay
+            within a cumulative share of 0.8 of the genre counts. Variety is binned by it
+            (section 4.3).
+        rating_shares: float64[users, 5]; the shares of 1, 2, 3, 4 and 5 stars.
+        favourite_genres: The genres with the most likes, best first, at most three per user.
     """
 
-    mean_rating: np.ndarray  # float64[users]
-    engagement: np.ndarray  # int64[users]
-    conformity: np.ndarray  # float64[users]
-    genres: np.ndarray  # int64[users]
-    covering_genres: np.ndarray  # int64[users]
-    rating_shares: np.ndarray  # float64[users, 5]
+    mean_rating: np.ndarray
+    engagement: np.ndarray
+    conformity: np.ndarray
+    genres: np.ndarray
+    covering_genres: np.ndarray
+    rating_shares: np.ndarray
     favourite_genres: tuple[tuple[str, ...], ...]
 
 
 def compute_traits(dataset: Dataset, log: Log, *, literal: bool = False) -> Traits:
-    """Traits of every user of `dataset` from `log` alone, item means R_i included.
+    """Compute the traits of every user of `dataset` from `log` alone, item means R_i included.
 
-    `literal` sums the squared deviations as SimUSER's text does; the default divides by the
-    number of ratings (Agent4Rec), since the sum is confounded with engagement.
+    Args:
+        dataset: Gives users, items and genres.
+        log: The ratings that may be used.
+        literal: Sum the squared deviations from R_i, as SimUSER's text does. The default
+            divides by the number of ratings (Agent4Rec), since the sum is confounded with
+            engagement.
     """
     users, items = len(dataset.user_ids), len(dataset.item_ids)
     rating = log.rating.astype(np.float64)
@@ -91,19 +108,24 @@ def compute_traits(dataset: Dataset, log: Log, *, literal: bool = False) -> Trai
 def compute_personas(
     dataset: Dataset, log: Log, *, literal: bool = False
 ) -> dict[str, Persona]:
-    """A persona for every user of `dataset`; percentiles are over the users of `log`.
+    """Compute a persona for every user of `dataset`, by user id.
 
-    Levels (section 4.3): pickiness 1 not, 2 moderately, 3 extremely; engagement and variety
-    1 low to 3 high; conformity 1 follower, 2 balanced, 3 maverick. A user without ratings in
-    `log` has unknown traits (0, None, empty) and keeps the demographics. What users said of
-    themselves (`surveys` of a dataset that has them) is passed on.
+    The levels are those of docs/method.md section 4.3, with percentiles over the users of
+    `log`. A user without ratings in `log` has unknown traits (0, `None` or empty) and keeps the
+    demographics. The answers of a survey (the table `surveys` of a dataset that has one) are
+    copied.
+
+    Args:
+        dataset: Gives users, items, genres and demographics.
+        log: The ratings that may be used.
+        literal: As in `compute_traits`.
     """
     traits = compute_traits(dataset, log, literal=literal)
     active, levels = traits.engagement > 0, trait_levels(traits)
-    said = _surveys(dataset)
+    surveys = _surveys(dataset)
     personas = {}
     for code, user in enumerate(dataset.user_ids):
-        known = {**dataset.demographics.get(user, {}), **said.get(user, {})}
+        texts = {**dataset.demographics.get(user, {}), **surveys.get(user, {})}
         personas[user] = Persona(
             user_id=user,
             pickiness=int(levels["pickiness"][code]),
@@ -113,17 +135,19 @@ def compute_personas(
             mean_rating=float(traits.mean_rating[code]) if active[code] else None,
             rating_shares=tuple(traits.rating_shares[code].tolist()) if active[code] else (),
             favourite_genres=traits.favourite_genres[code],
-            age=known.get("age", ""),
-            occupation=known.get("occupation", ""),
-            personality=known.get("personality", ""),
-            habits=known.get("habits", ""),
+            age=texts.get("age", ""),
+            occupation=texts.get("occupation", ""),
+            personality=texts.get("personality", ""),
+            habits=texts.get("habits", ""),
         )
     return personas
 
 
 def trait_levels(traits: Traits) -> dict[str, np.ndarray]:
-    """int64[users] of pickiness, engagement, conformity and variety (section 4.3): 1 to 3, and
-    0 where it is unknown."""
+    """Return the levels of pickiness, engagement, conformity and variety, each int64[users].
+
+    Levels are 1 to 3, and 0 where a trait is unknown (docs/method.md section 4.3).
+    """
     active, with_genres = traits.engagement > 0, traits.genres > 0
     return {
         "pickiness": np.where(active, 3 - np.digitize(traits.mean_rating, PICKINESS_BOUNDS), 0),
@@ -134,7 +158,7 @@ def trait_levels(traits: Traits) -> dict[str, np.ndarray]:
 
 
 def _surveys(dataset: Dataset) -> dict[str, dict[str, str]]:
-    """Of each surveyed user the fields of a persona that were answered."""
+    """Return the persona fields that each surveyed user answered, by user id."""
     table = dataset.extra_tables.get("surveys")
     fields = ("age", "occupation", "personality", "habits")
     return {
@@ -143,28 +167,28 @@ def _surveys(dataset: Dataset) -> dict[str, dict[str, str]]:
     }
 
 
-def _levels(values: np.ndarray, percentiles: tuple[int, int], known: np.ndarray) -> np.ndarray:
-    """int[users]: 1 below the first percentile, 2 below the second, else 3; 0 where unknown."""
+def _levels(values: np.ndarray, percentiles: tuple[int, int], valid: np.ndarray) -> np.ndarray:
+    """int[users]: 1 below the first percentile, 2 below the second, else 3; 0 if invalid."""
     levels = np.zeros(len(values), np.int64)
-    if known.any():
-        bounds = np.percentile(values[known], percentiles)
-        levels[known] = 1 + np.digitize(values[known], bounds)
+    if valid.any():
+        bounds = np.percentile(values[valid], percentiles)
+        levels[valid] = 1 + np.digitize(values[valid], bounds)
     return levels
 
 
 def _ratio(total: np.ndarray, count: np.ndarray) -> np.ndarray:
-    """total / count, nan where count is 0."""
+    """Return total / count, nan where count is 0."""
     return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
 
 
 def _genres(dataset: Dataset) -> tuple[tuple[str, ...], sparse.csr_matrix]:
-    """The genre names, sorted, and 0/1 [items, genres]: which item has which."""
+    """The sorted genre names, and a 0/1 matrix [items, genres]: which item has which."""
     column = dataset.item_table["genres"].combine_chunks()
     lengths = np.nan_to_num(pc.list_value_length(column).to_numpy(zero_copy_only=False))
     encoded = column.flatten().dictionary_encode()
     names = np.array(encoded.dictionary.to_pylist(), object)
     order = np.argsort(names)
-    place = np.argsort(order)  # of each name among the sorted
+    place = np.argsort(order)  # the place of each name in the sorted list
     columns = place[encoded.indices.to_numpy()] if len(names) else np.zeros(0, np.int64)
     rows = np.repeat(np.arange(len(lengths)), lengths.astype(np.int64))
     membership = sparse.csr_matrix(
@@ -177,8 +201,11 @@ def _genres(dataset: Dataset) -> tuple[tuple[str, ...], sparse.csr_matrix]:
 def _genre_counts(
     log: Log, membership: sparse.csr_matrix, users: int
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """(first user, int64[block, genres], int64[block, genres]) for blocks of users: how many of
-    a user's items, and of those that the user likes, have the genre."""
+    """Yield (first user, int64[block, genres], int64[block, genres]) for blocks of users.
+
+    The matrices count how many of a user's items, and of the items that the user likes, have
+    each genre.
+    """
     step = max(BLOCK_CELLS // max(membership.shape[1], 1), 1)
     user, item, rating = log.user, log.item, log.rating
     if (np.diff(user) < 0).any():
