@@ -1,4 +1,4 @@
-"""`BuildConfig`: everything that decides which examples are built from a dataset."""
+"""`BuildConfig`: every setting that decides which examples are built from a dataset."""
 
 from __future__ import annotations
 
@@ -13,20 +13,45 @@ from alignuser_jax.datasets.splits import PROFILE_SHARE
 from alignuser_jax.world import SiteConfig
 
 TASKS = ("world_model", "reflection", "imitation", "visit")
+"""The kinds of examples (docs/method.md sections 7 and 8); `visit` is a DEFAULT of ours."""
 SOURCES = ("human", "counterfactual", "rollout")
+"""Where world-model transitions come from (docs/method.md section 7)."""
 
 
 @dataclass(frozen=True)
 class BuildConfig:
-    """What is built. `limits` caps the examples of a task (training part; the validation part
-    gets its share of it); a task not in it is not capped. `k` alternatives per human step;
-    with `k` = 0 the task `reflection` turns into `imitation`. `ratings_per_user` caps the
-    target ratings of one user at item level (drawn), `visits_per_user` the visits (first ones).
-    World-model examples are shared evenly between `sources` where `limits` binds. A generated
-    reflection has at most `reflection_tokens` tokens, or it is dropped. `hidden_mean_share` of
-    the visits are on pages that hide mean ratings, so that a simulation may hide them too.
-    `validation_share` of the users are held out. `site` and `session` must be those of the
-    simulation the model is for."""
+    """The settings of `build_shards`.
+
+    Attributes:
+        tasks: The kinds of examples to build, some of `TASKS`. With `k` = 0 the task
+            `reflection` builds imitation examples instead.
+        limits: The most examples of a task in the training part; the validation part gets its
+            share of it. A task that is not named has no limit.
+        k: Alternatives per human step. 4 are all that a rating has (docs/method.md
+            section 8.2).
+        seed: Names every draw.
+        ratings_per_user: Target ratings of one user at item level, at most (drawn); `None`
+            for all.
+        visits_per_user: Visits of one user, at most (the first ones); `None` for all.
+        sources: Where world-model examples come from, some of `SOURCES`. Where `limits`
+            binds, they share it evenly.
+        shuffle_reflections: Permute the reflections among the examples: the ablation that
+            shows what their content is worth.
+        reflection_tokens: A generated reflection is dropped if it has more tokens than this.
+        validation_share: Share of the users who are held out for the validation part.
+        hidden_mean_share: Share of the visits on pages that hide mean ratings, so that a
+            simulation may hide them too.
+        profile_share: Share of each user's train part that prompts show; the rest are targets.
+        site: The site; must be that of the simulation which the model is for.
+        session: The agents' session settings; must be those of the simulation too.
+        visits: How visits are reconstructed.
+        rollouts: The schedule of the rollouts.
+
+    Example:
+        >>> config = BuildConfig(tasks=("reflection",), limits={"reflection": 1000}, k=2)
+        >>> config.limits["reflection"]
+        1000
+    """
 
     tasks: tuple[str, ...] = ("world_model", "reflection", "visit")
     limits: Mapping[str, int] = field(default_factory=lambda: {"world_model": 20_000})
@@ -46,13 +71,20 @@ class BuildConfig:
     rollouts: RolloutConfig = RolloutConfig()
 
     def __post_init__(self) -> None:
-        for name, given, known in (
+        for name, values, options in (
             ("tasks", self.tasks, TASKS),
             ("limits", self.limits, TASKS),
             ("sources", self.sources, SOURCES),
         ):
-            if unknown := sorted(set(given) - set(known)):
-                raise ValueError(f"{name} has {unknown}; known are {', '.join(known)}")
+            if unknown := sorted(set(values) - set(options)):
+                raise ValueError(f"{name} has {unknown}; expected some of {', '.join(options)}")
+        if not self.tasks:
+            raise ValueError(f"tasks is empty: name at least one of {', '.join(TASKS)}")
+        if "world_model" in self.tasks and not self.sources:
+            raise ValueError(
+                f"sources is empty: world-model examples need at least one of "
+                f"{', '.join(SOURCES)}"
+            )
         least: dict[str, tuple[int | None, int]] = {
             "k": (self.k, 0),
             "ratings_per_user": (self.ratings_per_user, 1),
@@ -60,11 +92,19 @@ class BuildConfig:
             "reflection_tokens": (self.reflection_tokens, 1),
             **{f"limits[{task!r}]": (limit, 1) for task, limit in self.limits.items()},
         }
-        for name, (value, low) in least.items():
-            if value is not None and value < low:
-                raise ValueError(f"{name} is {value}, expected {low} or more")
-        if not self.tasks:
-            raise ValueError(f"tasks is empty: name at least one of {', '.join(TASKS)}")
+        for name, (number, low) in least.items():
+            if number is not None and number < low:
+                raise ValueError(f"{name} is {number}, expected {low} or more")
+        if not 0 <= self.validation_share < 1:
+            raise ValueError(
+                f"validation_share is {self.validation_share}, expected 0 <= share < 1"
+            )
+        if not 0 <= self.hidden_mean_share <= 1:
+            raise ValueError(
+                f"hidden_mean_share is {self.hidden_mean_share}, expected 0 <= share <= 1"
+            )
+        if not 0 < self.profile_share < 1:
+            raise ValueError(f"profile_share is {self.profile_share}, expected 0 < share < 1")
         if self.visits.items_per_page != self.site.items_per_page:
             raise ValueError(
                 f"visits have {self.visits.items_per_page} items a page, the site "

@@ -1,7 +1,7 @@
-"""Training examples made by running the agents' own coroutines with human replies.
+"""Make training examples by running the agents' own coroutines with human replies.
 
 What is trained is what is run: the `Request` that a coroutine yields is the input, the reply
-that is sent in is the trained span (ARCHITECTURE.md, decision 4).
+that is sent to it is the trained span (docs/architecture.md decision 4).
 """
 
 from __future__ import annotations
@@ -32,13 +32,19 @@ from alignuser_jax.world import RecommendationSite
 
 
 class Call(NamedTuple):
-    """One call of a session and the choices that answered it."""
+    """One call of a session and the choices that answered it.
+
+    Attributes:
+        request: What the session asked.
+        choices: For each answer line of the request, the index of the choice.
+    """
 
     request: Request
     choices: tuple[int, ...]
 
     @property
     def answer(self) -> str:
+        """The choices as the text that a model would have replied."""
         return answer_text(self.choices, self.request.answer)
 
 
@@ -47,48 +53,64 @@ def drive(
     choose: Callable[[Request], tuple[int, ...]],
     show: Callable[[RecommendationRequest], Slate],
 ) -> tuple[list[Call], Outcome]:
-    """Runs a session to its end with `choose` as the model and `show` as the recommender."""
+    """Run a session to its end with `choose` as the model and `show` as the recommender.
+
+    Returns:
+        Every call to the model with its choices, and what the session returned.
+
+    Raises:
+        TypeError: The session asks for something that a recorded visit cannot answer.
+    """
     calls: list[Call] = []
     answer: Completion | Slate | None = None
     while True:
         try:
-            question = coroutine.send(answer)
+            request = coroutine.send(answer)
         except StopIteration as end:
             return calls, end.value
-        if isinstance(question, Request):
-            calls.append(Call(question, choose(question)))
+        if isinstance(request, Request):
+            calls.append(Call(request, choose(request)))
             answer = Completion(calls[-1].answer, choices=calls[-1].choices)
-        elif isinstance(question, RecommendationRequest):
-            answer = show(question)
+        elif isinstance(request, RecommendationRequest):
+            answer = show(request)
         else:
             raise TypeError(
-                f"the session asks a {type(question).__name__}, which a recorded visit cannot "
+                f"the session yields a {type(request).__name__}, which a recorded visit cannot "
                 "answer; expected a Request or a RecommendationRequest"
             )
 
 
 class HumanVisit:
-    """A visit as the replies of a session: `[WATCH]` what was rated, the true ratings, the
-    visit's satisfaction (DEFAULT), and `actions` in their order; where those have run out,
-    `[NEXT_PAGE]`, and on the last page `[EXIT]`."""
+    """A recorded visit that answers a session as its human did.
+
+    Screening calls get `[WATCH]` for what was rated, rating calls the true ratings, the
+    interview the visit's satisfaction (a DEFAULT), and act calls the human's actions in their
+    order. Where those have run out, or there are none, it answers `[NEXT_PAGE]`, and on the
+    last page `[EXIT]`.
+
+    Attributes:
+        page: The number of pages that the session has been shown so far.
+    """
 
     def __init__(self, visit: Visit, actions: Sequence[Action] = ()):
         self.visit, self.ratings = visit, visit.ratings
         self.actions = deque(actions)
-        self.shown = 0
+        self.page = 0
 
     def show(self, request: RecommendationRequest) -> Slate:
-        if self.shown == len(self.visit.pages):
+        """Return the next page of the visit; raises `ValueError` where it has no more."""
+        if self.page == len(self.visit.pages):
             raise ValueError(
-                f"the session asks for page {self.shown + 1} of a visit of {self.shown} pages "
+                f"the session asks for page {self.page + 1} of a visit of {self.page} pages "
                 f"of user {self.visit.user_id!r}: run it on a site that ends there"
             )
-        self.shown += 1
-        return Slate(self.visit.pages[self.shown - 1])
+        self.page += 1
+        return Slate(self.visit.pages[self.page - 1])
 
     def choose(self, request: Request) -> tuple[int, ...]:
+        """Return the human's choice for each answer line of `request`."""
         if request.purpose == "screen":
-            slate = self.visit.pages[self.shown - 1]
+            slate = self.visit.pages[self.page - 1]
             return tuple(0 if item_id in self.ratings else 1 for item_id in slate)
         if request.purpose == "rate":
             return (self.ratings[request.subject] - 1,)
@@ -103,49 +125,55 @@ class HumanVisit:
         action = (
             self.actions.popleft()
             if self.actions
-            else leave_action(leaving, self.shown == len(self.visit.pages))
+            else leave_action(leaving, self.page == len(self.visit.pages))
         )
         if action_line(action) not in lines:
             raise ValueError(
-                f"user {self.visit.user_id!r} did {action.token}, which is not offered; "
-                f"offered: {', '.join(lines)}"
+                f"the action {action.token} of user {self.visit.user_id!r} is not offered "
+                f"here; the site offers {', '.join(lines)}"
             )
         return lines.index(action_line(action))
 
 
 def action_line(action: Action) -> str:
+    """Return the answer line that names `action` in an act call."""
     return BEST_ACTION + action.token
 
 
 class WatchedWorld:
-    """A site that keeps its transitions, the pages it needed filled in, in order."""
+    """A site that records its transitions, in order, for one session.
+
+    Attributes:
+        transitions: One per step; the next state is the one with its page filled in.
+    """
 
     def __init__(self, world: RecommendationSite):
         self.world, self.items, self.rating_text = world, world.items, world.rating_text
         self.transitions: list[Transition] = []
-        self.state: State | None = None
 
     def reset(self, user_id: str, seed: int) -> State:
-        self.state = self.world.reset(user_id, seed)
-        return self.state
+        """Return the first state of a visit, as the site does."""
+        return self.world.reset(user_id, seed)
 
     def step(self, state: State, action: Action) -> State:
-        self.state = self.world.step(state, action)
-        self.transitions.append(Transition(state, action, self.state, "human"))
-        return self.state
+        """Step the site and record the transition."""
+        after = self.world.step(state, action)
+        self.transitions.append(Transition(state, action, after, "human"))
+        return after
 
     def resolve(self, state: State, answer: Slate | str) -> State:
-        self.state = self.world.resolve(state, answer)
+        """Fill the page in that `state` needs, and in the last transition too."""
+        filled = self.world.resolve(state, answer)
         if self.transitions:
-            self.transitions[-1] = replace(self.transitions[-1], next_state=self.state)
-        return self.state
+            self.transitions[-1] = replace(self.transitions[-1], next_state=filled)
+        return filled
 
 
 def visit_examples(calls: Sequence[Call], visit: Visit, task: str = "visit") -> list[Example]:
-    """One example per context window, every reply trained.
+    """Make one example per context window of a session, with every reply trained.
 
     Conversations only grow, so the last call of a window holds the replies to all earlier
-    ones: the same loss as one example per call, at the cost of one.
+    calls: the same loss as one example per call, at the cost of one.
     """
     windows: list[Call] = []
     for call in calls:
@@ -165,7 +193,7 @@ def visit_examples(calls: Sequence[Call], visit: Visit, task: str = "visit") -> 
 
 
 def _continues(before: Call, after: Call) -> bool:
-    """True where the later conversation holds the earlier one and the reply to it."""
+    """Whether the later conversation holds the earlier one and the reply to it."""
     messages = before.request.messages
     n = len(messages)
     later = after.request.messages
@@ -189,12 +217,18 @@ def _reply(reasoning: str, answer: str) -> Message:
 def choice_example(
     call: Call, task: str, example_id: str, user_id: str, reasoning: str = ""
 ) -> Example:
-    """The prompt as it is at inference; trained: the reasoning and the human's answer.
+    """Make an example of one call: the prompt of inference, then the human's answer.
 
-    Without reasoning this is an imitation example. `reasoning` ends with a newline.
+    Args:
+        call: The call and the human's choice; its request is the prompt.
+        task: The example's task, one of `config.TASKS`.
+        example_id: Unique in the shards.
+        user_id: Whose call it is.
+        reasoning: Text that is trained before the answer; must end with a newline. Without
+            it this is an imitation example.
     """
     if reasoning and not reasoning.endswith("\n"):
-        raise ValueError(f"the reasoning {reasoning!r} must end with a newline")
+        raise ValueError(f"the reasoning {reasoning!r} must end with a newline: add one")
     messages = (*call.request.messages, _reply(reasoning, call.answer))
     return Example(task, messages, example_id, user_id)
 
@@ -205,7 +239,17 @@ def world_model_examples(
     item_type: str = "movies",
     platform: str = PLATFORM,
 ) -> list[Example]:
-    """`(state, action) -> next state` of METHOD.md equation 2; no persona in the prompt."""
+    """Make one example `(state, action) -> next state` per transition.
+
+    This is the world-model loss of docs/method.md section 1, equation 2; the prompt holds no
+    persona.
+
+    Args:
+        transitions: The steps to learn.
+        names: The examples' names, one per transition.
+        item_type: What the site offers, for the prompt.
+        platform: What kind of site it is, for the prompt.
+    """
     return [
         Example(
             "world_model",

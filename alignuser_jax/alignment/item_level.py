@@ -24,6 +24,7 @@ from alignuser_jax.alignment.examples import Call, choice_example
 from alignuser_jax.alignment.reflections import (
     REFLECTION_TOKENS,
     Evidence,
+    ReflectionConfig,
     rating_reflection_request,
     rating_template,
     reflect,
@@ -153,9 +154,8 @@ def reasonings(
                 _history_text(step, session),
                 step.counterfactual.taken,
                 other,
-                item_type=session.item_type,
-                key=key,
-                max_tokens=max_tokens,
+                ReflectionConfig(session.item_type, max_tokens),
+                key,
             )
             for (step, other), key in zip(pairs, keys, strict=True)
         ]

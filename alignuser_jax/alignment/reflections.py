@@ -1,9 +1,9 @@
-"""Why the human's choice and not the alternative: reflections by template or by a model.
+"""Write reflections: why the human's choice and not the alternative, by template or by a model.
 
 A template (always labelled `template`) states evidence from persona, history and the two
-states. It is never given the human's rating, so nothing of it can be read from the text but
-that it is not the alternative the text is about. A model is given both (METHOD.md section 8.3)
-and its text is filtered.
+states. It does not know the human's rating, so its text tells nothing of that rating but that
+it is not the alternative which the text is about. A model gets both actions, and its text is
+filtered (docs/method.md section 8.3).
 """
 
 from __future__ import annotations
@@ -26,19 +26,58 @@ from alignuser_jax.language.prompts import (
 )
 from alignuser_jax.memory import mean_level
 from alignuser_jax.randomness import generator_of, named_generator
-from alignuser_jax.records import Action, Interaction, Item, Persona, Request, State, Transition
+from alignuser_jax.records import (
+    Action,
+    Interaction,
+    Item,
+    Message,
+    Persona,
+    Request,
+    State,
+    Transition,
+)
 from alignuser_jax.world.site.page import title_of
 
 TEMPLATE = "template"
+"""The policy id of shards whose reflections are written by template."""
 REFLECTION_TOKENS = 400
-"""Longer generated reflections are dropped (METHOD.md section 8.3)."""
+"""Generated reflections with more tokens are dropped (docs/method.md section 8.3)."""
+
+
+@dataclass(frozen=True)
+class ReflectionConfig:
+    """How a model is asked for reflections.
+
+    Attributes:
+        item_type: What the site offers, for the prompt.
+        max_tokens: A longer reflection is dropped.
+        temperature: Sampling temperature; 0.7 is a DEFAULT (docs/method.md section 8.3).
+    """
+
+    item_type: str = "movies"
+    max_tokens: int = REFLECTION_TOKENS
+    temperature: float = 0.7
+
+    def __post_init__(self) -> None:
+        if self.max_tokens < 1:
+            raise ValueError(f"max_tokens is {self.max_tokens}, expected at least 1")
+        if not 0 <= self.temperature < np.inf:
+            raise ValueError(f"temperature is {self.temperature}, expected 0 or more")
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a prompt shows a user about one item, and nothing else: the persona, the past
-    ratings that the prompt lists, the mean rating that the page shows, and the user's own mean
-    of similar items that is recalled (each `None` if it is not there)."""
+    """What a prompt shows a user about one item, and nothing else.
+
+    Attributes:
+        item: The item.
+        items: The catalogue by item id.
+        persona: The persona; `None` where the prompt has none.
+        history: The past ratings that the prompt lists, oldest first.
+        mean_rating: The item's mean rating; `None` where the page does not show it.
+        recalled: The user's own mean rating of similar items as memory recalls it; `None`
+            where the prompt holds no recollection.
+    """
 
     item: Item
     items: Mapping[str, Item]
@@ -48,7 +87,10 @@ class Evidence:
     recalled: float | None = None
 
     def similar(self) -> list[tuple[int, Interaction]]:
-        """Past ratings that share genres with the item, most shared first, then latest."""
+        """Return the past ratings that share genres with the item, as (genres shared, rating).
+
+        Those that share most genres come first, then the latest.
+        """
         genres = set(self.item.genres)
         shared = [
             (len(genres.intersection(self.items[past.item_id].genres)), past)
@@ -70,17 +112,22 @@ _STAYS = ("", "The page stays; ")
 
 
 def rating_template(evidence: Evidence, alternative: Transition, key: int) -> str:
-    """`WHY: …` and `LESSON: …`, each ended by a newline; at most some 60 tokens.
+    """Write a reflection on a rating: `WHY: …` and `LESSON: …`, each ended by a newline.
 
-    `alternative` is the step that gives another rating; what it would leave on record is held
-    against the evidence. The human's rating is not an argument.
+    The alternative's rating is compared with the evidence. The human's rating is no argument
+    of this function, so the text cannot give it away. It has at most some 60 tokens.
+
+    Args:
+        evidence: What the prompt shows.
+        alternative: The step that gives another rating.
+        key: Names the draws of phrases and titles.
     """
     rng = generator_of(key)
     similar = evidence.similar()
     why, numbers, values = [], [], []
 
-    def told(mean: float) -> str:
-        """As a level where the prompt tells levels."""
+    def mean_text(mean: float) -> str:
+        """The mean as a level where the prompt shows levels."""
         return f"{mean:.1f}" if evidence.recalled is None else str(mean_level(mean))
 
     if similar:
@@ -96,10 +143,10 @@ def rating_template(evidence: Evidence, alternative: Transition, key: int) -> st
         own = evidence.recalled
         own = float(np.mean([past.rating for _, past in similar])) if own is None else own
         values.append(own)
-        numbers.append(f"similar items {told(own)}")
+        numbers.append(f"similar items {mean_text(own)}")
     if evidence.mean_rating is not None:
         values.append(evidence.mean_rating)
-        numbers.append(f"others {told(evidence.mean_rating)}")
+        numbers.append(f"others {mean_text(evidence.mean_rating)}")
     if evidence.persona is not None and evidence.persona.mean_rating is not None:
         values.append(evidence.persona.mean_rating)
         numbers.append(f"I usually {evidence.persona.mean_rating:.1f}")
@@ -121,7 +168,7 @@ def _relation(gap: float) -> str:
 
 
 def _short(item: Item, limit: int = 24) -> str:
-    """The title as the history shows it, without its year, cut at a word where it is long."""
+    """The title as the history shows it, without its year, cut after a word where it is long."""
     title = re.sub(r" \(\d{4}\)$", "", title_of(item).replace(";", ","))
     return title if len(title) <= limit else title[:limit].rsplit(" ", 1)[0]
 
@@ -146,7 +193,17 @@ def trajectory_template(
     alternative: Transition,
     key: int,
 ) -> str:
-    """The four tagged lines of METHOD.md section 8.3, without the token of either action."""
+    """Write the four tagged lines of docs/method.md section 8.3 on a step of a session.
+
+    Neither action's token is named.
+
+    Args:
+        persona: The user's persona; `None` where the prompt has none.
+        items: The catalogue by item id.
+        taken: The human step.
+        alternative: The step of another action from the same state.
+        key: Names the draw of the lesson.
+    """
     rng = generator_of(key)
     favourites = persona.favourite_genres if persona else ()
     lines = (
@@ -181,7 +238,12 @@ def _outcome(
 
 @dataclass(frozen=True)
 class Reflected:
-    """Texts in the order asked, `None` where one was dropped; `dropped` counts why."""
+    """The reflections that a model wrote, after the filter.
+
+    Attributes:
+        texts: One per request, in order; `None` where the text was dropped.
+        dropped: How many were dropped, by reason.
+    """
 
     texts: tuple[str | None, ...]
     dropped: Mapping[str, int]
@@ -192,14 +254,14 @@ def rating_reflection_request(
     history_text: str,
     taken: Transition,
     alternative: Transition,
-    *,
-    item_type: str,
+    config: ReflectionConfig,
     key: int,
-    max_tokens: int = REFLECTION_TOKENS,
-    temperature: float = 0.7,
 ) -> Request:
-    """Asks a model for one pair. The signals: the next state's echo and the mean of similar
-    past ratings (DEFAULT of section 8.3)."""
+    """Build the request for a reflection on one rating and one alternative.
+
+    The signals that the prompt compares are the next state's echo of the rating and the mean
+    of similar past ratings, a DEFAULT of docs/method.md section 8.3.
+    """
     similar = [past.rating for _, past in evidence.similar()]
     fit = f"past ratings of similar items: mean {np.mean(similar):.1f}" if similar else ""
     signals = [
@@ -209,22 +271,15 @@ def rating_reflection_request(
     messages = rating_reflection_messages(
         title_of(evidence.item),
         evidence.item.description or ", ".join(evidence.item.genres),
-        persona_block(evidence.persona, item_type),
+        persona_block(evidence.persona, config.item_type),
         history_text,
         taken.action.value,
         signals[0],
         alternative.action.value,
         signals[1],
-        item_type,
+        config.item_type,
     )
-    return Request(
-        messages,
-        "reflect",
-        subject=evidence.item.item_id,
-        max_tokens=max_tokens,
-        temperature=temperature,
-        key=key,
-    )
+    return _request(messages, config, key, evidence.item.item_id)
 
 
 def trajectory_reflection_request(
@@ -232,24 +287,34 @@ def trajectory_reflection_request(
     history_text: str,
     taken: Transition,
     alternative: Transition,
-    *,
-    item_type: str,
+    config: ReflectionConfig,
     key: int,
-    max_tokens: int = REFLECTION_TOKENS,
-    temperature: float = 0.7,
 ) -> Request:
-    """Asks a model for one pair of steps of a session."""
+    """Build the request for a reflection on one step of a session and one alternative."""
     messages = trajectory_reflection_messages(
         taken.state.text,
-        persona_block(persona, item_type),
+        persona_block(persona, config.item_type),
         history_text,
         taken.action.token,
         taken.next_state.text,
         alternative.action.token,
         alternative.next_state.text,
-        item_type,
+        config.item_type,
     )
-    return Request(messages, "reflect", max_tokens=max_tokens, temperature=temperature, key=key)
+    return _request(messages, config, key)
+
+
+def _request(
+    messages: tuple[Message, ...], config: ReflectionConfig, key: int, subject: str = ""
+) -> Request:
+    return Request(
+        messages,
+        "reflect",
+        subject=subject,
+        max_tokens=config.max_tokens,
+        temperature=config.temperature,
+        key=key,
+    )
 
 
 def reflect(
@@ -258,8 +323,16 @@ def reflect(
     taken: Sequence[Transition],
     alternatives: Sequence[Transition],
 ) -> Reflected:
-    """Asks for all reflections in one batch and keeps those that pass `accept`; of reflections
-    with the same lesson for the same item and step the first is kept."""
+    """Ask for all reflections in one batch and drop those that `accept` refuses.
+
+    Of reflections with the same lesson for the same step, only the first stays.
+
+    Args:
+        generate: Answers the requests.
+        requests: One per pair of steps.
+        taken: The human step of each pair.
+        alternatives: The alternative step of each pair.
+    """
     texts: list[str | None] = []
     dropped: Counter[str] = Counter()
     lessons: set[tuple[object, ...]] = set()
@@ -282,10 +355,14 @@ def reflect(
 
 
 def accept(text: str, taken: Action, alternative: Action) -> tuple[str | None, str]:
-    """`(text as tagged lines, "")` or `(None, why it was dropped)` (METHOD.md section 8.3).
+    """Check a generated reflection (docs/method.md section 8.3).
 
-    Dropped: tags missing, the human's choice named, the alternative named as
-    the better one, talk of an expert (the policy must not speak of one at inference).
+    It is refused if tags are missing, if it names the human's choice or calls the alternative
+    the better one, or if it talks about an expert: the policy must not speak of one at
+    inference.
+
+    Returns:
+        `(text as tagged lines, "")`, or `(None, reason)` if it is refused.
     """
     tags = ITEM_TAGS if taken.kind == "rate" else TRAJECTORY_TAGS
     try:
@@ -304,7 +381,7 @@ def accept(text: str, taken: Action, alternative: Action) -> tuple[str | None, s
 
 
 def _named(action: Action) -> str:
-    """A pattern for the ways a text names an action."""
+    """A pattern that matches the ways in which a text names an action."""
     if action.kind != "rate":
         return re.escape(action.token)
     words = ("one", "two", "three", "four", "five")
@@ -314,12 +391,15 @@ def _named(action: Action) -> str:
 
 
 def shuffled(reasonings: Sequence[str], seed: int) -> list[str]:
-    """The same texts at other places (the ablation): a seeded cyclic shift of a permutation,
-    so that none stays where it was where there are two or more."""
+    """Return the same texts in other places: the ablation "shuffled reflections".
+
+    Each text moves to the place of its neighbour in a seeded permutation, so that none of two
+    or more stays where it was.
+    """
     n = len(reasonings)
     rng = named_generator(seed, "shuffle reflections")
     order = rng.permutation(n).tolist()
     moved = [""] * n
-    for here, there in zip(order, order[1:] + order[:1], strict=True):
-        moved[here] = reasonings[there]
+    for target, source in zip(order, order[1:] + order[:1], strict=True):
+        moved[target] = reasonings[source]
     return moved

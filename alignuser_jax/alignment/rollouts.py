@@ -1,7 +1,7 @@
-"""Experience for the world model: epsilon-greedy rollouts and the transitions of human visits.
+"""Collect experience for the world model: epsilon-greedy rollouts and human transitions.
 
-METHOD.md section 7: at episode e a random valid action with probability epsilon, annealed
-linearly, else the policy's greedy action.
+In episode e a random valid action is taken with probability epsilon, annealed linearly over
+the episodes, else the policy's greedy action (docs/method.md section 7).
 """
 
 from __future__ import annotations
@@ -34,26 +34,47 @@ from alignuser_jax.records import (
 from alignuser_jax.world import fill
 
 Policy = Callable[[Sequence[State], Sequence[int]], Sequence[Action]]
-"""Greedy actions for a batch of states; the integers are keys, one per state."""
+"""Return the greedy action of each state of a batch; the integers are keys, one per state."""
 
 
 @dataclass(frozen=True)
 class RolloutConfig:
-    """The schedule and size of the rollouts; all values are DEFAULT but the linear form."""
+    """The size and the schedule of the rollouts (docs/method.md section 7).
+
+    The paper states the linear form only; the values are DEFAULTs.
+
+    Attributes:
+        episodes: How many episodes are played; one for each of the paper's 1,000 agents.
+        epsilon_start: Probability of a random action in the first episode.
+        epsilon_end: Probability that is reached one episode after the last.
+        max_actions: An episode ends after this many actions.
+
+    Example:
+        >>> RolloutConfig(episodes=10, epsilon_start=1.0, epsilon_end=0.5).epsilon(5)
+        0.75
+    """
 
     episodes: int = 1000
     epsilon_start: float = 1.0
     epsilon_end: float = 0.1
     max_actions: int = 30
 
+    def __post_init__(self) -> None:
+        for name in ("episodes", "max_actions"):
+            if (number := getattr(self, name)) < 1:
+                raise ValueError(f"{name} is {number}, expected at least 1")
+        for name in ("epsilon_start", "epsilon_end"):
+            if not 0 <= (share := getattr(self, name)) <= 1:
+                raise ValueError(f"{name} is {share}, expected 0 <= epsilon <= 1")
+
     def epsilon(self, episode: int) -> float:
-        """`episode` counts from 0; reaches `epsilon_end` at the last + 1."""
+        """Return the probability of a random action in `episode`, counted from 0."""
         left = max(0.0, 1 - episode / self.episodes)
         return self.epsilon_end + (self.epsilon_start - self.epsilon_end) * left
 
 
 def random_policy(states: Sequence[State], keys: Sequence[int]) -> list[Action]:
-    """Uniform over the valid actions of each state."""
+    """Draw an action uniformly from the valid ones of each state."""
     return [
         state.actions[int(_generator(key).integers(len(state.actions)))]
         for state, key in zip(states, keys, strict=True)
@@ -69,13 +90,29 @@ def collect_rollouts(
     policy: Policy = random_policy,
     seed: int = 0,
 ) -> list[Transition]:
-    """All episodes side by side, one action each at a time; returned episode by episode.
+    """Play all episodes side by side, one action of each at a time.
 
-    Episode e is a session of `user_ids[e % len]`. Every draw is named by (seed, episode,
-    step), so the result does not depend on which episodes run together.
+    Episode e is a session of `user_ids[e % len(user_ids)]`. Every draw is named by (seed,
+    episode, step), so the result does not depend on which episodes run together.
+
+    Args:
+        world: The site to explore.
+        recommender: Fills its pages.
+        user_ids: Whose sessions the episodes are.
+        config: Size and schedule.
+        policy: Takes the greedy actions (default: random ones too).
+        seed: Names every draw.
+
+    Returns:
+        The transitions, episode by episode.
+
+    Example:
+        >>> transitions = collect_rollouts(
+        ...     site, recommender, ["u1", "u2"], RolloutConfig(episodes=10), seed=1
+        ... )  # doctest: +SKIP
     """
     if not user_ids:
-        raise ValueError("no users to roll out: give at least one user id")
+        raise ValueError("user_ids is empty: pass at least one user id to roll out")
     states = [
         world.reset(user_ids[episode % len(user_ids)], stable_key(seed, "rollout", episode))
         for episode in range(config.episodes)
@@ -105,16 +142,19 @@ def collect_rollouts(
 
 
 def human_transitions(world: World, visit: Visit, seed: int = 0) -> list[Transition]:
-    """A reconstructed visit step by step: on each page its ratings, then the page turn or the
-    exit (`leave_action`). The pages are the visit's own. A world with a fixed horizon must end
-    at the visit's last page (`site_of_visit`)."""
+    """Replay a reconstructed visit in a world and return its transitions.
+
+    On each page come its ratings, then the page turn or the exit (`leave_action`). The pages
+    are the visit's own. A world with a fixed horizon must end at the visit's last page
+    (`Sites.of_visit`).
+    """
     transitions: list[Transition] = []
     pages = iter(visit.pages)
 
-    def settle(state: State) -> State:
+    def filled(state: State) -> State:
         return world.resolve(state, Slate(next(pages))) if state.needs is not None else state
 
-    state = settle(world.reset(visit.user_id, stable_key(seed, "visit", visit.number)))
+    state = filled(world.reset(visit.user_id, stable_key(seed, "visit", visit.number)))
     ratings = visit.ratings
     for number in range(1, len(visit.pages) + 1):
         actions = [
@@ -123,15 +163,17 @@ def human_transitions(world: World, visit: Visit, seed: int = 0) -> list[Transit
             if item_id in ratings
         ]
         for action in [*actions, leave_action(state.actions, number == len(visit.pages))]:
-            after = settle(world.step(state, action))
+            after = filled(world.step(state, action))
             transitions.append(Transition(state, action, after, "human"))
             state = after
     return transitions
 
 
 def leave_action(actions: Sequence[Action], last_page: bool) -> Action:
-    """How a human leaves a page: `[NEXT_PAGE]`; on the visit's last page `[EXIT]` where the
-    site has one."""
+    """Return how a human leaves a page: `[NEXT_PAGE]`, or `[EXIT]` from the visit's last page.
+
+    A site with a fixed horizon has no `[EXIT]`; there the last page is turned too.
+    """
     leave = Action("exit")
     return leave if last_page and leave in actions else Action("next_page")
 
@@ -143,8 +185,20 @@ def generator_policy(
     config: SessionConfig,
     count_tokens: Callable[[str], int] | None = None,
 ) -> Policy:
-    """The model's greedy action (temperature 0) by the agents' act prompt, on a conversation
-    that begins at the state. Raises `RuntimeError` where the model fails."""
+    """Return a policy that takes a model's greedy action (temperature 0).
+
+    The model gets the agents' own act prompt, in a conversation that begins at the state.
+
+    Args:
+        generate: Answers the requests.
+        users: What the agents know, by user id.
+        items: The catalogue by item id.
+        config: The agents' session settings.
+        count_tokens: Needed where `config.context_tokens` is set.
+
+    Returns:
+        A policy; it raises `RuntimeError` if the model gives no action.
+    """
 
     def policy(states: Sequence[State], keys: Sequence[int]) -> list[Action]:
         requests = []
@@ -152,15 +206,16 @@ def generator_policy(
             user = users[state.user_id]
             talk = Conversation(user, config, count_tokens)
             talk.show_page(state.text, remembered(user, items))
-            asked = talk.ask(act_turn(state.actions, talk.pending))
+            messages = talk.ask(act_turn(state.actions, talk.pending))
             answer = act_answer(state.actions)
-            requests.append(Request(asked, "act", answer=answer, temperature=0.0, key=key))
+            requests.append(Request(messages, "act", answer=answer, temperature=0.0, key=key))
         actions = []
         for state, completion in zip(states, generate(requests), strict=True):
             if len(completion.choices) != 1:
                 raise RuntimeError(
-                    f"no action for user {state.user_id!r}: "
-                    f"{completion.error or repr(completion.text)}; check the policy's back end"
+                    f"the model gave no action for user {state.user_id!r}: "
+                    f"{completion.error or repr(completion.text)}; check the back end that "
+                    "answers for the policy"
                 )
             actions.append(state.actions[completion.choices[0]])
         return actions

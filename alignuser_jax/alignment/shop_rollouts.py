@@ -1,4 +1,4 @@
-"""World-model shards of the generated shop: epsilon-greedy rollouts of scripted shoppers.
+"""Write world-model shards of the generated shop: epsilon-greedy rollouts of scripted shoppers.
 
 Pages, products and shoppers are synthetic, and the manifest says so.
 """
@@ -23,8 +23,11 @@ from alignuser_jax.world.generated_shop.sessions import simulate_session
 def shop_examples(
     shop: GeneratedShop, config: RolloutConfig, seed: int, episodes: Iterable[int]
 ) -> Iterator[Example]:
-    """The transitions of `episodes`, each a visit of a shopper of its own; in episode e a
-    listed action is drawn with probability `config.epsilon(e)`."""
+    """Yield the transitions of `episodes` as examples.
+
+    Each episode is a visit of a shopper of its own; in episode e a listed action is drawn at
+    random with probability `config.epsilon(e)`.
+    """
     for episode in episodes:
         visit = simulate_session(
             shop,
@@ -44,8 +47,10 @@ def write_shop_rollouts(
     seed: int = 0,
     progress: Callable[[Iterable[int]], Iterable[int]] = iter,
 ) -> dict[str, Any]:
-    """Shards of all `config.episodes`; the finished manifest. The same arguments give the same
-    bytes."""
+    """Write the shards of all `config.episodes` and return the finished manifest.
+
+    The same arguments give the same bytes. `progress` wraps the iterable of episodes.
+    """
     catalogue = f"{stable_key(shop.catalogue.products, shop.catalogue.goals):016x}"
     manifest = {
         "dataset": "generated shop",

@@ -29,6 +29,7 @@ from alignuser_jax.alignment.examples import (
     drive,
 )
 from alignuser_jax.alignment.reflections import (
+    ReflectionConfig,
     reflect,
     trajectory_reflection_request,
     trajectory_template,
@@ -142,8 +143,8 @@ def trajectory_examples(
                 told,
                 step.counterfactual.taken,
                 other,
-                item_type=config.item_type,
-                key=key,
+                ReflectionConfig(config.item_type),
+                key,
             )
             for (step, other), key in zip(pairs, keys, strict=True)
         ]

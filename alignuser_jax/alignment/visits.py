@@ -1,8 +1,9 @@
-"""Reconstructed visits: a rating log cut into short visits laid out as pages among filler.
+"""Reconstruct visits: cut a rating log into short visits and lay each out as pages.
 
-A DEFAULT of this project, not the paper's: rating logs hold no browsing, so *which* items were
-shown beside the rated ones is a declared assumption (`ExposureMixture`). The visits give models
-without a pretrained backbone targets for every kind of call and are never part of L_CR.
+Rating logs hold no browsing, so *which* items stood beside the rated ones is not in the data:
+it is a declared assumption (`ExposureMixture`). This reconstruction is a DEFAULT of this
+project, not the paper's. The visits give models without a pretrained backbone training targets
+for every kind of call; they are never part of the reflection loss L_CR.
 """
 
 from __future__ import annotations
@@ -16,17 +17,24 @@ from alignuser_jax.datasets import Dataset, Log
 from alignuser_jax.randomness import named_generator
 from alignuser_jax.records import RATINGS, Interaction, RecommendationRequest, Recommender
 
-_TRIES = 1000  # draws from one source before the remaining items are listed
+_TRIES = 1000
+"""Draws from one source before the items that are left are listed instead."""
 _REQUESTS_PER_CALL = 512
 
 
 @dataclass(frozen=True)
 class ExposureMixture:
-    """What the page is filled with: the weights of three sources of unrated items.
+    """Weights of the three sources that fill a page with unrated items.
 
-    `uniform`: any item · `popularity`: by number of ratings in the profile part · `model_top`:
-    any of the `model_top_n` best of a model, for that user. Only their ratios count, so that
-    `ExposureMixture(popularity=0, model_top=0)` is uniform filler.
+    Only the ratios of the weights count: `ExposureMixture(popularity=0, model_top=0)` is
+    uniform filler. Which filler is assumed decides which recommender wins
+    (docs/evidence.md), so it is declared in every manifest.
+
+    Attributes:
+        uniform: Weight of a uniform draw over the catalogue.
+        popularity: Weight of a draw by the number of ratings in the profile part.
+        model_top: Weight of a uniform draw from the best items of a recommender for this user.
+        model_top_n: How many best items `model_top` draws from.
     """
 
     uniform: float = 1.0
@@ -36,27 +44,40 @@ class ExposureMixture:
 
     def __post_init__(self) -> None:
         weights = (self.uniform, self.popularity, self.model_top)
-        if min(weights) < 0 or not 0 < sum(weights) < np.inf:
+        if not all(weight >= 0 for weight in weights) or not 0 < sum(weights) < np.inf:
             raise ValueError(
-                f"the exposure weights are {weights}: none may be negative, one must be more"
+                f"the exposure weights are {weights}: expected finite weights of 0 or more, at "
+                "least one of them above 0"
             )
         if self.model_top_n < 1:
             raise ValueError(f"model_top_n is {self.model_top_n}, expected at least 1")
 
     @property
     def shares(self) -> tuple[float, float, float]:
+        """The weights of (uniform, popularity, model_top), scaled to sum to 1."""
         weights = np.array((self.uniform, self.popularity, self.model_top))
         return tuple((weights / weights.sum()).tolist())
 
     def describe(self) -> dict[str, float]:
-        """Shares by source, for manifests."""
+        """Return the shares by source, as manifests record them."""
         shares = dict(zip(("uniform", "popularity", "model_top"), self.shares, strict=True))
         return shares | ({"model_top_n": self.model_top_n} if self.model_top else {})
 
 
 @dataclass(frozen=True)
 class VisitConfig:
-    """How visits are cut and laid out; `mean_items` counts rated items."""
+    """How a user's ratings are cut into visits and laid out as pages.
+
+    Attributes:
+        gap_seconds: A longer pause between two ratings ends a visit. 30 minutes is the usual
+            session gap in web logs.
+        mean_items: Mean number of rated items per visit (a geometric draw). The median session
+            of MovieLens-1M has 7; its mean of 41 is bulk rating (docs/evidence.md).
+        max_pages: Pages of a visit, at most.
+        items_per_page: Items of a page; must equal that of the site.
+        rated_share: Probability that a place on a page holds a rated item; the rest is filler.
+        exposure: Where the filler comes from.
+    """
 
     gap_seconds: int = 1800
     mean_items: float = 6.0
@@ -66,23 +87,31 @@ class VisitConfig:
     exposure: ExposureMixture = field(default_factory=ExposureMixture)
 
     def __post_init__(self) -> None:
-        if self.mean_items < 1 or self.max_pages < 1 or self.items_per_page < 1:
-            raise ValueError(
-                f"mean_items {self.mean_items}, max_pages {self.max_pages} and items_per_page "
-                f"{self.items_per_page} must each be at least 1"
-            )
+        if self.gap_seconds < 0:
+            raise ValueError(f"gap_seconds is {self.gap_seconds}, expected 0 or more")
+        for name in ("mean_items", "max_pages", "items_per_page"):
+            value = getattr(self, name)
+            if not 1 <= value < np.inf:
+                raise ValueError(f"{name} is {value}, expected a number of at least 1")
         if not 0 < self.rated_share <= 1:
             raise ValueError(f"rated_share is {self.rated_share}, expected 0 < share <= 1")
 
 
 def stars(rating: float) -> int:
-    """A logged rating as the answer it stands for, 1 to 5; halves are rounded up."""
+    """Return a logged rating as an answer of 1 to 5; halves are rounded up."""
     return min(max(int(rating + 0.5), RATINGS[0]), RATINGS[-1])
 
 
 @dataclass(frozen=True, slots=True)
 class Visit:
-    """One reconstructed visit: pages of item ids, and what was rated on them, in time order."""
+    """One reconstructed visit of a user.
+
+    Attributes:
+        user_id: Whose visit it is.
+        number: Place among the user's visits, from 0, in time order.
+        pages: Item ids of each page, in the order in which they stand on it.
+        rated: The ratings that were given on these pages, in time order.
+    """
 
     user_id: str
     number: int
@@ -91,11 +120,15 @@ class Visit:
 
     @property
     def ratings(self) -> dict[str, int]:
+        """The answer of 1 to 5 that each rated item id got."""
         return {r.item_id: stars(r.rating) for r in self.rated}
 
     @property
     def satisfaction(self) -> int:
-        """1 to 10; DEFAULT, not measured: twice the visit's mean rating, rounded half up."""
+        """Satisfaction of 1 to 10: twice the visit's mean rating, halves rounded up.
+
+        A DEFAULT, not a measurement: rating logs hold no satisfaction.
+        """
         mean = sum(r.rating for r in self.rated) / len(self.rated)
         return min(max(int(2 * mean + 0.5), 1), 10)
 
@@ -111,87 +144,125 @@ def reconstruct_visits(
     seed: int = 0,
     max_visits: int | None = None,
 ) -> list[Visit]:
-    """Visits made of `targets`, at most `max_visits` of each user, in user order.
+    """Cut the target ratings into visits, user by user.
 
-    `model` (fitted on `profile`) answers for the `model_top` share and may be `None` only where
-    that share is 0. Excluded from the filler are what the user rated before the visit, the
-    visit's own rated items and what its pages show already; never what is rated later. A page
-    is always full: where the catalogue has no filler left, the visit ends.
+    A page never shows as filler what the user rated before the visit, what the visit itself
+    rates, or what its pages show already; what the user rates later may be shown. A page is
+    always full: where the catalogue has no filler left, the visit ends.
+
+    Args:
+        dataset: The dataset that `profile` and `targets` are parts of.
+        profile: The ratings known before the first visit.
+        targets: The ratings that the visits are made of, later than `profile`.
+        config: How visits are cut and laid out.
+        model: The recommender behind `exposure.model_top`, fitted on `profile`. May be `None`
+            only if that weight is 0.
+        users: User ids whose ratings are cut (default: all).
+        seed: Names every draw, together with the user id, so that a user's visits do not
+            depend on which other users are asked for.
+        max_visits: Visits of one user, at most (the first ones); `None` for all.
+
+    Returns:
+        The visits in the order of `users`, each user's in time order.
     """
     if config.exposure.model_top > 0 and model is None:
-        raise ValueError("exposure.model_top > 0 needs a `model` fitted on the profile part")
+        raise ValueError(
+            f"exposure.model_top is {config.exposure.model_top}, but no `model` was passed: "
+            "pass a recommender fitted on the profile part, or set model_top=0"
+        )
     codes = {user_id: code for code, user_id in enumerate(dataset.user_ids)}
     users = dataset.user_ids if users is None else users
     chosen = [codes[user_id] for user_id in users]
     earlier, later = _rows(profile), _rows(targets)
     chosen = [code for code in chosen if later(code).start < later(code).stop]
     popularity = np.cumsum(np.bincount(profile.item, minlength=len(dataset.item_ids)))
-    tops = _model_tops(dataset, profile, earlier, chosen, config, model)
+    tops = _model_tops(dataset, profile, chosen, config.exposure, model)
     visits = []
     for code, top in zip(chosen, tops, strict=True):
-        user_id = dataset.user_ids[code]
+        user_id, rows = dataset.user_ids[code], later(code)
         rng = named_generator(seed, "visits", user_id)
-        fill = _Filler(rng, config.exposure, len(dataset.item_ids), popularity, top)
-        rows = later(code)
-        visits += _user_visits(
-            dataset.item_ids,
+        ratings = _Ratings(
             user_id,
-            set(profile.item[earlier(code)].tolist()),
             targets.item[rows].tolist(),
             targets.rating[rows].tolist(),
             targets.timestamp[rows].tolist(),
-            fill,
-            rng,
-            config,
-            max_visits,
         )
+        filler = _Filler(rng, config.exposure, len(dataset.item_ids), popularity, top)
+        seen = set(profile.item[earlier(code)].tolist())
+        visits += _user_visits(ratings, seen, filler, config, dataset.item_ids, max_visits)
     return visits
+
+
+@dataclass(frozen=True)
+class _Ratings:
+    """One user's target ratings in time order: item codes, ratings, seconds."""
+
+    user_id: str
+    items: list[int]
+    values: list[float]
+    times: list[int]
+
+    def end(self, start: int, most: int, gap_seconds: int) -> int:
+        """Where a visit of at most `most` ratings ends that begins at `start`."""
+        end, stop = start + 1, min(len(self.items), start + most)
+        while end < stop and self.times[end] - self.times[end - 1] <= gap_seconds:
+            end += 1
+        return end
 
 
 def _user_visits(
-    item_ids: Sequence[str],
-    user_id: str,
+    ratings: _Ratings,
     seen: set[int],
-    items: list[int],
-    ratings: list[float],
-    times: list[int],
-    fill: _Filler,
-    rng: np.random.Generator,
+    filler: _Filler,
     config: VisitConfig,
+    item_ids: Sequence[str],
     max_visits: int | None,
 ) -> list[Visit]:
-    """`seen` (codes rated so far) grows visit by visit; lists are one user's, in time order."""
+    """The visits of one user; `seen` (item codes rated so far) grows visit by visit."""
     visits: list[Visit] = []
-    start, n = 0, len(items)
-    while start < n and (max_visits is None or len(visits) < max_visits):
-        wanted = int(rng.geometric(1 / config.mean_items))
+    rng, start = filler.rng, 0
+    while start < len(ratings.items) and (max_visits is None or len(visits) < max_visits):
+        most = int(rng.geometric(1 / config.mean_items))
         per_page = rng.binomial(config.items_per_page, config.rated_share, config.max_pages)
-        end = start + 1
-        stop = min(n, start + wanted, start + int(np.maximum(per_page, 1).sum()))
-        while end < stop and times[end] - times[end - 1] <= config.gap_seconds:
-            end += 1
+        counts = np.maximum(per_page, 1).tolist()
+        end = ratings.end(start, min(most, sum(counts)), config.gap_seconds)
         # an item rated before is on no page again; of two ratings in one visit the last counts
-        at = {item: i for i, item in enumerate(items[start:end], start) if item not in seen}
-        start, own, taken = end, list(at), seen | set(at)
-        pages, placed = [], 0
-        for count in np.maximum(per_page, 1).tolist():
-            page = own[placed : placed + count]
-            page += fill.draw(config.items_per_page - len(page), taken) if page else []
-            if len(page) < config.items_per_page:
-                break  # all rated items are placed, or the catalogue is used up
-            placed = min(placed + count, len(own))
-            pages.append(tuple(item_ids[page[i]] for i in rng.permutation(len(page))))
+        rows = enumerate(ratings.items[start:end], start)
+        row_of = {item: row for row, item in rows if item not in seen}
+        start, own = end, list(row_of)
+        pages, placed = _lay_out(own, counts, seen | set(own), filler, config.items_per_page)
         seen.update(own)
         if pages:
             rated = tuple(
-                Interaction(item_ids[i], ratings[at[i]], times[at[i]]) for i in own[:placed]
+                Interaction(item_ids[i], ratings.values[row_of[i]], ratings.times[row_of[i]])
+                for i in own[:placed]
             )
-            visits.append(Visit(user_id, len(visits), tuple(pages), rated))
+            named = tuple(tuple(item_ids[item] for item in page) for page in pages)
+            visits.append(Visit(ratings.user_id, len(visits), named, rated))
     return visits
 
 
+def _lay_out(
+    own: list[int], counts: list[int], taken: set[int], filler: _Filler, size: int
+) -> tuple[list[list[int]], int]:
+    """Lay the rated items `own` out as shuffled pages of `size` items among filler.
+
+    `counts[n]` rated items go to page n; `taken` holds what may not be filler and grows.
+    Returns the pages and how many of `own` stand on them.
+    """
+    pages, placed = [], 0
+    for count in counts:
+        page = own[placed : placed + count]
+        page += filler.draw(size - len(page), taken) if page else []
+        if len(page) < size:
+            break  # all rated items are placed, or the catalogue is used up
+        placed = min(placed + count, len(own))
+        pages.append([page[i] for i in filler.rng.permutation(len(page))])
+    return pages, placed
+
+
 class _Filler:
-    """Draws filler items of one user from the mixture, each source without what is taken."""
+    """Draws filler items for one user from the exposure mixture."""
 
     def __init__(
         self,
@@ -201,6 +272,7 @@ class _Filler:
         popularity: np.ndarray,
         top: np.ndarray,
     ) -> None:
+        """`popularity` is int[n_items], cumulative counts; `top` int[n], the model's best."""
         self.rng, self.n_items = rng, n_items
         self.bounds = np.cumsum(exposure.shares)
         total = int(popularity[-1]) if n_items else 0
@@ -221,8 +293,10 @@ class _Filler:
         )
 
     def draw(self, n: int, taken: set[int]) -> list[int]:
-        """`n` distinct items not in `taken` (fewer where the catalogue has no more); adds them
-        to `taken`."""
+        """Draw `n` distinct items that are not in `taken` and add them to it.
+
+        Returns fewer where the catalogue has no more.
+        """
         drawn: list[int] = []
         for source in np.searchsorted(self.bounds, self.rng.random(n), side="right").tolist():
             item = self._one(self.sources[min(source, 2)], taken)
@@ -242,12 +316,13 @@ class _Filler:
 
 
 def _stream(draw: Callable[[int], np.ndarray]) -> Iterator[int]:
+    """The items of `draw`, which are drawn 64 at a time."""
     while True:
         yield from draw(64).tolist()
 
 
 def _rows(log: Log) -> Callable[[int], slice]:
-    """The rows of a user code in a log sorted by user."""
+    """A function from a user code to the user's rows in `log`, which is sorted by user."""
     bounds = np.searchsorted(log.user, np.arange(log.n_users + 1))
     return lambda code: slice(int(bounds[code]), int(bounds[code + 1]))
 
@@ -255,22 +330,21 @@ def _rows(log: Log) -> Callable[[int], slice]:
 def _model_tops(
     dataset: Dataset,
     profile: Log,
-    earlier: Callable[[int], slice],
-    chosen: list[int],
-    config: VisitConfig,
+    users: list[int],
+    exposure: ExposureMixture,
     model: Recommender | None,
 ) -> list[np.ndarray]:
-    """The item codes of the model's top for each chosen user; empty arrays without a model."""
-    if config.exposure.model_top == 0 or model is None:
-        return [np.empty(0, np.int64)] * len(chosen)
+    """Codes of the model's best items for each user code; empty arrays without a model."""
+    if exposure.model_top == 0 or model is None:
+        return [np.empty(0, np.int64)] * len(users)
     code_of = {item_id: code for code, item_id in enumerate(dataset.item_ids)}
     tops: list[np.ndarray] = []
-    for first in range(0, len(chosen), _REQUESTS_PER_CALL):
+    for first in range(0, len(users), _REQUESTS_PER_CALL):
         requests = []
-        for code in chosen[first : first + _REQUESTS_PER_CALL]:
+        for code in users[first : first + _REQUESTS_PER_CALL]:
             history = dataset.history(profile, dataset.user_ids[code])
             exclude = frozenset(row.item_id for row in history)
-            k = min(config.exposure.model_top_n, len(code_of) - len(exclude))
+            k = min(exposure.model_top_n, len(code_of) - len(exclude))
             requests.append(
                 RecommendationRequest(dataset.user_ids[code], history, k=k, exclude=exclude)
             )

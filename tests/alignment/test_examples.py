@@ -69,7 +69,7 @@ def test_tokens_of_the_shards_are_those_that_simulate_submits(dataset, view, sha
 
     def reply(request):
         human = humans[next(u for u in visits if request.messages[1].content == opening_of(u))]
-        human.shown = sum(m.content.count("\nScreen.") for m in request.messages)
+        human.page = sum(m.content.count("\nScreen.") for m in request.messages)
         return answer_text(human.choose(request), request.answer)
 
     def opening_of(user):
