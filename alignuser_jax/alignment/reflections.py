@@ -168,7 +168,7 @@ def _relation(gap: float) -> str:
 
 
 def _short(item: Item, limit: int = 24) -> str:
-    """The title as the history shows it, without its year, cut after a word where it is long."""
+    """The title as the history shows it, without its year, cut after a word if it is long."""
     title = re.sub(r" \(\d{4}\)$", "", title_of(item).replace(";", ","))
     return title if len(title) <= limit else title[:limit].rsplit(" ", 1)[0]
 

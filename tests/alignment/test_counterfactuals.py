@@ -142,7 +142,7 @@ def test_rollouts_are_whole_episodes_named_by_their_seed(dataset, sites):
         assert before.next_state == after.state or after.state.page == 1
     assert all(s.action in s.state.actions and s.source == "rollout" for s in steps)
     assert all(s.next_state.needs is None and s.next_state.text for s in steps)
-    with pytest.raises(ValueError, match="users"):
+    with pytest.raises(ValueError, match="user_ids is empty"):
         collect_rollouts(sites.site(), recommender, [], config)
 
 
