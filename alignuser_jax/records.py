@@ -11,7 +11,7 @@ times, so that results do not depend on the order in which things run.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -454,6 +454,9 @@ class Completion:
 
 Ticket = int
 """Names a request that a `Generator` is working on."""
+
+CountTokens = Callable[[str], int]
+"""Counts the tokens of a text."""
 
 
 # --- what agents leave behind -----------------------------------------------------------

@@ -13,14 +13,18 @@ from typing import Any
 
 from alignuser_jax.language import prompts
 from alignuser_jax.memory import EpisodicMemory, Recollection, mean_level
-from alignuser_jax.records import Interaction, Item, Message, Persona
+from alignuser_jax.records import (
+    CountTokens,
+    Interaction,
+    Item,
+    Message,
+    Persona,
+)
 from alignuser_jax.world import RecommendationSite
 from alignuser_jax.world.site.page import NONE
 
 MESSAGE_TOKENS = 5
 """What a chat template puts around a message, in tokens (ChatML and Llama 3: 5)."""
-
-CountTokens = Callable[[str], int]
 
 
 @dataclass(frozen=True, slots=True)

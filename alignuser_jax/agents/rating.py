@@ -7,7 +7,6 @@ from collections.abc import Generator
 from alignuser_jax.agents.conversation import (
     AgentUser,
     Conversation,
-    CountTokens,
     SessionConfig,
     rate_recall,
     remembered,
@@ -15,7 +14,12 @@ from alignuser_jax.agents.conversation import (
 from alignuser_jax.agents.session import rate_request
 from alignuser_jax.language import prompts
 from alignuser_jax.randomness import stable_key
-from alignuser_jax.records import Completion, Item, Request
+from alignuser_jax.records import (
+    Completion,
+    CountTokens,
+    Item,
+    Request,
+)
 from alignuser_jax.world import RecommendationSite, page_text
 
 

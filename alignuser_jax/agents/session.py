@@ -14,7 +14,6 @@ from typing import Any
 from alignuser_jax.agents.conversation import (
     AgentUser,
     Conversation,
-    CountTokens,
     SessionConfig,
     rate_recall,
     remembered,
@@ -26,6 +25,7 @@ from alignuser_jax.randomness import stable_key
 from alignuser_jax.records import (
     Action,
     Completion,
+    CountTokens,
     Event,
     Message,
     NextPageRequest,

@@ -13,7 +13,6 @@ from typing import Any
 from alignuser_jax.agents.conversation import (
     AgentUser,
     Conversation,
-    CountTokens,
     SessionConfig,
 )
 from alignuser_jax.agents.session import asked, probabilities
@@ -23,6 +22,7 @@ from alignuser_jax.randomness import stable_key
 from alignuser_jax.records import (
     Action,
     Completion,
+    CountTokens,
     Event,
     NextPageRequest,
     Outcome,

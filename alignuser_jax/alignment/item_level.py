@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from alignuser_jax.agents import SessionConfig, rate_item
-from alignuser_jax.agents.conversation import CountTokens
 from alignuser_jax.alignment.counterfactuals import (
     Counterfactual,
     Generate,
@@ -33,7 +32,16 @@ from alignuser_jax.alignment.reflections import (
 from alignuser_jax.alignment.visits import stars
 from alignuser_jax.memory import EpisodicMemory
 from alignuser_jax.randomness import stable_key
-from alignuser_jax.records import RATINGS, Action, Example, Interaction, Item, Slate, Transition
+from alignuser_jax.records import (
+    RATINGS,
+    Action,
+    CountTokens,
+    Example,
+    Interaction,
+    Item,
+    Slate,
+    Transition,
+)
 from alignuser_jax.views.sites import Sites, agent_user
 from alignuser_jax.views.view import View
 from alignuser_jax.world.site.page import title_of

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from alignuser_jax.agents import AgentUser, SessionConfig, session
-from alignuser_jax.agents.conversation import CountTokens, remembered
+from alignuser_jax.agents.conversation import remembered
 from alignuser_jax.alignment.counterfactuals import (
     Counterfactual,
     Generate,
@@ -36,7 +36,12 @@ from alignuser_jax.alignment.reflections import (
 )
 from alignuser_jax.alignment.visits import Visit
 from alignuser_jax.randomness import stable_key
-from alignuser_jax.records import Action, Example, Recommender
+from alignuser_jax.records import (
+    Action,
+    CountTokens,
+    Example,
+    Recommender,
+)
 from alignuser_jax.world import RecommendationSite
 
 

@@ -16,6 +16,7 @@ from alignuser_jax.evaluation.preference import PreferenceCase
 from alignuser_jax.records import (
     RATINGS,
     Completion,
+    CountTokens,
     Example,
     Generator,
     Message,
@@ -35,7 +36,6 @@ NEXT_STATE_TOKENS = 256
 """A next state has at most so many tokens; what is longer is cut."""
 
 Say = Callable[[str], None]
-CountTokens = Callable[[str], int]
 
 
 def ask(

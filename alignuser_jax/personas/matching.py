@@ -10,7 +10,7 @@ completions. So it can be tested with canned answers, and `match_users` runs man
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -18,7 +18,13 @@ from alignuser_jax.language import persona_prompts as prompts
 from alignuser_jax.language.parsing import answer_text, ask_again, read_choices
 from alignuser_jax.personas.evidence import Evidence, Rated
 from alignuser_jax.randomness import stable_key
-from alignuser_jax.records import Completion, Message, Persona, Request
+from alignuser_jax.records import (
+    Completion,
+    CountTokens,
+    Message,
+    Persona,
+    Request,
+)
 
 MESSAGE_TOKENS = 8
 """The most tokens that a chat template puts around a message (ChatML and Llama 3: 5)."""
@@ -27,7 +33,6 @@ FIT_TOKENS = 16
 SAME_SCORE = 1e-9
 """Scores that differ by no more are tied."""
 
-CountTokens = Callable[[str], int]
 Batch = tuple[Request, ...]
 Answers = Sequence[Completion]
 

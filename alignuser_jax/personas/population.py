@@ -20,8 +20,11 @@ from tqdm import tqdm
 from alignuser_jax import records
 from alignuser_jax.durable.answers import Answer, Question
 from alignuser_jax.personas.evidence import Evidence
-from alignuser_jax.personas.matching import Batch, CountTokens, Match, MatchConfig, match
-from alignuser_jax.records import Completion
+from alignuser_jax.personas.matching import Batch, Match, MatchConfig, match
+from alignuser_jax.records import (
+    Completion,
+    CountTokens,
+)
 
 SECONDS_BETWEEN_UPDATES = 10.0
 
