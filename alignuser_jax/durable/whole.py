@@ -49,7 +49,7 @@ def write_whole(path: str | Path, text: str) -> None:
 
 def flat_settings(value: Any, prefix: str = "") -> dict[str, Any]:
     """Return nested settings as one level: `{"a": {"b": 1}}` becomes `{"a.b": 1}`."""
-    if not isinstance(value, dict) or not value:
+    if not isinstance(value, dict) or (prefix and not value):
         return {prefix: value}
     flat: dict[str, Any] = {}
     for name, inner in value.items():
