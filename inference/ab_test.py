@@ -25,6 +25,7 @@ from alignuser_jax.decision.synthetic_truth import true_lift
 from alignuser_jax.randomness import generator_of, stable_key
 from alignuser_jax.recommenders import held_out_hits, load_recommender
 from alignuser_jax.report import tables
+from alignuser_jax.report.plots import forest_plot
 from alignuser_jax.runs.flags import run as run_program
 
 FLAGS = flags.FLAGS
@@ -118,7 +119,7 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     text = "\n\n".join(parts)
     (out / "ab_test.md").write_text(text + "\n")
-    tables.forest_plot(comparisons[first], out / "ab_test.png", note)
+    forest_plot(comparisons[first], out / "ab_test.png", note)
     print(f"{text}\n\ntables and plot: {out}/ab_test.md, {out}/ab_test.png")
 
 

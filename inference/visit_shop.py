@@ -21,7 +21,6 @@ from absl import app, flags
 from alignuser_jax.datasets.sessions import sessions
 from alignuser_jax.personas import read_personas
 from alignuser_jax.randomness import stable_key
-from alignuser_jax.runs import simulate as simulation
 from alignuser_jax.runs.backend import METRICS, open_backend, with_room
 from alignuser_jax.runs.flags import (
     backend_choice,
@@ -30,6 +29,7 @@ from alignuser_jax.runs.flags import (
     open_experiment,
 )
 from alignuser_jax.runs.flags import run as run_program
+from alignuser_jax.runs.visit_shop import SHOP_AUTOMATA, visit_shop
 from alignuser_jax.views import simulation_view
 from alignuser_jax.world import (
     CatalogueConfig,
@@ -75,7 +75,7 @@ def main() -> None:
     choice = backend_choice()
     experiment, dataset, run = open_experiment()
     if choice.needs_run:
-        experiment = with_room(experiment, FLAGS.context_tokens, **simulation.SHOP_AUTOMATA)
+        experiment = with_room(experiment, FLAGS.context_tokens, **SHOP_AUTOMATA)
     shop, about = open_shop(dataset)
     users = dataset.user_ids[: FLAGS.agents]
     view = simulation_view(dataset, read_personas(FLAGS.personas) if FLAGS.personas else None)
@@ -88,7 +88,7 @@ def main() -> None:
         say=print,
         metrics=Path(FLAGS.out) / METRICS,
     ) as backend:
-        events = simulation.visit_shop(
+        events = visit_shop(
             backend.experiment,
             dataset,
             view,

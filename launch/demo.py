@@ -17,6 +17,7 @@ from alignuser_jax.decision.compare import arm_metrics, compare
 from alignuser_jax.decision.synthetic_truth import true_lift
 from alignuser_jax.recommenders import ALS, Random
 from alignuser_jax.report import tables
+from alignuser_jax.report.plots import forest_plot
 from alignuser_jax.runs import simulate as simulation
 from alignuser_jax.runs.backend import METRICS, Choice, open_backend
 from alignuser_jax.runs.experiment import load_experiment
@@ -80,7 +81,7 @@ def main() -> None:
         lift = true_lift(dataset, events, "random")
         comparisons = compare(metrics, "random", ["als"], seed=FLAGS.seed)
         again = compare(metrics, "als", ["als, again"], seed=FLAGS.seed)
-        tables.forest_plot(comparisons, run / "ab_test.png", experiment.note)
+        forest_plot(comparisons, run / "ab_test.png", experiment.note)
         text = "\n\n".join(
             [
                 f"A/B test, {len(users)} agents, {experiment.note}",

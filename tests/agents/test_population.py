@@ -155,14 +155,14 @@ def spec(arm, user_id):
 
 specs = [spec(arm, f"u{n}") for n in range(4) for arm in "ab"]
 recommenders = {"a": ToyRecommender(), "b": ToyRecommender()}
-with Journal.open(sys.argv[2], {"seed": 1}) as journal:
+with Journal.open(sys.argv[1], {"seed": 1}) as journal:
     run_population(specs, Killed(), recommenders, journal, concurrency=3)
 """
 
 
 def test_a_killed_process_has_on_disk_all_that_its_agents_were_told(reference, tmp_path):
-    here = str(Path(__file__).parent)
-    done = subprocess.run([sys.executable, "-c", KILLED, here, str(tmp_path)])
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], cwd=root)
     assert done.returncode == -signal.SIGKILL
     with Journal.open(tmp_path, MANIFEST) as journal:
         assert journal.recovered >= 6 + 3  # completions sent in, and the slates before them

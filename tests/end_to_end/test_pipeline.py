@@ -22,6 +22,7 @@ from alignuser_jax.runs.backend import Choice, open_backend, with_room
 from alignuser_jax.runs.experiment import load_experiment
 from alignuser_jax.runs.folder import open_run
 from alignuser_jax.runs.stages import build_stage, train_stage
+from alignuser_jax.runs.visit_shop import SHOP_AUTOMATA, visit_shop
 from alignuser_jax.sampling import generate
 from alignuser_jax.views import policy_and_agent_users, simulation_view
 from alignuser_jax.world import CatalogueConfig, GeneratedShop, make_catalogue
@@ -224,12 +225,12 @@ def test_the_policy_shops_and_a_second_run_writes_the_same_bytes(
     experiment, dataset, run, tmp_path
 ):
     shop = GeneratedShop(make_catalogue(config=CatalogueConfig(goals=8)))
-    roomy = with_room(experiment, 4000, **simulation.SHOP_AUTOMATA)
+    roomy = with_room(experiment, 4000, **SHOP_AUTOMATA)
     assert roomy.engine.context == 4000 and roomy.engine.all_pages >= 4 * roomy.engine.row_pages
     written = []
     with open_backend(Choice(), roomy, dataset, run) as backend:
         for name in ("one", "two"):
-            events = simulation.visit_shop(
+            events = visit_shop(
                 backend.experiment, dataset, simulation_view(dataset), shop, backend.generator,
                 backend.count_tokens, tmp_path / name, users=dataset.user_ids[:5],
                 policy_id=backend.policy_id, engine=backend.engine, note=backend.note,
