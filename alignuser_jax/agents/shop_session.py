@@ -16,6 +16,7 @@ from alignuser_jax.agents.conversation import (
     SessionConfig,
 )
 from alignuser_jax.agents.session import asked, probabilities
+from alignuser_jax.datasets.shop_page_text import ELEMENTS_LINE
 from alignuser_jax.language import prompts
 from alignuser_jax.language.parsing import answer_text
 from alignuser_jax.randomness import stable_key
@@ -31,7 +32,6 @@ from alignuser_jax.records import (
     State,
 )
 from alignuser_jax.world import GeneratedShop, WebShop
-from alignuser_jax.world.shop.page import ELEMENTS
 
 PAGE_TOKENS = 1024
 """The most tokens of a page that the model writes (DEFAULT)."""
@@ -203,7 +203,7 @@ class _ShopVisit:
 
 def _whole_parts(page: str) -> str:
     """Return a page that was cut off without its last id or line, which may be incomplete."""
-    head, title, ids = page.partition(ELEMENTS)
+    head, title, ids = page.partition(ELEMENTS_LINE)
     if not title:
         return page.rpartition("\n")[0]
     return head + title + ids.rpartition(", ")[0]

@@ -2,7 +2,7 @@
 
 from alignuser_jax.datasets.dataset import Dataset, load_dataset
 from alignuser_jax.datasets.filters import Filters, filtered
-from alignuser_jax.datasets.log import Log, item_statistics
+from alignuser_jax.datasets.log import Log, item_statistics, mean_ratings
 from alignuser_jax.datasets.splits import (
     check_leaks,
     chronological_split,
@@ -20,5 +20,6 @@ __all__ = [
     "global_time_split",
     "item_statistics",
     "load_dataset",
+    "mean_ratings",
     "profile_and_targets",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -45,3 +46,17 @@ def item_statistics(log: Log) -> tuple[np.ndarray, np.ndarray]:
     total = np.bincount(log.item, log.rating, minlength=log.n_items)
     with np.errstate(invalid="ignore"):
         return (total / count).astype(np.float32), count.astype(np.int32)
+
+
+def mean_ratings(log: Log, item_ids: Sequence[str]) -> dict[str, float]:
+    """Return the mean rating of every item that `log` rates, by item id.
+
+    What a page or a prompt says of an item's rating comes from here, so that worlds and views
+    show the same number. Items without a rating are left out.
+
+    Args:
+        log: The interactions that may be known.
+        item_ids: The id of each item code, `Dataset.item_ids`.
+    """
+    means, counts = item_statistics(log)
+    return {item_ids[code]: float(means[code]) for code in np.flatnonzero(counts).tolist()}

@@ -2,8 +2,8 @@
 
 Three tables of a `Dataset` that has them (`Dataset.extra_tables`): `sessions`, `steps` and
 `surveys`, whose columns are `SESSION_SCHEMA`, `STEP_SCHEMA` and `SURVEY_SCHEMA`. The text of a
-page is not stored but rendered (`page_text`), so that what an agent reads and what it may click
-come from the same columns.
+page is not stored but rendered (`shop_page_text`), so that what an agent reads and what it may
+click come from the same columns.
 """
 
 from __future__ import annotations
@@ -18,26 +18,43 @@ import pyarrow as pa
 
 from alignuser_jax.datasets.dataset import Dataset
 from alignuser_jax.datasets.log import SPLITS
+from alignuser_jax.datasets.shop_page_text import PageProduct, shop_page_text
+from alignuser_jax.text import one_line
 
 PAGE_KINDS = ("browse", "search", "detail", "cart", "checkout")
 ACTION_KINDS = ("click", "input", "terminate", "scroll", "navigation", "tab_activate")
 """The first three are METHOD.md section 3's; the others stand only in OPeRA's full tables."""
 CLICK_TYPES = (
-    *("purchase", "search", "review", "filter", "quantity", "product_option"),
-    *("cart_side_bar", "suggested_term", "nav_bar", "page_related", "cart_page_select"),
-    *("product_link", "other"),
+    *("review", "search", "product_option", "product_link", "other", "purchase", "nav_bar"),
+    *("page_related", "quantity", "suggested_term", "cart_side_bar", "cart_page_select"),
+    "filter",
 )
+"""OPeRA's thirteen types of click, the most frequent first (docs/method.md section 13.2)."""
 
 
 @dataclass(frozen=True, slots=True)
-class Product:
-    """One product as a page shows it; "" where the page does not say."""
+class LoggedProduct:
+    """One product of a logged page.
+
+    Attributes:
+        item_id: The product's id, "" where the log does not say.
+        title: The title.
+        price: The price as text, "" where the page does not say.
+        availability: What the page says of the stock, "" for nothing.
+        details: Everything else, "" for nothing.
+    """
 
     item_id: str
     title: str
     price: str = ""
     availability: str = ""
     details: str = ""
+
+    @property
+    def on_page(self) -> PageProduct:
+        """The product as a page shows it: a product without a title goes by its id."""
+        title = one_line(self.title) or self.item_id
+        return PageProduct(title, self.price, self.availability, self.details)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +76,7 @@ class Step:
     page_kind: str
     page_number: int
     page_context: str
-    products: tuple[Product, ...]
+    products: tuple[LoggedProduct, ...]
     elements: tuple[str, ...]
     action_kind: str
     target: str = ""
@@ -71,13 +88,15 @@ class Step:
 
     @property
     def page(self) -> str:
-        return page_text(self.page_number, self.page_context, self.products, self.elements)
+        products = [product.on_page for product in self.products]
+        return shop_page_text(self.page_number, self.page_context, products, self.elements)
 
 
 @dataclass(frozen=True, slots=True)
 class Session:
     """`outcome` is "purchase" where a purchase click is in it, "terminate" where it ends with
-    one, "" where the log just ends."""
+    one, "" where the log just ends.
+    """
 
     session_id: str
     user_id: str
@@ -89,7 +108,8 @@ class Session:
 @dataclass(frozen=True, slots=True)
 class Survey:
     """What a user said of themselves. `answers` holds one `question: answer` line each, without
-    names, gender or contact data; the other fields are parts of it, `interview` is apart."""
+    names, gender or contact data; the other fields are parts of it, `interview` is apart.
+    """
 
     user_id: str
     age: str = ""
@@ -105,11 +125,11 @@ _TYPES = {
     "int": pa.int64(),
     "bool": pa.bool_(),
     "tuple[str, ...]": pa.list_(pa.string()),
-    "tuple[Product, ...]": pa.list_(
-        pa.struct([(f.name, pa.string()) for f in fields(Product)])
+    "tuple[LoggedProduct, ...]": pa.list_(
+        pa.struct([(f.name, pa.string()) for f in fields(LoggedProduct)])
     ),
 }
-STEP_SCHEMA = pa.schema([(f.name, _TYPES[f.type]) for f in fields(Step)])
+STEP_SCHEMA = pa.schema([(f.name, _TYPES[str(f.type)]) for f in fields(Step)])
 SESSION_SCHEMA = pa.schema(
     [
         *((name, pa.string()) for name in ("session_id", "user_id", "split")),
@@ -119,22 +139,6 @@ SESSION_SCHEMA = pa.schema(
     ]
 )
 SURVEY_SCHEMA = pa.schema([(f.name, pa.string()) for f in fields(Survey)])
-
-
-def page_text(
-    page_number: int,
-    page_context: str,
-    products: Sequence[Product],
-    elements: Sequence[str],
-) -> str:
-    """The page of METHOD.md section 2.4, one line a product."""
-    lines = [f"PAGE {page_number}", f"CONTEXT: {page_context}", "PRODUCTS:"]
-    lines += [
-        f"<- {p.title} -> <- Price: {p.price or 'unknown'} -> <- Availability: "
-        f"{p.availability or 'unknown'} -> <- Details: {p.details or 'none'} ->"
-        for p in products
-    ]
-    return "\n".join([*lines, "INTERACTIVE ELEMENTS (semantic IDs):", ", ".join(elements)])
 
 
 def session_tables(sessions: Iterable[Session]) -> tuple[pa.Table, pa.Table]:
@@ -197,7 +201,7 @@ def _table(dataset: Dataset, name: str) -> pa.Table:
 
 
 def _step(row: dict) -> Step:
-    products = tuple(Product(**product) for product in row["products"])
+    products = tuple(LoggedProduct(**product) for product in row["products"])
     return Step(**row | {"products": products, "elements": tuple(row["elements"])})
 
 
@@ -206,7 +210,8 @@ def split_sessions(
 ) -> list[str]:
     """The split of each session. Those of the log's own test part are "test"; of the others the
     latest `share` of each user's (rounded to the nearest, a user's only session stays in train)
-    are "validation" (METHOD.md section 13.2: 10 %, latest per user)."""
+    are "validation" (METHOD.md section 13.2: 10 %, latest per user).
+    """
     split = ["test" if is_test else "train" for is_test in test]
     order = sorted(range(len(split)), key=lambda n: (user_ids[n], starts[n], n))
     own = (n for n in order if split[n] == "train")

@@ -9,9 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-import numpy as np
-
-from alignuser_jax.datasets import Dataset, Log, item_statistics, profile_and_targets
+from alignuser_jax.datasets import (
+    Dataset,
+    Log,
+    item_statistics,
+    mean_ratings,
+    profile_and_targets,
+)
 from alignuser_jax.datasets.splits import PROFILE_SHARE
 from alignuser_jax.memory import RecallIndex
 from alignuser_jax.personas import GivenPersonas, compute_personas
@@ -79,14 +83,13 @@ test_view.__test__ = False  # a library function, whatever pytest makes of its n
 
 
 def _view(dataset: Dataset, profile: Log, targets: Log) -> View:
-    means, counts = item_statistics(profile)
-    rated = np.flatnonzero(counts).tolist()
+    _, counts = item_statistics(profile)
     return View(
         personas=compute_personas(dataset, profile),
         histories={user: dataset.history(profile, user) for user in dataset.user_ids},
-        mean_ratings={dataset.item_ids[code]: float(means[code]) for code in rated},
+        mean_ratings=mean_ratings(profile, dataset.item_ids),
         recall=RecallIndex(
-            dataset.items, {dataset.item_ids[code]: int(counts[code]) for code in rated}
+            dataset.items, dict(zip(dataset.item_ids, counts.tolist(), strict=True))
         ),
         profile=profile,
         targets=targets,

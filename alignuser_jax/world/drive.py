@@ -29,7 +29,8 @@ def advance(
     write_pages: WritePages | None = None,
 ) -> list[State]:
     """The states after each action, complete. With `purpose="counterfactual"` the pages are
-    only imagined: requests say so, and a recommender that keeps state is refused."""
+    only imagined: requests say so, and a recommender that keeps state is refused.
+    """
     stepped = [world.step(state, action) for state, action in state_actions]
     return fill(world, recommender, stepped, purpose, write_pages)
 
@@ -42,7 +43,8 @@ def fill(
     write_pages: WritePages | None = None,
 ) -> list[State]:
     """`states` with what they need: slates asked of the recommender in one batch, other pages
-    of `write_pages` in another. Either may be missing where no state asks for it."""
+    of `write_pages` in another. Either may be missing where no state asks for it.
+    """
     if purpose == "counterfactual" and getattr(recommender, "stateful", False):
         raise ValueError(
             f"{type(recommender).__name__} keeps state, so it cannot be asked for pages that "

@@ -15,6 +15,7 @@ from alignuser_jax.datasets import (
     chronological_split,
     global_time_split,
     item_statistics,
+    mean_ratings,
     profile_and_targets,
 )
 from alignuser_jax.datasets.formats import movielens, synthetic
@@ -148,6 +149,11 @@ def test_item_statistics():
     assert mean.dtype == np.float32 and count.dtype == np.int32
     np.testing.assert_array_equal(mean, np.float32([3.5, np.nan, 1]))
     assert count.tolist() == [2, 0, 1]
+
+
+def test_mean_ratings_of_what_was_rated():
+    log = make_log([0, 0, 1], [1, 2, 3], items=[0, 2, 0], ratings=[5, 1, 2])
+    assert mean_ratings(log, ["a", "b", "c"]) == {"a": 3.5, "c": 1.0}
 
 
 def test_where_takes_masks_and_places():

@@ -18,7 +18,7 @@ from html.parser import HTMLParser
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from alignuser_jax.datasets.reading.values import identifier, plain, words
-from alignuser_jax.datasets.sessions import Product
+from alignuser_jax.datasets.sessions import LoggedProduct
 
 DETAIL_CHARACTERS = 160
 """DEFAULT: as much of a product's block as its line of a page shows."""
@@ -56,7 +56,7 @@ class Page:
     kind: str
     number: int
     context: str
-    products: tuple[Product, ...]
+    products: tuple[LoggedProduct, ...]
     elements: tuple[str, ...]
     item_id: str
 
@@ -64,7 +64,8 @@ class Page:
 @dataclass(frozen=True, slots=True)
 class Markup:
     """What a page's HTML holds: names in document order, each once; (innermost name, text)
-    pairs; the titles (`h1`, `title`)."""
+    pairs; the titles (`h1`, `title`).
+    """
 
     names: tuple[str, ...]
     texts: tuple[tuple[str, str], ...]
@@ -198,7 +199,7 @@ def _context(kind: str, meta: dict, query: dict) -> str:
     return " | ".join(parts)
 
 
-def listed_products(value: object) -> tuple[Product, ...]:
+def listed_products(value: object) -> tuple[LoggedProduct, ...]:
     """The products of a JSON list of {asin, title, price, quantity, options}; () for none."""
     value = loaded(value)
     rows = value if isinstance(value, list) else [value]
@@ -213,7 +214,7 @@ def listed_products(value: object) -> tuple[Product, ...]:
         if quantity := words(row.get("quantity")):
             details.append(f"quantity: {quantity}")
         found.append(
-            Product(
+            LoggedProduct(
                 identifier(row.get("asin")),
                 title[:TITLE_CHARACTERS],
                 words(row.get("price")),
@@ -234,7 +235,7 @@ def _block(name: str) -> str:
     return parts[0] if _NUMBERED.match(parts[0]) else ""
 
 
-def _shown_products(markup: Markup) -> tuple[Product, ...]:
+def _shown_products(markup: Markup) -> tuple[LoggedProduct, ...]:
     blocks: dict[str, None] = {b: None for n in markup.names if (b := _block(n))}
     texts: dict[str, list[tuple[str, str]]] = {block: [] for block in blocks}
     for name, text in markup.texts:
@@ -247,7 +248,7 @@ def _shown_products(markup: Markup) -> tuple[Product, ...]:
     return tuple(product for product in products if product)
 
 
-def _product(block: str, texts: Iterable[tuple[str, str]]) -> Product | None:
+def _product(block: str, texts: Iterable[tuple[str, str]]) -> LoggedProduct | None:
     """A block with a title: the text of its titled part, else its longest text."""
     texts = list(texts)
     titled = [text for name, text in texts if name.rpartition(".")[2] in _TITLE_PARTS]
@@ -259,17 +260,17 @@ def _product(block: str, texts: Iterable[tuple[str, str]]) -> Product | None:
     return _described("", title, rest)
 
 
-def _main_product(markup: Markup, item_id: str) -> Product:
+def _main_product(markup: Markup, item_id: str) -> LoggedProduct:
     title = re.sub(r"^Amazon\.com\s*:\s*", "", markup.heading) or item_id
     own = ("buybox", "about_this_item", "product_options")
     rest = " ".join(t for n, t in markup.texts if n.partition(".")[0] in own)
     return _described(item_id, title, rest)
 
 
-def _described(item_id: str, title: str, rest: str) -> Product:
+def _described(item_id: str, title: str, rest: str) -> LoggedProduct:
     price, available = _PRICE.search(rest), _AVAILABILITY.search(rest)
     details = _AVAILABILITY.sub("", _PRICE.sub("", rest))
-    return Product(
+    return LoggedProduct(
         item_id,
         title[:TITLE_CHARACTERS],
         price.group() if price else "",

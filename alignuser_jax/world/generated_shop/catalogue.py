@@ -55,7 +55,8 @@ _STOP = frozenset(_FILLERS.split())
 @dataclass(frozen=True, slots=True)
 class Product:
     """`options` are (name, values) pairs, one value of each is chosen before it is bought;
-    `reviews` is how many there are, `stock` how many are left."""
+    `reviews` is how many there are, `stock` how many are left.
+    """
 
     product_id: str
     title: str
@@ -72,7 +73,8 @@ class Product:
 @dataclass(frozen=True, slots=True)
 class Goal:
     """What a shopper wants: `product` is the place in the catalogue of the product made for it,
-    `options` the values that the goal names, `limit_cents` the most they pay (0: no limit)."""
+    `options` the values that the goal names, `limit_cents` the most they pay (0: no limit).
+    """
 
     text: str
     queries: tuple[str, ...]
@@ -84,7 +86,8 @@ class Goal:
 @dataclass(frozen=True)
 class CatalogueConfig:
     """`goals` are drawn from those given; `per_goal` products are made for each: one that has
-    all that is asked for, the others lacking some of it."""
+    all that is asked for, the others lacking some of it.
+    """
 
     goals: int = 120
     per_goal: int = 6
@@ -100,7 +103,8 @@ class CatalogueConfig:
 @dataclass(frozen=True, eq=False)
 class Catalogue:
     """Compared by identity. `postings` holds (product, weight) by word; `source` says where the
-    goals come from; the products are synthetic whatever it is."""
+    goals come from; the products are synthetic whatever it is.
+    """
 
     products: tuple[Product, ...]
     goals: tuple[Goal, ...]
@@ -239,7 +243,8 @@ def _postings(products: list[Product]) -> dict[str, tuple[tuple[int, float], ...
 @lru_cache(maxsize=1 << 13)  # a shop is asked the same queries again and again
 def ranked(catalogue: Catalogue, query: str) -> tuple[int, ...]:
     """The products that have a word of the query, best first: by weight of the words they have,
-    then by rating and number of reviews."""
+    then by rating and number of reviews.
+    """
     scores: dict[int, float] = defaultdict(float)
     for word in words(query):
         for n, weight in catalogue.postings.get(word, ()):

@@ -35,7 +35,8 @@ _COLOURS = ("black", "white", "blue", "red", "green", "grey")
 @dataclass(frozen=True)
 class ShopGoals:
     """`goals` in the file's order, each once; `queries` by goal (some have none); `items` the
-    attributes by product id; `source` is "webshop" or "synthetic"."""
+    attributes by product id; `source` is "webshop" or "synthetic".
+    """
 
     goals: tuple[str, ...]
     queries: Mapping[str, tuple[str, ...]]

@@ -40,7 +40,8 @@ class SessionShapes:
 
 def read_online_shoppers(path: str | Path) -> SessionShapes:
     """The sessions of the UCI file (`.csv` or `.csv.gz`), in its order; sessions without a page
-    are left out. Raises `ValueError` with the line for a missing column or another value."""
+    are left out. Raises `ValueError` with the line for a missing column or another value.
+    """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}: expected UCI's online_shoppers_intention.csv")
@@ -79,7 +80,8 @@ def _rows(reader: csv.DictReader, path: Path) -> Iterator[tuple[list[int], bool]
 @dataclass(frozen=True)
 class Compared:
     """One quantity of real and simulated sessions: means, `QUANTILES`, Kolmogorov-Smirnov
-    distance (0: the same distribution, 1: no overlap)."""
+    distance (0: the same distribution, 1: no overlap).
+    """
 
     name: str
     human_mean: float
@@ -92,7 +94,8 @@ class Compared:
 @dataclass(frozen=True)
 class ShapeComparison:
     """`by_length` holds (bin, human purchase rate, simulated one); NaN where a side has fewer
-    than 20 sessions in the bin."""
+    than 20 sessions in the bin.
+    """
 
     pages: tuple[Compared, ...]
     human_purchase: float

@@ -37,7 +37,8 @@ this is our reading."""
 @dataclass(frozen=True)
 class ShopSession:
     """One simulated session: its transitions (`source` "rollout"), the shopper that it left,
-    pages loaded by kind, clicks by type, whether something was bought. Synthetic."""
+    pages loaded by kind, clicks by type, whether something was bought. Synthetic.
+    """
 
     user_id: str
     transitions: tuple[Transition, ...]
@@ -63,7 +64,8 @@ def simulate_session(
 ) -> ShopSession:
     """The same session for the same shop, user, seed and configuration. With chance `epsilon`
     an action is not the shopper's but drawn from the listed ones, and the shopper knows what
-    became of its visit; `max_actions` cuts off."""
+    became of its visit; `max_actions` cuts off.
+    """
     state = shop.reset(user_id, seed)
     shopper = begin(shop.goal(state), stable_key(seed, user_id, "shopper"), config)
     transitions = []

@@ -43,7 +43,8 @@ from alignuser_jax.world.site.site import SESSION_ENDED
 @dataclass(frozen=True)
 class GeneratedShop:
     """`max_pages` ends a visit that loads more pages than that (METHOD.md does not say; the
-    longest of the UCI sessions has 746), `max_steps` one that takes more actions."""
+    longest of the UCI sessions has 746), `max_steps` one that takes more actions.
+    """
 
     catalogue: Catalogue = field(default_factory=make_catalogue)
     config: ViewConfig = ViewConfig()
@@ -71,7 +72,8 @@ class GeneratedShop:
 
     def valid_action(self, state: State, action: Action) -> bool:
         """True for the actions in `state.actions`, and for any typable text in the search field
-        (`shop_actions.is_typable`)."""
+        (`shop_actions.is_typable`).
+        """
         if action.kind == "input" and not state.terminal:
             return action == Action("input", SEARCH_INPUT, text=action.text) and (
                 actions.is_typable(action.text)

@@ -95,7 +95,8 @@ class Shopper:
 
     def choose(self, state: State) -> tuple[Action, Shopper]:
         """What it does in `state`, and the shopper that has done it. Pure: the draws are named
-        by the shopper's key and how many actions it took."""
+        by the shopper's key and how many actions it took.
+        """
         rng = named_generator(self.key, self.done)
         page = read_page(state.text, state.place)
         names = set(page.elements)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from alignuser_jax.datasets.shop_page_text import PageProduct
 from alignuser_jax.randomness import stable_key
 from alignuser_jax.world.generated_shop.catalogue import (
     SORTS,
@@ -16,7 +17,7 @@ from alignuser_jax.world.generated_shop.catalogue import (
     results,
     suggestions,
 )
-from alignuser_jax.world.shop.page import ShopPage, ShownProduct, slug
+from alignuser_jax.world.shop.page import ShopPage, slug
 
 SEARCH_INPUT = "nav_bar.search_input"
 SEARCH_BUTTON = "nav_bar.search_button"
@@ -67,7 +68,8 @@ class CartLine(NamedTuple):
 class Browsing:
     """Where a visit to the generated shop is. `product` is a place in the catalogue, `reviews`
     the page of reviews that is open (0: none), `loads` how many pages were loaded, `steps` how
-    many actions were taken, `ordered` what was bought."""
+    many actions were taken, `ordered` what was bought.
+    """
 
     goal: int
     place: str = "browse"
@@ -90,7 +92,8 @@ class Browsing:
 class ViewConfig:
     """How many products a page of results has, how many suggested terms, featured products and
     quantities are shown; `texts` is how many queries the search field offers, `cart_lines` how
-    many lines a cart takes (DEFAULT: a page lists fewer than 150 actions even then)."""
+    many lines a cart takes (DEFAULT: a page lists fewer than 150 actions even then).
+    """
 
     per_page: int = 4
     suggested: int = 3
@@ -152,7 +155,8 @@ def most_of(
     catalogue: Catalogue, cart: Sequence[CartLine], product: int, options, config: ViewConfig
 ) -> int:
     """The most that a cart's line of this product with these options may hold: one of the
-    quantities shown, and with the product's other lines no more than its stock."""
+    quantities shown, and with the product's other lines no more than its stock.
+    """
     other = sum(n.quantity for n in cart if n.product == product and n.options != options)
     return max(min(config.quantities, catalogue.products[product].stock - other), 0)
 
@@ -191,10 +195,10 @@ def _items(lines: Sequence[CartLine]) -> str:
     return f"{count} item{'s' if count != 1 else ''}"
 
 
-def _shown(product: Product, details: str = "") -> ShownProduct:
+def _shown(product: Product, details: str = "") -> PageProduct:
     stock = "In stock" if product.stock > 5 else f"Only {product.stock} left"
     stars = f"{product.rating:.1f} stars ({product.reviews} reviews)"
-    return ShownProduct(
+    return PageProduct(
         product.title,
         money(product.price_cents),
         stock if product.stock else "Out of stock",

@@ -27,7 +27,8 @@ def recsys_env(
     strict: bool = False,
 ) -> recsys.RecSysEnv:
     """The environment of a dataset (its folder, or itself), by default a SYNTHETIC one. `users`
-    are by default `BehaviouralUsers` with the dataset's tastes, and not validated."""
+    are by default `BehaviouralUsers` with the dataset's tastes, and not validated.
+    """
     data = _dataset(dataset)
     known = known_site(data, site)
     users = users or BehaviouralUsers(known, taste_of(data))
@@ -44,7 +45,8 @@ def user_env(
     reward: user.Reward | None = None,
 ) -> user.UserEnv:
     """The environment of a dataset (its folder, or itself), by default a SYNTHETIC one; the
-    recommender is by default the most popular items of its training part."""
+    recommender is by default the most popular items of its training part.
+    """
     data = _dataset(dataset)
     known = known_site(data, site)
     if recommender is None:

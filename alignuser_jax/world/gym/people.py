@@ -101,7 +101,8 @@ def estimated_taste(dataset: Dataset) -> Taste:
     """From the log: the item's mean rating, the user's mean deviation from it, and what is left
     of it by genre, each shrunk towards 0 by `SHRINKAGE` ratings. An item is taken the likelier
     the more of a standard deviation the item and its genres raise the rating, in the form of
-    the synthetic users (`datasets.synthetic`)."""
+    the synthetic users (`datasets.synthetic`).
+    """
     log, items = dataset.log, dataset.items
     means, counts = item_statistics(log)
     middle, spread = float(log.rating.mean()), float(log.rating.std()) or 1.0

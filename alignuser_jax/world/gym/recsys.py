@@ -39,7 +39,8 @@ def item_features(
     items: Mapping[str, Item], mean_ratings: Mapping[str, float]
 ) -> tuple[np.ndarray, tuple[str, ...]]:
     """float32[n_items, n_genres + 1] in -1 to 1 and the column names: each genre's share of the
-    item's genres, then its mean rating (1 to 5 as -1 to 1; 0 where nobody rated it)."""
+    item's genres, then its mean rating (1 to 5 as -1 to 1; 0 where nobody rated it).
+    """
     genres = sorted({genre for item in items.values() for genre in item.genres})
     column = {genre: n for n, genre in enumerate(genres)}
     features = np.zeros((len(items), len(genres) + 1), np.float32)
@@ -128,7 +129,8 @@ class RecSysEnv(StagedEnv):
     @staticmethod
     def settle(envs: Sequence[RecSysEnv]) -> None:
         """Answer what the users ask of their language model until each wants a slate or has
-        left."""
+        left.
+        """
         generator, tickets = envs[0].generator, {}
 
         def submit(env: RecSysEnv) -> None:

@@ -21,7 +21,8 @@ Seen = tuple[Any, float, bool, dict[str, Any]]
 
 class StagedEnv(gymnasium.Env):
     """`open` or `check` and `act`, then `settle`, then `seen`: what `reset` and `step` do in
-    one go."""
+    one go.
+    """
 
     metadata = {"render_modes": []}
 
@@ -58,7 +59,8 @@ class StagedEnv(gymnasium.Env):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
         """A visit of a user drawn at random. `options`: "user_id" says whose, "seed" names the
-        visit's randomness (the same for two recommenders that are compared)."""
+        visit's randomness (the same for two recommenders that are compared).
+        """
         super().reset(seed=seed)
         self.open(*self.draw(options))
         self.settle([self])
@@ -74,7 +76,8 @@ class StagedEnv(gymnasium.Env):
 
     def draw(self, options: dict[str, Any] | None) -> tuple[str, int]:
         """Whose visit comes next, and its seed. ValueError for an unknown user and where no
-        user has anything left to see."""
+        user has anything left to see.
+        """
         options = options or {}
         visit_seed = options.get("seed")
         if visit_seed is None:
@@ -99,7 +102,8 @@ class StagedEnv(gymnasium.Env):
 class StagedVectorEnv(VectorEnv):
     """`num_envs` environments that ask together. An episode that is over is begun anew by the
     next step, whose action for it is ignored and whose reward is 0 (`AutoresetMode.NEXT_STEP`).
-    `reset(seed=s)` gives environment i the seed s + i: each does what it would do alone."""
+    `reset(seed=s)` gives environment i the seed s + i: each does what it would do alone.
+    """
 
     metadata = {"render_modes": [], "autoreset_mode": AutoresetMode.NEXT_STEP}
 

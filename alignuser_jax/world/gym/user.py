@@ -29,7 +29,8 @@ MOST_CHARACTERS = 1 << 16
 def site_menu(config: SiteConfig) -> Menu:
     """Numbers that mean the same in every state of a recommendation site: next page, previous
     page, exit; a click on each place of a page; the ratings 1 to 5 of each place; and where
-    there is search, the queries that the page offers, in its order."""
+    there is search, the queries that the page offers, in its order.
+    """
     places = [item_id(n) for n in range(1, config.items_per_page + 1)]
     fixed = (
         *(Action("next_page"), Action("previous_page"), Action("exit")),
@@ -49,7 +50,8 @@ def site_menu(config: SiteConfig) -> Menu:
 
 def listed_menu(size: int) -> Menu:
     """`state.actions` in order, for any world: number n is the n-th action listed. ValueError
-    where a state lists more than `size`."""
+    where a state lists more than `size`.
+    """
 
     def menu(state: State) -> tuple[Action, ...]:
         if len(state.actions) > size:

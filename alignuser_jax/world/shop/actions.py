@@ -12,14 +12,9 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
+from alignuser_jax.datasets.sessions import CLICK_TYPES
 from alignuser_jax.records import Action
 
-CLICK_TYPES = (
-    *("review", "search", "product_option", "product_link", "other", "purchase", "nav_bar"),
-    *("page_related", "quantity", "suggested_term", "cart_side_bar", "cart_page_select"),
-    "filter",
-)
-"""OPeRA's thirteen, the most frequent first (METHOD.md section 13.2)."""
 MAX_INPUT_CHARS = 400
 TERMINATE = Action("terminate")
 
@@ -37,19 +32,22 @@ def click(name: str) -> Action:
 
 def type_text(name: str, text: str) -> Action:
     """`text` typed into the field `name` and submitted. As in a one-line field of a browser,
-    line breaks vanish; other white space at the ends is kept."""
+    line breaks vanish; other white space at the ends is kept.
+    """
     return Action("input", name, text=re.sub(r"[\r\n]", "", text))
 
 
 def is_typable(text: str) -> bool:
     """True for what a one-line search field takes: 1 to `MAX_INPUT_CHARS` printable
-    characters, not all of them blank."""
+    characters, not all of them blank.
+    """
     return 0 < len(text) <= MAX_INPUT_CHARS and text.isprintable() and not text.isspace()
 
 
 def from_token(token: str) -> Action:
     """The action that a token names, the inverse of `Action.token`. The text of an input begins
-    after the first `|`, so the name of a field never holds one. Raises `ActionError`."""
+    after the first `|`, so the name of a field never holds one. Raises `ActionError`.
+    """
     match = _TOKEN.fullmatch(token.strip())
     verb, rest = match.groups() if match else ("", None)
     if verb == "TERMINATE" and rest is None:

@@ -11,12 +11,13 @@ from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
+from alignuser_jax.datasets.sessions import Session
+from alignuser_jax.datasets.shop_page_text import PageProduct
 from alignuser_jax.randomness import stable_key
 from alignuser_jax.records import Action
 from alignuser_jax.world.shop import actions
-from alignuser_jax.world.shop.page import ShopPage, ShownProduct, slug
+from alignuser_jax.world.shop.page import ShopPage, slug
 
 _WORD = re.compile(r"[a-z0-9]+")
 _FIELD = re.compile(r"(^|[._])(search_input|search_box|search_field|text_input|input)$")
@@ -25,7 +26,8 @@ _FIELD = re.compile(r"(^|[._])(search_input|search_box|search_field|text_input|i
 @dataclass(frozen=True, slots=True)
 class LoggedStep:
     """What a person saw and then did. `order` counts from 0 in the session; `action` is `None`
-    for what no agent can do (a scroll); `typed` is the text last typed before this step."""
+    for what no agent can do (a scroll); `typed` is the text last typed before this step.
+    """
 
     session_id: str
     user_id: str
@@ -38,7 +40,7 @@ class LoggedStep:
     split: str = "train"
 
 
-def logged_steps(sessions: Iterable[Any]) -> list[LoggedStep]:
+def logged_steps(sessions: Iterable[Session]) -> list[LoggedStep]:
     """The steps of `datasets.sessions.Session` records (or of anything with their fields).
 
     Only click, input and terminate become actions; other steps keep their page, as what
@@ -48,9 +50,7 @@ def logged_steps(sessions: Iterable[Any]) -> list[LoggedStep]:
     for session in sessions:
         typed = ""
         for step in session.steps:
-            products = tuple(
-                ShownProduct(p.title, p.price, p.availability, p.details) for p in step.products
-            )
+            products = tuple(product.on_page for product in step.products)
             names = tuple(dict.fromkeys(n for n in step.elements if n and n.isprintable()))
             page = ShopPage(
                 step.page_kind, step.page_number, step.page_context, products, names
@@ -93,7 +93,8 @@ class ReplayIndex:
     """`followed` by `replay_key`; `click_types` by semantic id; `fields` the ids that text was
     typed into; `typed` (user, text) pairs by field, in the log's order; `common` the ids that
     most pages of a place have; `first_pages` of each session by user; `products` every product
-    shown, by slug, and `links` the id that opens it; `sessions` all that entered."""
+    shown, by slug, and `links` the id that opens it; `sessions` all that entered.
+    """
 
     followed: Mapping[tuple[str, str, str], tuple[Followed, ...]] = field(default_factory=dict)
     click_types: Mapping[str, str] = field(default_factory=dict)
@@ -101,7 +102,7 @@ class ReplayIndex:
     typed: Mapping[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
     common: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     first_pages: Mapping[str, tuple[Followed, ...]] = field(default_factory=dict)
-    products: Mapping[str, ShownProduct] = field(default_factory=dict)
+    products: Mapping[str, PageProduct] = field(default_factory=dict)
     links: Mapping[str, str] = field(default_factory=dict)
     sessions: frozenset[str] = frozenset()
 
@@ -113,7 +114,8 @@ class ReplayIndex:
         self, key: tuple[str, str, str], session_id: str, user_id: str, order: int, seed: int
     ) -> Followed | None:
         """What followed `key` on page `order`: in the same session (the nearest step), else in
-        another session of the same user, else in any; among several the seed draws."""
+        another session of the same user, else in any; among several the seed draws.
+        """
         candidates = self.followed.get(key, ())
         if not candidates:
             return None
@@ -123,7 +125,7 @@ class ReplayIndex:
         pool = [c for c in candidates if c.user_id == user_id] or candidates
         return pool[stable_key(seed, "replay", *key) % len(pool)]
 
-    def search(self, query: str, count: int) -> tuple[ShownProduct, ...]:
+    def search(self, query: str, count: int) -> tuple[PageProduct, ...]:
         """The logged products that share most words with `query`, at least one."""
         wanted = set(_WORD.findall(query.lower()))
         scores = [
@@ -135,7 +137,8 @@ class ReplayIndex:
 
 def replay_key(place: str, action: Action, click_type: str, typed: str) -> tuple[str, str, str]:
     """(place, id, text): what is shown next hangs on the text for what is typed, and for a
-    click on a search button, whose text was typed before."""
+    click on a search button, whose text was typed before.
+    """
     text = action.text if action.kind == "input" else typed if click_type == "search" else ""
     return place, action.target, " ".join(text.lower().split())
 
@@ -210,10 +213,11 @@ def _common(steps: list[LoggedStep], share: float) -> dict[str, tuple[str, ...]]
     }
 
 
-def _products(steps: list[LoggedStep]) -> tuple[dict[str, ShownProduct], dict[str, str]]:
+def _products(steps: list[LoggedStep]) -> tuple[dict[str, PageProduct], dict[str, str]]:
     """Every product by slug, and the id that opens it: one that was clicked for that, else the
-    first that names it."""
-    products: dict[str, ShownProduct] = {}
+    first that names it.
+    """
+    products: dict[str, PageProduct] = {}
     clicked: dict[str, str] = {}
     listed: dict[str, str] = {}
     for step in steps:
@@ -233,7 +237,8 @@ def _products(steps: list[LoggedStep]) -> tuple[dict[str, ShownProduct], dict[st
 
 def named_product(element: str, slugs: Iterable[str]) -> str | None:
     """The product (by slug) that a dotted part of `element` names, in full or cut short to 8
-    characters or more; of several the first in the alphabet."""
+    characters or more; of several the first in the alphabet.
+    """
     return _named(element, sorted(slugs))
 
 

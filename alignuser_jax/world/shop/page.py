@@ -9,18 +9,18 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 
+from alignuser_jax.datasets.shop_page_text import (
+    CONTEXT_LINE,
+    ELEMENTS_LINE,
+    NO_DETAILS,
+    PAGE_LINE,
+    PRODUCTS_LINE,
+    UNKNOWN,
+    PageProduct,
+    shop_page_text,
+)
 from alignuser_jax.text import one_line, shorten
 
-PLACES = ("browse", "search", "detail", "cart", "checkout", "end")
-"""The coarse kinds of page (METHOD.md section 12.8)."""
-EXTRA_PLACES = ("account", "help")
-"""Kinds that only the generated shop has; a log calls them "browse"."""
-
-PAGE = "PAGE "
-CONTEXT = "CONTEXT: "
-PRODUCTS = "PRODUCTS:"
-ELEMENTS = "INTERACTIVE ELEMENTS (semantic IDs):"
-UNKNOWN, NONE = "unknown", "none"
 MAX_TEXT, MAX_PRODUCTS, MAX_ELEMENTS = 400, 60, 1000
 """What is kept of a page that somebody else wrote: characters of a field, lines, ids."""
 
@@ -35,43 +35,20 @@ class PageError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class ShownProduct:
-    """A product as a page shows it; "" where the page does not say."""
-
-    title: str
-    price: str = ""
-    availability: str = ""
-    details: str = ""
-
-
-@dataclass(frozen=True, slots=True)
 class ShopPage:
     """`number` is the page of results, from 1; `elements` the semantic ids in document order;
-    `place` one of `PLACES` or `EXTRA_PLACES`."""
+    `place` the kind of page.
+    """
 
     place: str = "browse"
     number: int = 1
     context: str = ""
-    products: tuple[ShownProduct, ...] = ()
+    products: tuple[PageProduct, ...] = ()
     elements: tuple[str, ...] = ()
 
     def text(self, note: str = "") -> str:
         """The page as agents read it; `note` is one more line at its end."""
-        lines = [f"{PAGE}{self.number}", CONTEXT + one_line(self.context), PRODUCTS]
-        lines += [_product_line(product) for product in self.products]
-        lines += [ELEMENTS, ", ".join(self.elements)]
-        return "\n".join([*lines, note] if note else lines)
-
-
-def _product_line(product: ShownProduct) -> str:
-    title = one_line(product.title) or UNKNOWN
-    price = one_line(product.price) or UNKNOWN
-    availability = one_line(product.availability) or UNKNOWN
-    details = one_line(product.details) or NONE
-    return (
-        f"<- {title} -> <- Price: {price} -> <- Availability: {availability} -> "
-        f"<- Details: {details} ->"
-    )
+        return shop_page_text(self.number, self.context, self.products, self.elements, note)
 
 
 def read_page(text: str, place: str = "browse") -> ShopPage:
@@ -82,16 +59,20 @@ def read_page(text: str, place: str = "browse") -> ShopPage:
     context line, or neither products nor ids.
     """
     lines = [line.strip() for line in text.splitlines()]
-    start = next((n for n, line in enumerate(lines) if line.startswith(CONTEXT.strip())), None)
+    start = next(
+        (n for n, line in enumerate(lines) if line.startswith(CONTEXT_LINE.strip())), None
+    )
     if start is None:
-        raise PageError(f"no line begins with {CONTEXT!r} in {shorten(one_line(text), 80)!r}")
-    context = shorten(one_line(lines[start].removeprefix(CONTEXT.strip())), MAX_TEXT)
+        raise PageError(
+            f"no line begins with {CONTEXT_LINE!r} in {shorten(one_line(text), 80)!r}"
+        )
+    context = shorten(one_line(lines[start].removeprefix(CONTEXT_LINE.strip())), MAX_TEXT)
     number = 1
     for line in lines[:start]:
-        if match := re.fullmatch(rf"{PAGE}(\d{{1,6}})", line):
+        if match := re.fullmatch(rf"{PAGE_LINE}(\d{{1,6}})", line):
             number = max(int(match.group(1)), 1)
     body = lines[start + 1 :]
-    end = body.index(ELEMENTS) if ELEMENTS in body else len(body)
+    end = body.index(ELEMENTS_LINE) if ELEMENTS_LINE in body else len(body)
     products = [p for p in map(_read_product, body[:end]) if p is not None][:MAX_PRODUCTS]
     listed = body[end + 1].split(", ") if end + 1 < len(body) else []
     names = [one_line(name).strip(",") for name in listed]
@@ -99,12 +80,12 @@ def read_page(text: str, place: str = "browse") -> ShopPage:
     if not products and not elements:
         raise PageError(
             f"neither products nor semantic ids in {shorten(one_line(text), 80)!r}; expected "
-            f"the lines {PRODUCTS!r} and {ELEMENTS!r}"
+            f"the lines {PRODUCTS_LINE!r} and {ELEMENTS_LINE!r}"
         )
     return ShopPage(place, number, context, tuple(products), elements)
 
 
-def _read_product(line: str) -> ShownProduct | None:
+def _read_product(line: str) -> PageProduct | None:
     match = _PRODUCT.match(line)
     if match is None:
         return None
@@ -112,9 +93,9 @@ def _read_product(line: str) -> ShownProduct | None:
         name: shorten(one_line(value or ""), MAX_TEXT)
         for name, value in match.groupdict().items()
     }
-    for name, empty in (("price", UNKNOWN), ("availability", UNKNOWN), ("details", NONE)):
+    for name, empty in (("price", UNKNOWN), ("availability", UNKNOWN), ("details", NO_DETAILS)):
         fields[name] = "" if fields[name] == empty else fields[name]
-    return ShownProduct(**fields) if fields["title"] else None
+    return PageProduct(**fields) if fields["title"] else None
 
 
 @lru_cache(maxsize=1 << 15)

@@ -9,10 +9,11 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
+from alignuser_jax.datasets.shop_page_text import PageProduct
 from alignuser_jax.records import Action
 from alignuser_jax.text import shorten
 from alignuser_jax.world.shop.log import ReplayIndex, named_product
-from alignuser_jax.world.shop.page import MAX_TEXT, ShopPage, ShownProduct, slug
+from alignuser_jax.world.shop.page import MAX_TEXT, ShopPage, slug
 
 END = ShopPage("end")
 IN_PLACE = {
@@ -116,7 +117,7 @@ def _turned(page: ShopPage, where: str) -> ShopPage | None:
 
 
 def _page(
-    place: str, context: str, products: tuple[ShownProduct, ...], index: ReplayIndex
+    place: str, context: str, products: tuple[PageProduct, ...], index: ReplayIndex
 ) -> ShopPage:
     links = [index.links[s] for p in products if (s := slug(p.title)) in index.links]
     if place == "detail":

@@ -39,7 +39,8 @@ _CART = re.compile(r"(^|[._])(cart|basket)([._]|$)")
 class WebShopConfig:
     """`sources`: what may make a next page, always in the order log, rule, model; where none
     can, nothing happens and the page says so. `texts` is how many texts a search field offers,
-    `products` how many a ruled page of results shows, `max_steps` ends a visit."""
+    `products` how many a ruled page of results shows, `max_steps` ends a visit.
+    """
 
     sources: tuple[str, ...] = SOURCES
     texts: int = 6
@@ -57,7 +58,8 @@ class WebShopConfig:
 @dataclass(frozen=True, slots=True)
 class LoggedVisit:
     """Where a visit is: the page, the logged session and step it is nearest to, the text last
-    typed, how many actions were taken, and whether a purchase was clicked."""
+    typed, how many actions were taken, and whether a purchase was clicked.
+    """
 
     page: ShopPage
     session_id: str = ""
@@ -70,7 +72,8 @@ class LoggedVisit:
 @dataclass(frozen=True)
 class WebShop:
     """`queries` holds what a user may want to type, by user id; the texts that a field offers
-    are these, then the user's own and other users' of the log, at most `config.texts`."""
+    are these, then the user's own and other users' of the log, at most `config.texts`.
+    """
 
     index: ReplayIndex = field(default_factory=ReplayIndex)
     queries: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -78,7 +81,8 @@ class WebShop:
 
     def reset(self, user_id: str, seed: int) -> State:
         """The first page of one of the user's logged sessions (of any user's where there is
-        none, of an empty shop where the log is empty); the seed draws."""
+        none, of an empty shop where the log is empty); the seed draws.
+        """
         users = self.index.first_pages
         pool = users.get(user_id) or tuple(f for found in users.values() for f in found)
         state = State(user_id, seed, "page", 1)
@@ -90,13 +94,15 @@ class WebShop:
 
     def at(self, step: LoggedStep, seed: int = 0) -> State:
         """The state that a person of the log (of any split) was in, to ask what else could have
-        been done there. Neither their action nor their text is added to what is offered."""
+        been done there. Neither their action nor their text is added to what is offered.
+        """
         visit = LoggedVisit(step.page, step.session_id, step.order, step.typed)
         return self._show(State(step.user_id, seed, "page", 1), visit, "log")
 
     def valid_action(self, state: State, action: Action) -> bool:
         """True for the actions in `state.actions`, and for any typable text in a field that is
-        listed there (`shop_actions.is_typable`)."""
+        listed there (`shop_actions.is_typable`).
+        """
         if state.terminal or state.needs is not None:
             return False
         if action.kind != "input":
@@ -253,7 +259,8 @@ class WebShop:
 
 def guess_place(page: ShopPage, action: Action, click_type: str) -> str:
     """The kind of a page whose writer did not say: from how its context begins, else from a
-    word in front of what it is about (` | `, `: `, ` for "`), else from the action."""
+    word in front of what it is about (` | `, `: `, ` for "`), else from the action.
+    """
     context = page.context.lower()
     named = re.split(r' \| |: | for "', context)[0]
     places = (

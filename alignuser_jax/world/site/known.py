@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import numpy as np
-
-from alignuser_jax.datasets import Dataset, item_statistics
+from alignuser_jax.datasets import Dataset, mean_ratings
 from alignuser_jax.world.site.site import RecommendationSite, SiteConfig
 
 
@@ -14,18 +12,17 @@ def known_site(
     splits: tuple[str, ...] = ("train",),
 ) -> RecommendationSite:
     """The site whose histories and mean ratings come from `splits` alone: "train", and for
-    simulations of the test part "validation" too. ValueError for any other split."""
+    simulations of the test part "validation" too. ValueError for any other split.
+    """
     if not splits or set(splits) - {"train", "validation"}:
         raise ValueError(
             f"splits {splits}: pages may show ratings of 'train' and 'validation' only, the "
             "rest is held out"
         )
     log = dataset.log.of_split(*splits)
-    means, counts = item_statistics(log)
-    rated = np.flatnonzero(counts).tolist()
     return RecommendationSite(
         dataset.items,
         {user: dataset.history(log, user) for user in dataset.user_ids},
-        {dataset.item_ids[code]: float(means[code]) for code in rated},
+        mean_ratings(log, dataset.item_ids),
         config or SiteConfig(),
     )

@@ -82,7 +82,8 @@ def _of_the_item(item: Item, summary: Summary, limit: int) -> tuple[str, str]:
 
 def page_text(page: int, lines: Sequence[str], *notes: str, query: str = "") -> str:
     """The whole page: header, item lines, then what follows them (details, feedback). Its
-    header says the `query` where a search made it."""
+    header says the `query` where a search made it.
+    """
     header = f"{PAGE}{page}{SEARCH}{query}" if query else f"{PAGE}{page}"
     return "\n".join((header, *lines, *(note for note in notes if note)))
 

@@ -1,5 +1,6 @@
 """Lexical search over titles and genres, whose queries come from a closed list: the terms of
-what is on the page, as far as they lead to something new. So no query is malformed or empty."""
+what is on the page, as far as they lead to something new. So no query is malformed or empty.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ _WORD = re.compile(rf"[^\W\d_]{{{SHORTEST_WORD},}}")
 @lru_cache(maxsize=1 << 16)
 def genre_terms(item: Item) -> Mapping[str, str]:
     """Term -> how a page writes it, of each genre. Square brackets, which end an action's
-    token, become round ones."""
+    token, become round ones.
+    """
     bare = (one_line(g).replace("[", "(").replace("]", ")") for g in item.genres)
     terms = {text.casefold(): text for g in bare if (text := shorten(g, LONGEST_QUERY))}
     return MappingProxyType(terms)
@@ -36,7 +38,8 @@ def word_terms(item: Item) -> Mapping[str, str]:
 @dataclass(frozen=True, slots=True)
 class SearchIndex:
     """`postings`: term -> the ids of its items, best first: those described by the fewest terms
-    (the order of BM25 for one term that an item holds once), then in catalogue order."""
+    (the order of BM25 for one term that an item holds once), then in catalogue order.
+    """
 
     postings: Mapping[str, tuple[str, ...]]
 
@@ -59,7 +62,8 @@ class SearchIndex:
     ) -> tuple[str, ...]:
         """At most `limit` queries of a page: its genres in order, then its title words, rarest
         first, which get half the room where there are as many. Only queries that find an item
-        which is not in `exclude`."""
+        which is not in `exclude`.
+        """
         genres: dict[str, str] = {}
         words: dict[str, str] = {}
         for item in shown:

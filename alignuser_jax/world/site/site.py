@@ -39,7 +39,8 @@ class SiteConfig:
     length instead: no [EXIT], and [NEXT_PAGE] on page `horizon` ends it. `summary_chars` and
     `detail_chars` cut descriptions on the page and after a click. `similar_items` names two
     items beside each (off as for plain AlignUSER). `search` offers up to `queries_per_page`
-    searches, each of which opens a new page, the next in number; off as in the paper."""
+    searches, each of which opens a new page, the next in number; off as in the paper.
+    """
 
     items_per_page: int = 4
     max_pages: int = 20
@@ -105,7 +106,8 @@ class RecommendationSite:
 
     def valid_actions(self, state: State) -> tuple[Action, ...]:
         """All that is valid in `state`: `state.actions`, then every rating of an item on the
-        page. Nothing at the end, or where the slate is still missing."""
+        page. Nothing at the end, or where the slate is still missing.
+        """
         if state.terminal or state.needs is not None:
             return ()
         return state.actions + _rating_actions(len(state.slate))
@@ -158,7 +160,8 @@ class RecommendationSite:
 
     def resolve(self, state: State, answer: Slate | str) -> State:
         """The state with its slate; ValueError where the slate breaks the recommender contract
-        (unique known ids, nothing excluded, `k` of them or all that are left)."""
+        (unique known ids, nothing excluded, `k` of them or all that are left).
+        """
         request = state.needs
         if not isinstance(request, RecommendationRequest):
             raise ValueError(f"page {state.page} of user {state.user_id!r} asks for no slate")
@@ -223,7 +226,8 @@ class RecommendationSite:
 
     def _similar(self, user_id: str, item_id: str) -> list[tuple[str, float]]:
         """At most two items like this one with a rating the user knows: the graph's neighbours,
-        or without a graph those of the history that share the most genres, latest first."""
+        or without a graph those of the history that share the most genres, latest first.
+        """
         if self.neighbours is not None:
             near = (n for n in self.neighbours.get(item_id, ()) if n in self.items)
             rated = ((n, self._rating(user_id, n)[0]) for n in near if n != item_id)
@@ -331,5 +335,6 @@ def _first_lines(text: str, count: int) -> str:
 
 def _without_feedback(state: State) -> str:
     """The page as it stands, details too. It is all in the text already: a line per item, one
-    above them and one below for details."""
+    above them and one below for details.
+    """
     return _first_lines(state.text, 1 + len(state.slate) + bool(state.detail))

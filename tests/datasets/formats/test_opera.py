@@ -15,9 +15,7 @@ from alignuser_jax.datasets.formats.opera_survey import survey_row
 from alignuser_jax.datasets.reading.delimited import InputError
 from alignuser_jax.datasets.report import DirtyInput
 from alignuser_jax.datasets.sessions import (
-    Product,
     check_session_leaks,
-    page_text,
     session_tables,
     sessions,
     split_sessions,
@@ -292,8 +290,3 @@ def test_names_come_once_in_document_order_and_on_one_line():
         '</div><div name="b"></div><div name=" d\n e ">'
     )
     assert read_markup(html).names == ("b", "a.x&y", "c", "d e")
-    text = page_text(1, "browse page", [Product("", "T")], ["a", "b"])
-    assert text.endswith(
-        "<- T -> <- Price: unknown -> <- Availability: unknown -> <- Details: none ->\n"
-        "INTERACTIVE ELEMENTS (semantic IDs):\na, b"
-    )

@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from alignuser_jax.datasets.sessions import CLICK_TYPES
 from alignuser_jax.records import Action
 from alignuser_jax.world import CatalogueConfig, GeneratedShop, make_catalogue
 from alignuser_jax.world.generated_shop.catalogue import facets, keeps, ranked, results, words
@@ -13,7 +14,7 @@ from alignuser_jax.world.generated_shop.goals import (
     synthetic_shop_goals,
 )
 from alignuser_jax.world.generated_shop.views import ViewConfig, generated_click_type, subtotal
-from alignuser_jax.world.shop.actions import CLICK_TYPES, TERMINATE, click, type_text
+from alignuser_jax.world.shop.actions import TERMINATE, click, type_text
 from alignuser_jax.world.shop.page import read_page
 
 FIELD = "nav_bar.search_input"

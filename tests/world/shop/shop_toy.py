@@ -1,19 +1,17 @@
-"""A small log of shopping sessions, as `datasets.sessions` gives them."""
+"""A small log of shopping sessions."""
 
-from types import SimpleNamespace
-
+from alignuser_jax.datasets.sessions import LoggedProduct, Session, Step
 from alignuser_jax.world import logged_steps
 
 HEADER = ("nav_bar.search_input", "nav_bar.search_button", "nav_bar.homepage", "nav_bar.cart")
 
 
-def product(title, price="$5.00"):
-    return SimpleNamespace(
-        item_id="B" + title, title=title, price=price, availability="In stock", details="fine"
-    )
+def product(title):
+    return LoggedProduct("B" + title, title, "$5.00", "In stock", "fine")
 
 
 RED, BLUE, TEA = product("Red USB Cable"), product("Blue USB Cable"), product("Green Tea")
+DETAIL = ("buybox.add_to_cart", "buybox.buy_now", "product_options.color.red", "footer.legal")
 HOME = ("browse", "Home page", (), HEADER)
 CABLES = (
     "search",
@@ -33,10 +31,11 @@ TEAS = (
     (TEA,),
     (*HEADER, "search_results.green_tea.product_title", "refinements.brand.acme"),
 )
-DETAIL = ("buybox.add_to_cart", "buybox.buy_now", "product_options.color.red", "footer.legal")
 RED_PAGE = ("detail", "Product page: Red USB Cable", (RED,), (*HEADER, *DETAIL))
 TEA_PAGE = ("detail", "Product page: Green Tea", (TEA,), (*HEADER, *DETAIL))
 RED_CART = ("cart", "Added to cart", (RED,), (*HEADER, "cart.proceed_to_checkout"))
+PAGES = {"home": HOME, "cables": CABLES, "teas": TEAS}
+PAGES |= {"red": RED_PAGE, "tea": TEA_PAGE, "cart": RED_CART}
 
 TYPES = {
     "nav_bar.search_button": "search",
@@ -49,52 +48,63 @@ TYPES = {
 }
 
 
+def lines(text):
+    """The steps of a text with one `page | kind of action | target | text` a line."""
+    rows = [[part.strip() for part in line.split("|")] for line in text.strip().splitlines()]
+    return [(PAGES[page], kind, target, typed) for page, kind, target, typed in rows]
+
+
 def session(name, user, *steps, split="train"):
-    """`steps`: (page, action kind, target, text)."""
+    """`steps`: (page, kind of action, target, text)."""
     made = [
-        SimpleNamespace(
-            order=order,
-            page_kind=page[0],
-            page_number=1,
-            page_context=page[1],
-            products=page[2],
-            elements=page[3],
-            action_kind=kind,
-            target=target,
-            text=text,
-            click_type=TYPES.get(target, "") if kind == "click" else "",
+        Step(
+            *(name, user, order, 1_000 * order),
+            *(page[0], 1, *page[1:]),
+            *(kind, target, text, TYPES.get(target, "") if kind == "click" else ""),
             rationale="because" if order == 0 else "",
         )
         for order, (page, kind, target, text) in enumerate(steps)
     ]
-    return SimpleNamespace(session_id=name, user_id=user, split=split, steps=tuple(made))
+    return Session(name, user, split, tuple(made))
 
 
 ANN = session(
     "ann-1",
     "ann",
-    (HOME, "input", "nav_bar.search_input", "usb cable"),
-    (HOME, "click", "nav_bar.search_button", ""),
-    (CABLES, "scroll", "", ""),
-    (CABLES, "click", "search_results.red_usb_cable.product_title", ""),
-    (RED_PAGE, "click", "buybox.add_to_cart", ""),
-    (RED_CART, "terminate", "", ""),
+    *lines(
+        """
+        home   | input     | nav_bar.search_input                       | usb cable
+        home   | click     | nav_bar.search_button                      |
+        cables | scroll    |                                            |
+        cables | click     | search_results.red_usb_cable.product_title |
+        red    | click     | buybox.add_to_cart                         |
+        cart   | terminate |                                            |
+        """
+    ),
 )
 BOB = session(
     "bob-1",
     "bob",
-    (HOME, "input", "nav_bar.search_input", "tea"),
-    (TEAS, "click", "refinements.brand.acme", ""),
-    (TEAS, "click", "search_results.green_tea.product_title", ""),
-    (TEA_PAGE, "click", "product_options.color.red", ""),
-    (TEA_PAGE, "terminate", "", ""),
+    *lines(
+        """
+        home | input     | nav_bar.search_input                   | tea
+        teas | click     | refinements.brand.acme                 |
+        teas | click     | search_results.green_tea.product_title |
+        tea  | click     | product_options.color.red              |
+        tea  | terminate |                                        |
+        """
+    ),
 )
 HELD_OUT = session(
     "ann-2",
     "ann",
-    (CABLES, "click", "pagination.next", ""),
-    (TEAS, "input", "nav_bar.search_input", "secret of the test"),
-    (TEAS, "terminate", "", ""),
+    *lines(
+        """
+        cables | click     | pagination.next      |
+        teas   | input     | nav_bar.search_input | secret of the test
+        teas   | terminate |                      |
+        """
+    ),
     split="test",
 )
 STEPS = logged_steps([ANN, BOB])

@@ -2,9 +2,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from alignuser_jax.datasets.sessions import CLICK_TYPES
 from alignuser_jax.records import Action
 from alignuser_jax.world.shop.actions import (
-    CLICK_TYPES,
     TERMINATE,
     ActionError,
     click,

@@ -2,15 +2,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from alignuser_jax.datasets.shop_page_text import ELEMENTS_LINE as LISTED
+from alignuser_jax.datasets.shop_page_text import PageProduct
 from alignuser_jax.text import one_line, shorten
 from alignuser_jax.world.shop.page import (
-    ELEMENTS,
     MAX_ELEMENTS,
     MAX_PRODUCTS,
     MAX_TEXT,
     PageError,
     ShopPage,
-    ShownProduct,
     read_page,
     slug,
 )
@@ -20,8 +20,8 @@ PAGE = ShopPage(
     2,
     'Search results for "usb cable"',
     (
-        ShownProduct("Red USB Cable", "$9.99", "In stock", "3 ft, braided"),
-        ShownProduct("Blue -> cable"),
+        PageProduct("Red USB Cable", "$9.99", "In stock", "3 ft, braided"),
+        PageProduct("Blue -> cable"),
     ),
     ("nav_bar.search_input", "search_results.red_usb_cable"),
 )
@@ -51,7 +51,7 @@ def test_a_page_is_read_back():
         "search",
         2,
         PAGE.context,
-        (PAGE.products[0], ShownProduct("Blue - cable")),
+        (PAGE.products[0], PageProduct("Blue - cable")),
         PAGE.elements,
     )
     assert read_page(again.text(), "search") == again
@@ -59,7 +59,7 @@ def test_a_page_is_read_back():
 
 @given(HOSTILE, HOSTILE, HOSTILE)
 def test_no_product_breaks_a_page(title, price, context):
-    page = ShopPage("cart", 1, context, (ShownProduct(title, price, price, title),), ("a", "b"))
+    page = ShopPage("cart", 1, context, (PageProduct(title, price, price, title),), ("a", "b"))
     text = page.text()
     assert len(text.splitlines()) == 6
     again = read_page(text, "cart")
@@ -75,7 +75,8 @@ def test_what_a_model_adds_is_dropped():
 
 
 @pytest.mark.parametrize(
-    "text", ["", "PAGE 1", "nonsense", "CONTEXT: home", f"CONTEXT: x\nPRODUCTS:\n{ELEMENTS}\n"]
+    "text",
+    ["", "PAGE 1", "nonsense", "CONTEXT: home", f"CONTEXT: x\nPRODUCTS:\n{LISTED}\n"],
 )
 def test_what_is_no_page(text):
     with pytest.raises(PageError):
@@ -86,7 +87,7 @@ def test_a_huge_page_is_cut():
     line = "<- " + "word " * 1000 + "-> <- Price: 1 ->"
     names = ", ".join(f"id{n}" for n in range(5000))
     page = read_page(
-        f"PAGE 99999999\nCONTEXT: {'y' * 9999}\n" + f"{line}\n" * 500 + f"{ELEMENTS}\n{names}"
+        f"PAGE 99999999\nCONTEXT: {'y' * 9999}\n" + f"{line}\n" * 500 + f"{LISTED}\n{names}"
     )
     assert page.number == 1  # no sane page number
     assert len(page.context) == MAX_TEXT and len(page.products) == MAX_PRODUCTS

@@ -2,10 +2,11 @@
 
 import pytest
 
+from alignuser_jax.datasets.shop_page_text import PageProduct
 from alignuser_jax.world import WebShop, build_index
 from alignuser_jax.world.shop import actions
 from alignuser_jax.world.shop.log import LoggedStep
-from alignuser_jax.world.shop.page import ShopPage, ShownProduct
+from alignuser_jax.world.shop.page import ShopPage
 
 NEXT, ADD = actions.click("pagination.next"), actions.click("buybox.add_to_cart")
 HOME = actions.click("nav_bar.homepage")
@@ -13,17 +14,17 @@ OAK, LITRES = "product_options.wood.oak", "product_options.volume.2_litres"
 
 
 def results(number):
-    shown = (ShownProduct(f"Mug {number}"),)
+    shown = (PageProduct(f"Mug {number}"),)
     return ShopPage("search", number, 'Search results for "mug"', shown, ("pagination.next",))
 
 
 def detail(title, *more):
     elements = ("buybox.add_to_cart", "buybox.quantity.2", "nav_bar.homepage", *more)
-    return ShopPage("detail", 1, f"Product page: {title}", (ShownProduct(title),), elements)
+    return ShopPage("detail", 1, f"Product page: {title}", (PageProduct(title),), elements)
 
 
 def cart(title):
-    return ShopPage("cart", 1, "Added to cart", (ShownProduct(title),), ("cart.checkout",))
+    return ShopPage("cart", 1, "Added to cart", (PageProduct(title),), ("cart.checkout",))
 
 
 PAGES = [

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from alignuser_jax.datasets.sessions import CLICK_TYPES
 from alignuser_jax.randomness import named_generator
 from alignuser_jax.records import Action
 from alignuser_jax.world import (
@@ -23,7 +24,6 @@ from alignuser_jax.world import (
     make_catalogue,
 )
 from alignuser_jax.world.shop.actions import (
-    CLICK_TYPES,
     TERMINATE,
     click,
     from_json,
