@@ -212,7 +212,7 @@ class _Visit:
         for index in watched:
             yield from self.rate(index + 1, slate[index])
         titles = [self.world.items[item_id].title for item_id in slate]
-        self.memory = self.memory.seen_page(self.state.page, titles)
+        self.memory = self.memory.with_page(self.state.page, titles)
 
     def screen(self, slate: tuple[str, ...]):
         """Ask which items to watch; return their indices, none after a failure."""
@@ -258,7 +258,7 @@ class _Visit:
         self.state = self.world.step(self.state, Action("rate", target, value))
         self.talk.pending = self.state.feedback
         title = self.world.items[item_id].title
-        self.memory = self.memory.rated(title, float(value), self.state.page)
+        self.memory = self.memory.with_rating(title, float(value), self.state.page)
 
     def act(self):
         """Take actions until the page is left; after a click, which opens details, go on."""

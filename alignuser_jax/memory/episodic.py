@@ -1,6 +1,7 @@
-"""Episodic memory: past ratings, then what happened in the session (METHOD.md section 5).
+"""Episodic memory: past ratings, then what happened in this session (docs/method.md section 5).
 
-A memory is a value: to remember one thing more gives a new memory.
+A memory is an immutable value. Adding a rating or a page returns a new memory, so a session can
+branch without copying.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from alignuser_jax.records import DISLIKED_TO, LIKED_FROM, Interaction
 from alignuser_jax.text import one_line
 
 NONE_YET = "None yet."
+"""What a prompt says where there is no rating to remember."""
 _SENTENCES = {
     "Liked": "I liked {title} based on my review score of {score:g}.",
     "Neutral": "I felt neutral about {title} based on my review score of {score:g}.",
@@ -21,53 +23,97 @@ _SENTENCES = {
 
 
 def feeling(score: float) -> str:
-    """`Liked`, `Neutral` or `Disliked`."""
+    """Return "Liked", "Neutral" or "Disliked" for a rating of 1 to 5."""
     if score >= LIKED_FROM:
         return "Liked"
     return "Disliked" if score <= DISLIKED_TO else "Neutral"
 
 
 class RatedItem(NamedTuple):
-    """`page` is 0 for what was rated before the session."""
+    """One remembered rating.
+
+    Attributes:
+        title: The item's title, on one line.
+        score: The rating, 1 to 5.
+        page: The number of the page on which it was rated, 0 for before the session.
+    """
 
     title: str
     score: float
     page: int = 0
 
 
-class SeenPage(NamedTuple):
+class RememberedPage(NamedTuple):
+    """One page of this session.
+
+    Attributes:
+        page: The number of the page, from 1.
+        titles: The titles of the items that were recommended there.
+        ratings: (title, score) of the items that were watched and rated there.
+    """
+
     page: int
     titles: tuple[str, ...]
     ratings: tuple[tuple[str, float], ...]
-    """(title, score) of what was watched and rated there."""
 
 
 @dataclass(frozen=True, slots=True)
 class EpisodicMemory:
-    """Ratings and pages, each in the order in which they happened."""
+    """What one user remembers, in the order in which it happened.
+
+    Attributes:
+        ratings: Every rating, those from before the session first.
+        pages: The pages of this session that are closed.
+
+    Example:
+        >>> from alignuser_jax.records import Interaction
+        >>> memory = EpisodicMemory.of([Interaction("1", 5.0)], {"1": "Heat (1995)"})
+        >>> memory = memory.with_rating("Babe", 4, page=1).with_page(1, ["Babe", "Antz"])
+        >>> print(memory.summary())
+        Liked (5): Heat (1995)
+        Liked (4): Babe
+        >>> memory.session_summary()
+        'Page 1: watched Babe 4/5; skipped Antz.'
+    """
 
     ratings: tuple[RatedItem, ...] = ()
     pages: tuple[SeenPage, ...] = ()
 
     @classmethod
     def of(cls, history: Sequence[Interaction], titles: Mapping[str, str]) -> EpisodicMemory:
-        """The memory a session begins with; `titles` names items by id (KeyError where it
-        does not know one)."""
-        rated = (RatedItem(one_line(titles[past.item_id]), past.rating) for past in history)
-        return cls(tuple(rated))
+        """Return the memory that a session begins with.
 
-    def rated(self, title: str, score: float, page: int = 0) -> EpisodicMemory:
+        Args:
+            history: What the user rated before, oldest first.
+            titles: The titles by item id. Raises `KeyError` if an item has none.
+        """
+        ratings = (RatedItem(one_line(titles[past.item_id]), past.rating) for past in history)
+        return cls(tuple(ratings))
+
+    def with_rating(self, title: str, score: float, page: int = 0) -> EpisodicMemory:
+        """Return this memory with one more rating, given on `page` of this session."""
         return replace(self, ratings=(*self.ratings, RatedItem(one_line(title), score, page)))
 
-    def seen_page(self, page: int, titles: Sequence[str]) -> EpisodicMemory:
-        """Closes a page: what was recommended there, with what was rated on it."""
+    def with_page(self, page: int, titles: Sequence[str]) -> EpisodicMemory:
+        """Return this memory with a page that the user leaves.
+
+        Args:
+            page: The number of the page, from 1.
+            titles: What was recommended there. The ratings given there are already in memory.
+        """
         ratings = tuple((past.title, past.score) for past in self.ratings if past.page == page)
-        seen = SeenPage(page, tuple(map(one_line, titles)), ratings)
-        return replace(self, pages=(*self.pages, seen))
+        closed = RememberedPage(page, tuple(map(one_line, titles)), ratings)
+        return replace(self, pages=(*self.pages, closed))
 
     def summary(self, last: int = 20) -> str:
-        """The last ratings, one line per score from best to worst, oldest first within a
-        line: `Liked (5): Heat (1995); Ronin (1998)`. Few tokens, and no score is lost."""
+        """Return the last ratings, one line per score such as `Liked (5): Heat; Ronin`.
+
+        The best score comes first; within a line the oldest rating does. Grouping by score takes
+        few tokens and still says every score.
+
+        Args:
+            last: How many of the most recent ratings to include.
+        """
         groups: dict[float, list[str]] = {}
         for past in self._last(last):
             groups.setdefault(past.score, []).append(past.title.replace(";", ","))
@@ -78,7 +124,7 @@ class EpisodicMemory:
         return "\n".join(lines) or NONE_YET
 
     def sentences(self, last: int = 20) -> str:
-        """The last ratings as the paper's preference sentences, one per line."""
+        """Return the `last` ratings as the paper's preference sentences, one per line."""
         lines = (
             _SENTENCES[feeling(past.score)].format(title=past.title, score=past.score)
             for past in self._last(last)
@@ -86,14 +132,14 @@ class EpisodicMemory:
         return "\n".join(lines) or NONE_YET
 
     def session_summary(self) -> str:
-        """One line per page seen in this session; "" before the first."""
+        """Return one line per closed page of this session, "" before the first."""
         lines = []
-        for seen in self.pages:
-            watched = [title for title, _ in seen.ratings]
-            skipped = [title for title in seen.titles if title not in watched]
-            parts = [f"{title} {score:g}/5" for title, score in seen.ratings]
+        for past in self.pages:
+            watched = [title for title, _ in past.ratings]
+            skipped = [title for title in past.titles if title not in watched]
+            parts = [f"{title} {score:g}/5" for title, score in past.ratings]
             lines.append(
-                f"Page {seen.page}: watched {', '.join(parts) or 'nothing'}; "
+                f"Page {past.page}: watched {', '.join(parts) or 'nothing'}; "
                 f"skipped {', '.join(skipped) or 'nothing'}."
             )
         return "\n".join(lines)

@@ -41,14 +41,14 @@ def test_the_papers_sentences():
     [(5, "Liked"), (4, "Liked"), (3.9, "Neutral"), (3, "Neutral"), (2, "Disliked")],
 )
 def test_thresholds(score, word):
-    assert EpisodicMemory().rated("x", score).summary() == f"{word} ({score:g}): x"
+    assert EpisodicMemory().with_rating("x", score).summary() == f"{word} ({score:g}): x"
 
 
 def test_the_session():
     memory = EpisodicMemory.of(HISTORY, TITLES)
     assert memory.session_summary() == ""
-    memory = memory.rated("Babe", 4, 1).seen_page(1, ["Babe", "Casino"])
-    memory = memory.seen_page(2, ["x\ny"])
+    memory = memory.with_rating("Babe", 4, 1).with_page(1, ["Babe", "Casino"])
+    memory = memory.with_page(2, ["x\ny"])
     assert memory.session_summary().splitlines() == [
         "Page 1: watched Babe 4/5; skipped Casino.",
         "Page 2: watched nothing; skipped x y.",
@@ -59,7 +59,7 @@ def test_the_session():
 def test_a_memory_is_a_value():
     before = EpisodicMemory.of(HISTORY, TITLES)
     text = before.summary()
-    before.rated("Babe", 4, 1).seen_page(1, ["Babe"])
+    before.with_rating("Babe", 4, 1).with_page(1, ["Babe"])
     assert before.summary() == text and before.pages == ()
     assert before == EpisodicMemory.of(HISTORY, TITLES)
     with pytest.raises(FrozenInstanceError):
@@ -75,6 +75,6 @@ def test_an_item_without_a_title():
 def test_one_line_per_score_whatever_the_titles(rated):
     memory = EpisodicMemory()
     for title, score in rated:
-        memory = memory.rated(title, score)
+        memory = memory.with_rating(title, score)
     lines = memory.summary(len(rated)).splitlines()
     assert len(lines) == len({score for _, score in rated})
