@@ -1,13 +1,14 @@
-"""Does the simulated order of recommenders agree with held-out behaviour? (EVIDENCE.md)
+"""Check whether the simulated order of recommenders agrees with held-out behaviour.
 
-Held-out hits favour what was popular: agreement is necessary, not sufficient. Two trivial
-predictors of the order stand beside the simulator: a slate's mean item rating and its log
-popularity; a simulator that does not beat counting popularity adds nothing.
+Held-out hits favour what was popular, so agreement is necessary but not sufficient. Two
+trivial predictors of the order stand beside the simulator: a slate's mean item rating and its
+log popularity. A simulator that does not beat counting popularity adds nothing
+(docs/evidence.md).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,12 +16,23 @@ import pyarrow as pa
 
 from alignuser_jax.decision.compare import ArmMetrics
 from alignuser_jax.statistics.paired import Interval, kendall_interval
+from alignuser_jax.text import markdown_table
+
+METRIC = "likes per exposed"
+"""The simulated metric whose order of the arms is checked."""
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """`held_out` is hit@k per arm; `tau` maps a predictor of the order to Kendall's tau with
-    its interval over resampled users."""
+    """How predictors of the order of arms agree with held-out hits.
+
+    Attributes:
+        arms: The arms that have held-out hits.
+        simulated: The mean of the simulated metric per arm.
+        held_out: The mean share of the slate that users consumed later (hit@k), per arm.
+        tau: Predictor of the order -> Kendall's tau with the held-out hits and its interval
+            over resampled users.
+    """
 
     arms: tuple[str, ...]
     simulated: tuple[float, ...]
@@ -35,21 +47,30 @@ def agreement(
     popularity: Mapping[str, float],
     mean_ratings: Mapping[str, float],
     *,
-    arms: Sequence[str] | None = None,
-    metric: str = "likes per exposed",
     seed: int = 0,
 ) -> Agreement:
-    """Kendall's tau of the simulated metric, and of the trivial predictors, with held-out hits.
+    """Correlate the simulated metric and the trivial predictors with held-out hits.
 
-    held_out: arm -> user id -> share of the slate that the user really consumed later.
-    popularity, mean_ratings: item id -> count / mean rating in the training part.
+    Args:
+        metrics: The simulated metrics of every arm.
+        held_out: Arm -> user id -> share of the slate that the user really consumed later.
+            Arms that are not in it are left out.
+        events: The event table of the simulation; its pages say what each arm showed.
+        popularity: Item id -> number of ratings in the training part.
+        mean_ratings: Item id -> mean rating in the training part.
+        seed: Names the resamples.
+
+    Raises:
+        ValueError: Fewer than two arms have held-out hits.
     """
-    arms = tuple(a for a in metrics.arms if a in held_out) if arms is None else tuple(arms)
+    arms = tuple(arm for arm in metrics.arms if arm in held_out)
     if len(arms) < 2:
-        raise ValueError(f"an order needs two arms or more, got {list(arms)}")
+        raise ValueError(
+            f"an order needs two arms or more with held-out hits, got {list(arms)}"
+        )
     users = metrics.user_ids
     truth = np.array([[held_out[arm].get(u, np.nan) for u in users] for arm in arms])
-    simulated = np.array([metrics.values[arm][metric] for arm in arms])
+    simulated = np.array([metrics.values[arm][METRIC] for arm in arms])
     pages = events.filter(pa.compute.equal(events["kind"], "page"))
     index = {user: i for i, user in enumerate(users)}
     items = pages["item_id"].to_pylist()
@@ -57,6 +78,7 @@ def agreement(
     arm_of = np.array(pages["arm"].to_pylist())
 
     def exposure_mean(value: Mapping[str, float], default: float) -> np.ndarray:
+        """float64[arms, users]: the mean of `value` over the items that a user was shown."""
         values = np.array([value.get(item, default) for item in items])
         rows = []
         for arm in arms:
@@ -70,7 +92,7 @@ def agreement(
     log_popularity = {item: float(np.log1p(count)) for item, count in popularity.items()}
     average = float(np.mean(list(mean_ratings.values())))
     predictors = {
-        "simulated " + metric: simulated,
+        "simulated " + METRIC: simulated,
         "log popularity of the slate": exposure_mean(log_popularity, 0.0),
         "mean item rating of the slate": exposure_mean(mean_ratings, average),
     }
@@ -79,4 +101,19 @@ def agreement(
         tuple(float(np.nanmean(row)) for row in simulated),
         tuple(float(np.nanmean(row)) for row in truth),
         {name: kendall_interval(rows, truth, seed=seed) for name, rows in predictors.items()},
+    )
+
+
+def agreement_table(result: Agreement) -> str:
+    """Return two Markdown tables: the arms by held-out hits, and tau by predictor."""
+    rows = [
+        [result.arms[i], f"{result.simulated[i]:.3f}", f"{result.held_out[i]:.4f}"]
+        for i in np.argsort(result.held_out)
+    ]
+    taus = [[name, tau.text(2)] for name, tau in result.tau.items()]
+    return "\n\n".join(
+        [
+            markdown_table(rows, ["arm", f"simulated {METRIC}", "held-out hit@20"]),
+            markdown_table(taus, ["order by", "Kendall's tau with held-out hits [95 %]"]),
+        ]
     )

@@ -1,10 +1,12 @@
-"""Paired comparisons over users: symmetric bootstrap-t intervals, Holm's correction, verdicts.
+"""Compare users in pairs: bootstrap intervals of differences, ratios and rank correlations.
 
 Everything here takes plain arrays with one value per user and knows nothing of recommenders.
+Users are resampled, never single ratings or page views: what one user does is not independent.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,11 +15,43 @@ from alignuser_jax.randomness import named_generator
 
 
 @dataclass(frozen=True)
-class Difference:
-    """Mean over users of (treatment - control), its 95 % interval and two-sided p-value.
+class Interval:
+    """A figure and the interval around it.
 
-    `n` counts the users for whom both sides are defined. `p` and the interval come from the
-    same bootstrap-t distribution, so p < 0.05 exactly when the interval excludes 0.
+    Attributes:
+        value: The figure itself.
+        low: The lower end of the interval.
+        high: The upper end.
+    """
+
+    value: float
+    low: float
+    high: float
+
+    def text(self, digits: int = 3, sign: str = "") -> str:
+        """Return `value [low, high]` as tables show it; `sign="+"` prints the plus too.
+
+        Example:
+            >>> Interval(0.5, 0.25, 0.75).text(2, sign="+")
+            '+0.50 [+0.25, +0.75]'
+        """
+        number = f"{sign}.{digits}f"
+        return f"{self.value:{number}} [{self.low:{number}}, {self.high:{number}}]"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The mean over users of (treatment - control), and how sure it is.
+
+    `p` and the interval come from the same bootstrap-t distribution, so p < 0.05 exactly when
+    the 95 % interval excludes 0.
+
+    Attributes:
+        mean: The mean difference; NaN without users.
+        low: The lower end of the interval.
+        high: The upper end.
+        p: The two-sided p-value.
+        n: How many users have a value on both sides.
     """
 
     mean: float
@@ -26,14 +60,19 @@ class Difference:
     p: float
     n: int
 
+    @property
+    def interval(self) -> Interval:
+        """The mean and its interval."""
+        return Interval(self.mean, self.low, self.high)
+
 
 def bootstrap_generator(*name: object) -> np.random.Generator:
-    """A NumPy generator named by its purpose (Philox keyed with `stable_key`)."""
+    """Return the generator of a bootstrap, named by its purpose."""
     return named_generator("bootstrap", *name)
 
 
 def resample_weights(n: int, resamples: int, rng: np.random.Generator) -> np.ndarray:
-    """[resamples, n] counts of how often each of n users is drawn, with replacement."""
+    """Return float64[resamples, n]: how often each of n users is drawn, with replacement."""
     return rng.multinomial(n, np.full(n, 1.0 / n), size=resamples).astype(np.float64)
 
 
@@ -45,17 +84,34 @@ def paired_difference(
     level: float = 0.95,
     seed: int = 0,
 ) -> Difference:
-    """Symmetric bootstrap-t over users of the mean paired difference.
+    """Return the mean paired difference with its symmetric bootstrap-t interval.
 
-    treatment, control: [users], NaN where a user has no value (dropped in pairs). Source:
-    Efron & Tibshirani, An Introduction to the Bootstrap, ch. 12; symmetric variant of Hall
-    (1988). Where so few users differ that more than 1 % of the resamples miss them all and
-    have no spread, Student's t stands in. Raises ValueError when the arrays differ in length.
+    Where so few users differ that more than 1 % of the resamples miss them all, and so have no
+    spread to divide by, Student's t interval is returned instead.
+
+    Sources: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 12; the
+    symmetric variant is Hall's (1988, Journal of the Royal Statistical Society B 50).
+
+    Args:
+        treatment: float[users], NaN where a user has no value; such users are dropped.
+        control: float[users], the same users in the same order.
+        resamples: Bootstrap resamples of the users.
+        level: Coverage of the interval.
+        seed: Names the resamples.
+
+    Raises:
+        ValueError: The arrays differ in shape.
+
+    Example:
+        >>> control = np.array([3.0, 2.0, 4.0, 3.0])
+        >>> paired_difference(control + 0.5, control)
+        Difference(mean=0.5, low=0.5, high=0.5, p=0.0, n=4)
     """
     treatment, control = np.asarray(treatment, float), np.asarray(control, float)
     if treatment.shape != control.shape:
         raise ValueError(
-            f"paired arms must hold the same users: got {treatment.shape} and {control.shape}"
+            f"paired arms must hold the same users: got arrays of shape {treatment.shape} and "
+            f"{control.shape}"
         )
     difference = treatment - control
     difference = difference[np.isfinite(difference)]
@@ -64,6 +120,7 @@ def paired_difference(
         return Difference(float(difference.mean()) if n else np.nan, np.nan, np.nan, 1.0, n)
     mean, error = difference.mean(), difference.std(ddof=1) / np.sqrt(n)
     if error <= 1e-12 * max(abs(mean), 1.0):  # all users differ by the same amount
+        mean = float(mean)
         return Difference(mean, mean, mean, 1.0 if abs(mean) < 1e-12 else 0.0, n)
     weights = resample_weights(n, resamples, bootstrap_generator("paired", seed, n))
     means = weights @ difference / n
@@ -82,28 +139,43 @@ def paired_difference(
     return Difference(mean, mean - half_width, mean + half_width, float(p), n)
 
 
-@dataclass(frozen=True)
-class Interval:
-    value: float
-    low: float
-    high: float
+def _identity(values: np.ndarray) -> np.ndarray:
+    return values
 
 
 def ratio_interval(
     numerator: np.ndarray,
     denominator: np.ndarray,
     *,
-    transform=lambda x: x,
+    transform: Callable[[np.ndarray], np.ndarray] = _identity,
     minus: tuple[np.ndarray, np.ndarray] | None = None,
     resamples: int = 2000,
     level: float = 0.95,
     seed: int = 0,
 ) -> Interval:
-    """Percentile bootstrap over users of f(sum num / sum den), or of a difference of two such.
+    """Return the percentile bootstrap interval of a ratio of sums over users.
 
-    For an RMSE: numerator = squared errors summed per user, denominator = ratings per user,
-    transform = np.sqrt; `minus` gives the other predictor's (numerator, denominator), so that
-    the interval is paired: both sides see the same resampled users.
+    The figure is `transform(sum(numerator) / sum(denominator))`, or with `minus` the difference
+    of two such figures. For an RMSE the numerator is each user's sum of squared errors, the
+    denominator the user's number of ratings, and the transform `np.sqrt`.
+
+    Source: Efron and Tibshirani (1993), chapter 13.
+
+    Args:
+        numerator: float[users].
+        denominator: float[users].
+        transform: Applied to the ratio, elementwise.
+        minus: The other side's (numerator, denominator). Both sides are computed on the same
+            resampled users, so the interval is a paired one.
+        resamples: Bootstrap resamples of the users.
+        level: Coverage of the interval.
+        seed: Names the resamples.
+
+    Example:
+        >>> squared_errors, ratings = np.array([2.0, 0.5, 3.0]), np.array([4.0, 1.0, 3.0])
+        >>> rmse = ratio_interval(squared_errors, ratings, transform=np.sqrt)
+        >>> round(rmse.value, 3), rmse.low <= rmse.value <= rmse.high
+        (0.829, True)
     """
 
     def statistic(weights: np.ndarray) -> np.ndarray:
@@ -123,10 +195,17 @@ def ratio_interval(
 def kendall_interval(
     predicted: np.ndarray, actual: np.ndarray, *, resamples: int = 2000, seed: int = 0
 ) -> Interval:
-    """Kendall's tau-b between arm means, with a percentile interval over resampled users.
+    """Return Kendall's tau-b between the orders of arm means, with its 95 % interval.
 
-    predicted, actual: [arms, users], one simulated and one held-out value per user and arm;
-    NaN where undefined (left out of that arm's mean).
+    The interval is the percentile bootstrap over users (Efron and Tibshirani 1993,
+    chapter 13); tau-b allows for ties (Kendall 1945, Biometrika 33).
+
+    Args:
+        predicted: float[arms, users], one simulated value per arm and user; a NaN is left out
+            of its arm's mean.
+        actual: float[arms, users], the held-out values.
+        resamples: Bootstrap resamples of the users.
+        seed: Names the resamples.
     """
     from scipy.stats import kendalltau
 
