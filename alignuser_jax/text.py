@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
+
+Say = Callable[[str], None]
+"""Tell the user one line of progress, as `print` does."""
 
 _ARROWS = re.compile(r"<*-+>+|<+-+>*")
 

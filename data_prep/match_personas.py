@@ -18,11 +18,10 @@ from pathlib import Path
 
 from absl import app, flags
 
-from alignuser_jax.evaluation.demographics import FOLDS, compare
+from alignuser_jax.evaluation import demographics
 from alignuser_jax.personas import MatchConfig
 from alignuser_jax.personas.given import PARTS, persona_row
 from alignuser_jax.personas.match_dataset import closed_lists, match_dataset, matching_part
-from alignuser_jax.report.tables import demographics_table
 from alignuser_jax.runs.backend import open_backend
 from alignuser_jax.runs.flags import (
     backend_choice,
@@ -88,13 +87,14 @@ def main() -> None:
         raise app.UsageError(f"--limit={FLAGS.limit}: expected 1 or more")
     users = users[: FLAGS.limit]
     if choice is None:
-        baselines = compare(dataset, evidence, {}, users, seed=FLAGS.seed)
+        baselines = demographics.score(dataset, evidence, {}, users, seed=FLAGS.seed)
         if not baselines:
             raise ValueError(
                 f"{dataset.name} knows age and occupation of none of these users, or of fewer "
-                f"than {FOLDS} in all: there is nothing to hold --baselines against"
+                f"than {demographics.FOLDS} in all: there is nothing to hold --baselines "
+                "against"
             )
-        print(demographics_table(baselines))
+        print(demographics.table(baselines))
         return
     ages, occupations = closed_lists(dataset)
     server = choice.server
@@ -148,10 +148,10 @@ def main() -> None:
     taste, subset = (sum(counts) / len(told) for counts in zip(*told, strict=True))
     print(f"ratings told, on average: {taste:.1f} to propose, {subset:.1f} in a subset")
     said = {match.user_id: persona_row(match) for match in matches}
-    scores = compare(dataset, evidence, {"matched": said}, users, seed=FLAGS.seed)
+    scores = demographics.score(dataset, evidence, {"matched": said}, users, seed=FLAGS.seed)
     if scores:
         print(f"\nmatched by {backend.policy_id}: {backend.note}")
-        print(demographics_table(scores))
+        print(demographics.table(scores))
     print(f"personas: {Path(given.name)}")
 
 

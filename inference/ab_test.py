@@ -19,12 +19,18 @@ import pyarrow.parquet as pq
 from absl import app, flags
 
 from alignuser_jax.datasets import item_statistics, load_dataset
-from alignuser_jax.decision.compare import arm_metrics, compare
-from alignuser_jax.decision.held_out_order import agreement
+from alignuser_jax.decision.compare import (
+    VERDICTS_BY_HOLM,
+    arm_metrics,
+    arms_table,
+    compare,
+    comparison_table,
+    not_validated_table,
+)
+from alignuser_jax.decision.held_out_order import agreement, agreement_table
 from alignuser_jax.decision.synthetic_truth import true_lift
 from alignuser_jax.randomness import generator_of, stable_key
 from alignuser_jax.recommenders import held_out_hits, load_recommender
-from alignuser_jax.report import tables
 from alignuser_jax.report.plots import forest_plot
 from alignuser_jax.runs.flags import run as run_program
 
@@ -91,11 +97,11 @@ def main() -> None:
     if dataset is not None and dataset.truth:
         lift = true_lift(dataset, events[first], FLAGS.control)
     parts.append(
-        tables.comparison_table(comparisons[first], lift, {n: comparisons[n] for n in others})
+        comparison_table(comparisons[first], lift, {n: comparisons[n] for n in others})
     )
-    parts.append(tables.VERDICTS_BY_HOLM)
+    parts.append(VERDICTS_BY_HOLM)
     for name, m in metrics.items():
-        parts += [f"Means per arm, {name}", tables.arms_table(m), tables.not_validated_table(m)]
+        parts += [f"Means per arm, {name}", arms_table(m), not_validated_table(m)]
     if dataset is not None and FLAGS.recommenders:
         train = dataset.log.of_split("train")
         mean, count = item_statistics(train)
@@ -114,7 +120,7 @@ def main() -> None:
                 {i: float(mean[c]) for i, c in known},
                 seed=FLAGS.seed,
             )
-            parts += [f"Held-out behaviour, {name}", tables.agreement_table(result)]
+            parts += [f"Held-out behaviour, {name}", agreement_table(result)]
     out = Path(FLAGS.out or folders[first])
     out.mkdir(parents=True, exist_ok=True)
     text = "\n\n".join(parts)

@@ -13,10 +13,16 @@ from absl import flags
 
 from alignuser_jax.datasets import Dataset
 from alignuser_jax.datasets.formats import synthetic
-from alignuser_jax.decision.compare import arm_metrics, compare
+from alignuser_jax.decision.compare import (
+    VERDICTS_BY_HOLM,
+    arm_metrics,
+    arms_table,
+    compare,
+    comparison_table,
+    not_validated_table,
+)
 from alignuser_jax.decision.synthetic_truth import true_lift
 from alignuser_jax.recommenders import ALS, Random
-from alignuser_jax.report import tables
 from alignuser_jax.report.plots import forest_plot
 from alignuser_jax.runs import simulate as simulation
 from alignuser_jax.runs.backend import METRICS, Choice, open_backend
@@ -24,6 +30,7 @@ from alignuser_jax.runs.experiment import load_experiment
 from alignuser_jax.runs.flags import run as run_program
 from alignuser_jax.runs.folder import Stopwatch, open_run
 from alignuser_jax.runs.stages import build_stage, train_stage
+from alignuser_jax.text import markdown_table
 from alignuser_jax.views import policy_and_agent_users, simulation_view
 
 FLAGS = flags.FLAGS
@@ -85,19 +92,19 @@ def main() -> None:
         text = "\n\n".join(
             [
                 f"A/B test, {len(users)} agents, {experiment.note}",
-                tables.comparison_table(comparisons, lift),
+                comparison_table(comparisons, lift),
                 "A/A test: the same recommender, other randomness",
-                tables.comparison_table(again),
-                tables.VERDICTS_BY_HOLM,
+                comparison_table(again),
+                VERDICTS_BY_HOLM,
                 "Means per arm",
-                tables.arms_table(metrics),
-                tables.not_validated_table(metrics),
+                arms_table(metrics),
+                not_validated_table(metrics),
             ]
         )
         (run / "ab_test.md").write_text(text + "\n")
     seconds = [[name, f"{value:.1f}"] for name, value in watch.seconds.items()]
     seconds.append(["all", f"{sum(watch.seconds.values()):.1f}"])
-    print(f"\n{text}\n\n{tables.table(seconds, ['stage', 'seconds'])}\n")
+    print(f"\n{text}\n\n{markdown_table(seconds, ['stage', 'seconds'])}\n")
     print(f"invalid or failed actions: {simulation.failures(events)} of {len(events)} events")
     print(f"everything is in {run}")
 

@@ -1,1 +1,1 @@
-"""Every protocol of METHOD.md section 12: what a simulation says and how far to believe it."""
+"""Test how far a policy behaves like the humans of a log: one file per protocol, one suite."""

@@ -1,7 +1,8 @@
-"""Rating predictors that need no language model, fitted on the part of the log they are given.
+"""Fit rating predictors that need no language model, on one part of a log.
 
-The table to reproduce is EVIDENCE.md "Ratings": global mean, user mean, item mean, user + item
-bias, biased matrix factorization. Predictions are clipped to [1, 5] by the caller.
+The table to reproduce is that of docs/evidence.md, "Ratings": global mean, user mean, item
+mean, user + item bias, biased matrix factorization. Predictions are not clipped to [1, 5] here:
+`ratings.score` does it.
 """
 
 from __future__ import annotations
@@ -14,29 +15,35 @@ from alignuser_jax.datasets import Log
 from alignuser_jax.randomness import generator_of
 
 Predictor = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""(user codes [n], item codes [n]) -> ratings [n]"""
+"""Predict ratings, float[n], from user codes, int[n], and item codes, int[n]."""
 
 
-def _group_mean(codes: np.ndarray, values: np.ndarray, size: int, damping: float = 0.0):
+def _group_mean(
+    codes: np.ndarray, values: np.ndarray, size: int, damping: float = 0.0
+) -> np.ndarray:
+    """Means of `values` by code, float64[size]; NaN for a code without values."""
     counts = np.bincount(codes, minlength=size)
     sums = np.bincount(codes, values, minlength=size)
     with np.errstate(invalid="ignore"):
-        return sums / (counts + damping), counts
+        return sums / (counts + damping)
 
 
 def global_mean(log: Log) -> Predictor:
+    """Predict the mean of all ratings."""
     mean = float(log.rating.mean(dtype=np.float64))
     return lambda user, item: np.full(len(user), mean)
 
 
 def user_mean(log: Log) -> Predictor:
-    mean, _ = _group_mean(log.user, log.rating, log.n_users)
+    """Predict the user's mean rating, or the mean of all for a user without ratings."""
+    mean = _group_mean(log.user, log.rating, log.n_users)
     mean = np.where(np.isfinite(mean), mean, log.rating.mean(dtype=np.float64))
     return lambda user, item: mean[user]
 
 
 def item_mean(log: Log) -> Predictor:
-    mean, _ = _group_mean(log.item, log.rating, log.n_items)
+    """Predict the item's mean rating, or the mean of all for an item without ratings."""
+    mean = _group_mean(log.item, log.rating, log.n_items)
     mean = np.where(np.isfinite(mean), mean, log.rating.mean(dtype=np.float64))
     return lambda user, item: mean[item]
 
@@ -46,17 +53,16 @@ def _biases(log: Log, damping: float, sweeps: int = 10) -> tuple[float, np.ndarr
     residual = log.rating.astype(np.float64) - mean
     user_bias, item_bias = np.zeros(log.n_users), np.zeros(log.n_items)
     for _ in range(sweeps):
-        item_bias, _ = _group_mean(
-            log.item, residual - user_bias[log.user], log.n_items, damping
-        )
-        user_bias, _ = _group_mean(
-            log.user, residual - item_bias[log.item], log.n_users, damping
-        )
+        item_bias = _group_mean(log.item, residual - user_bias[log.user], log.n_items, damping)
+        user_bias = _group_mean(log.user, residual - item_bias[log.item], log.n_users, damping)
     return mean, np.nan_to_num(user_bias), np.nan_to_num(item_bias)
 
 
 def bias_model(log: Log, damping: float = 5.0) -> Predictor:
-    """mu + b_u + b_i by damped alternating means (Koren 2009, baseline predictors)."""
+    """Predict mu + b_u + b_i, fitted by damped alternating means.
+
+    Source: the baseline predictors of Koren, Bell and Volinsky (2009), Computer 42.
+    """
     mean, user_bias, item_bias = _biases(log, damping)
     return lambda user, item: mean + user_bias[user] + item_bias[item]
 
@@ -64,10 +70,17 @@ def bias_model(log: Log, damping: float = 5.0) -> Predictor:
 def biased_mf(
     log: Log, *, factors: int = 16, regularization: float = 6.0, sweeps: int = 12, seed: int = 0
 ) -> Predictor:
-    """mu + b_u + b_i + p_u . q_i by alternating ridge regressions (Koren et al. 2009).
+    """Predict mu + b_u + b_i + p_u . q_i, fitted by alternating ridge regressions.
 
     Each side solves for its factors and its bias together, one ridge system per row; rows
-    without ratings keep zeros. `regularization` is the ridge weight on a row's vector.
+    without ratings keep zeros. Source: Koren, Bell and Volinsky (2009), Computer 42.
+
+    Args:
+        log: The ratings to fit.
+        factors: Length of p_u and q_i.
+        regularization: Ridge weight on a row's vector.
+        sweeps: Alternations between users and items.
+        seed: Key of the initial item factors.
     """
     mean, user_bias, item_bias = _biases(log, 5.0)
     rng = generator_of(seed)
@@ -75,7 +88,14 @@ def biased_mf(
     item_vectors = rng.normal(0, 0.1, (log.n_items, factors))
     rating = log.rating.astype(np.float64)
 
-    def solve(rows, columns, other, other_bias, n_rows):
+    def solve(
+        rows: np.ndarray,
+        columns: np.ndarray,
+        other: np.ndarray,
+        other_bias: np.ndarray,
+        n_rows: int,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The factors and biases of one side, given those of the other."""
         order = np.argsort(rows, kind="stable")
         row, column = rows[order], columns[order]
         features = np.concatenate([other[column], np.ones((len(row), 1))], axis=1)
@@ -113,3 +133,4 @@ BASELINES: dict[str, Callable[[Log], Predictor]] = {
     "user + item bias": bias_model,
     "biased MF (16)": biased_mf,
 }
+"""Every baseline of the rating test, in the order of its table."""

@@ -1,39 +1,113 @@
-"""Rating prediction on held-out interactions (METHOD.md section 12.2), with paired intervals.
+"""Test rating prediction on held-out interactions (docs/method.md section 12.2).
 
 The agent's prediction is a distribution over 1 to 5; the primary figure is the RMSE of its
-mean. Total variation alone is won by sampling noise (EVIDENCE.md "Ratings"), so it never
-stands by itself.
+mean. Total variation alone is won by sampling noise (docs/evidence.md), so it never stands by
+itself. Intervals resample users: ratings of one user are not independent.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from alignuser_jax.datasets import Log
+from alignuser_jax.agents import probabilities, rate_item
+from alignuser_jax.datasets import Dataset, Log
+from alignuser_jax.evaluation.protocol import OpenPolicy, Outcome, Protocol, Subject, ask
+from alignuser_jax.evaluation.rating_baselines import BASELINES
 from alignuser_jax.randomness import generator_of
-from alignuser_jax.records import RATINGS
+from alignuser_jax.records import RATINGS, Completion, Request
 from alignuser_jax.statistics.paired import Interval, ratio_interval
+from alignuser_jax.text import markdown_table
+from alignuser_jax.views import View, test_view
+from alignuser_jax.views.sites import Sites, agent_user
 
 SUSPECTED_LEAK_BELOW = 0.80
-"""An RMSE below this on MovieLens is a leak until shown otherwise (EVIDENCE.md)."""
+"""An RMSE below this on MovieLens is a leak until shown otherwise (docs/evidence.md)."""
+
+
+# --- what is asked ---
 
 
 def held_out_ratings(log: Log, users: np.ndarray, *, cap: int = 20) -> Log:
-    """The first `cap` test interactions, in time order, of each of `users` (codes)."""
+    """Return the first `cap` test interactions, in time order, of each of `users` (codes)."""
     test = log.of_split("test")
     test = test.where(np.isin(test.user, users))
     start = np.searchsorted(test.user, test.user, side="left")  # sorted by user, then time
     return test.where(np.arange(len(test)) - start < cap)
 
 
+def requests(
+    dataset: Dataset,
+    view: View,
+    truth: Log,
+    policy: OpenPolicy,
+    *,
+    seed: int = 0,
+    samples: int = 1,
+) -> Iterator[Request]:
+    """Yield the agents' own rating request for every interaction of `truth`, in order.
+
+    Args:
+        dataset: The log that `truth` is a part of.
+        view: What the prompts may show; nothing of `truth`.
+        truth: The interactions to predict.
+        policy: How the agents ask.
+        seed: Names the draws.
+        samples: Completions per request.
+    """
+    world = Sites(dataset.items, view, policy.site).of_one_item()
+    for user_code, item_code in zip(truth.user.tolist(), truth.item.tolist(), strict=True):
+        user = agent_user(view, dataset.user_ids[user_code], policy.session)
+        item = dataset.items[dataset.item_ids[item_code]]
+        rating = rate_item(
+            user,
+            item,
+            world,
+            policy.session,
+            seed=seed,
+            count_tokens=policy.backend.count_tokens,
+        )
+        yield replace(next(rating), samples=samples)
+
+
+def distributions(completions: Sequence[Completion]) -> np.ndarray:
+    """Return the predicted distributions over 1 to 5 as float64[n, 5].
+
+    Each is the mean over a completion's samples of their exact distributions, or of their
+    draws where the back end reports no distribution.
+    """
+    rows = []
+    for completion in completions:
+        samples = completion.samples or (completion,)
+        shares = [probabilities(sample, 0, sample.choices[0]) for sample in samples]
+        rows.append(
+            np.mean([row + (0.0,) * (len(RATINGS) - len(row)) for row in shares], axis=0)
+        )
+    table = np.array(rows, np.float64).reshape(-1, len(RATINGS))
+    return table / table.sum(1, keepdims=True)
+
+
+# --- the score ---
+
+
 @dataclass(frozen=True)
 class RatingScores:
-    """One predictor's figures; `gain_over` maps a baseline's name to the paired interval of
-    (this RMSE - that RMSE): below 0 is better. Distribution figures are NaN for predictors
-    that give a number only."""
+    """One predictor's scores. Those of distributions are NaN for a predictor of numbers.
+
+    Attributes:
+        name: The predictor.
+        rmse: RMSE of the expected rating.
+        mae: Mean absolute error of the expected rating.
+        rmse_argmax: RMSE of the likeliest rating.
+        rmse_sample: RMSE of a drawn rating.
+        nll: Mean negative log-likelihood of the true rating, in nats.
+        total_variation: Distance between the mean distribution and the shares of the true
+            ratings.
+        gain_over: Baseline -> paired interval of (this RMSE - that RMSE); below 0 is better.
+    """
 
     name: str
     rmse: Interval
@@ -45,11 +119,7 @@ class RatingScores:
     gain_over: dict[str, Interval]
 
 
-def _per_user(values: np.ndarray, user_index: np.ndarray, n: int) -> np.ndarray:
-    return np.bincount(user_index, values, n)
-
-
-def score_ratings(
+def score(
     truth: Log,
     points: Mapping[str, np.ndarray],
     distributions: Mapping[str, np.ndarray],
@@ -58,75 +128,114 @@ def score_ratings(
     seed: int = 0,
     resamples: int = 2000,
 ) -> list[RatingScores]:
-    """Score predictors on `truth`: `points` name -> [n], `distributions` name -> [n, 5].
+    """Score predictors of the ratings of `truth`.
 
-    Intervals resample users (ratings of one user are not independent). Raises ValueError when
-    a prediction's length differs or a distribution does not sum to 1.
+    Args:
+        truth: The interactions with their true ratings, n of them.
+        points: Predictor -> predicted ratings, float[n]; clipped to [1, 5].
+        distributions: Predictor -> predicted distributions, float[n, 5].
+        against: Predictors with whose RMSE the others are compared.
+        seed: Names the resamples and the drawn ratings.
+        resamples: Bootstrap resamples of the users.
+
+    Raises:
+        ValueError: A prediction's length differs from n, or a distribution does not sum to 1.
     """
-    _, user = np.unique(truth.user, return_inverse=True)
-    n_users, actual = user.max() + 1, truth.rating.astype(np.float64)
-    stars = np.array(RATINGS, float)
-    counts = _per_user(np.ones(len(truth)), user, n_users)
+    per_user, actual = _summed_per_user(truth), truth.rating.astype(np.float64)
+    counts = per_user(np.ones(len(truth)))
     expected = {name: np.clip(p, 1, 5) for name, p in points.items()}
-    for name, p in distributions.items():
-        if p.shape != (len(truth), len(RATINGS)) or not np.allclose(p.sum(1), 1, atol=1e-4):
-            raise ValueError(
-                f"{name}: expected one distribution over {len(RATINGS)} ratings for each of "
-                f"{len(truth)} interactions, got shape {p.shape} with row sums "
-                f"{p.sum(-1).min():.4f} to {p.sum(-1).max():.4f}"
-            )
-        expected[name] = p @ stars
+    expected |= {name: _expected(name, p, len(truth)) for name, p in distributions.items()}
     squared = {}
     for name, prediction in expected.items():
         if prediction.shape != actual.shape:
             raise ValueError(
-                f"{name}: {prediction.shape} predictions for {actual.shape} ratings"
+                f"{name}: expected {len(actual)} predictions, one per rating, got an array of "
+                f"shape {prediction.shape}"
             )
-        squared[name] = _per_user((prediction - actual) ** 2, user, n_users)
+        squared[name] = per_user((prediction - actual) ** 2)
+
+    def rmse_interval(name: str, minus: str | None = None) -> Interval:
+        return ratio_interval(
+            squared[name],
+            counts,
+            transform=np.sqrt,
+            minus=None if minus is None else (squared[minus], counts),
+            seed=seed,
+            resamples=resamples,
+        )
+
+    rng = generator_of(seed)
+    return [
+        RatingScores(
+            name,
+            rmse_interval(name),
+            float(np.abs(prediction - actual).mean()),
+            *_distribution_scores(distributions.get(name), actual, rng),
+            {b: rmse_interval(name, b) for b in against if b in squared and b != name},
+        )
+        for name, prediction in expected.items()
+    ]
+
+
+def _summed_per_user(truth: Log) -> Callable[[np.ndarray], np.ndarray]:
+    """A function from one value per interaction to the sum per user."""
+    _, user = np.unique(truth.user, return_inverse=True)
+    n_users = user.max() + 1
+    return lambda values: np.bincount(user, values, n_users)
+
+
+def _expected(name: str, p: np.ndarray, n: int) -> np.ndarray:
+    """The means of the distributions `p`, float[n, 5]."""
+    if p.shape != (n, len(RATINGS)) or not np.allclose(p.sum(1), 1, atol=1e-4):
+        raise ValueError(
+            f"{name}: expected one distribution over {len(RATINGS)} ratings for each of "
+            f"{n} interactions, got shape {p.shape} with row sums "
+            f"{p.sum(-1).min():.4f} to {p.sum(-1).max():.4f}"
+        )
+    return p @ np.array(RATINGS, float)
+
+
+def _distribution_scores(
+    p: np.ndarray | None, actual: np.ndarray, rng: np.random.Generator
+) -> tuple[float, float, float, float]:
+    """(RMSE of the argmax, RMSE of a sample, NLL, total variation); NaN without `p`."""
+    if p is None:
+        return (float("nan"),) * 4
+    stars = np.array(RATINGS, float)
 
     def rmse(prediction: np.ndarray) -> float:
         return float(np.sqrt(np.mean((prediction - actual) ** 2)))
 
-    scores = []
-    truth_shares = np.array([(actual == star).mean() for star in stars])
-    rng = generator_of(seed)
-    for name, prediction in expected.items():
-        options = {"transform": np.sqrt, "seed": seed, "resamples": resamples}
-        gain = {
-            other: ratio_interval(
-                squared[name], counts, minus=(squared[other], counts), **options
-            )
-            for other in against
-            if other in squared and other != name
-        }
-        argmax = sample = nll = variation = float("nan")
-        if (p := distributions.get(name)) is not None:
-            cumulative = np.cumsum(p, 1)
-            drawn = (rng.random((len(p), 1)) * cumulative[:, -1:] > cumulative).sum(1)
-            argmax, sample = rmse(stars[p.argmax(1)]), rmse(stars[np.minimum(drawn, 4)])
-            taken = p[np.arange(len(p)), actual.astype(int) - 1]
-            nll = float(-np.log(np.maximum(taken, 1e-12)).mean())
-            variation = float(0.5 * np.abs(p.mean(0) - truth_shares).sum())
-        scores.append(
-            RatingScores(
-                name,
-                ratio_interval(squared[name], counts, **options),
-                float(np.abs(prediction - actual).mean()),
-                argmax,
-                sample,
-                nll,
-                variation,
-                gain,
-            )
-        )
-    return scores
+    cumulative = np.cumsum(p, 1)
+    drawn = (rng.random((len(p), 1)) * cumulative[:, -1:] > cumulative).sum(1)
+    shares = np.array([(actual == star).mean() for star in stars])
+    return (
+        rmse(stars[p.argmax(1)]),
+        rmse(stars[np.minimum(drawn, len(stars) - 1)]),
+        float(_nll(p, actual).mean()),
+        float(0.5 * np.abs(p.mean(0) - shares).sum()),
+    )
+
+
+def _nll(p: np.ndarray, actual: np.ndarray) -> np.ndarray:
+    """float[n]: the negative log-likelihood of each true rating under `p`, float[n, 5]."""
+    return -np.log(np.maximum(p[np.arange(len(p)), actual.astype(int) - 1], 1e-12))
 
 
 @dataclass(frozen=True)
 class SeedScores:
-    """Several policies that differ in their seed only. The error of a rating is its mean over
-    the seeds; `lowest` and `highest` are the RMSEs of single seeds; `gain` and `nll_gain` are
-    paired intervals of the difference to the first group (`None` for itself)."""
+    """The scores of several policies that differ in their seed only.
+
+    Attributes:
+        name: The policies' common name.
+        seeds: How many there are.
+        rmse: RMSE; the squared error of a rating is its mean over the seeds.
+        lowest: The lowest RMSE of a single seed.
+        highest: The highest RMSE of a single seed.
+        nll: Negative log-likelihood, a mean over the seeds too.
+        gain: Paired interval of (this RMSE - that of the first name); `None` for the first.
+        nll_gain: The same of the negative log-likelihood.
+    """
 
     name: str
     seeds: int
@@ -145,55 +254,161 @@ def score_over_seeds(
     seed: int = 0,
     resamples: int = 2000,
 ) -> list[SeedScores]:
-    """`groups`: name -> one distribution array [n, 5] per seed. Intervals resample users; they
-    hold no uncertainty of training beyond the seeds that were averaged."""
-    _, user = np.unique(truth.user, return_inverse=True)
-    n_users, actual = user.max() + 1, truth.rating.astype(np.float64)
-    stars, counts = np.array(RATINGS, float), _per_user(np.ones(len(truth)), user, n_users)
-    options = {"seed": seed, "resamples": resamples}
+    """Average policies over their seeds and compare each name with the first.
+
+    The intervals resample users; they hold no uncertainty of training beyond the seeds that
+    were averaged.
+
+    Args:
+        truth: The interactions with their true ratings, n of them.
+        groups: Name -> one array of distributions, float[n, 5], per seed.
+        seed: Names the resamples.
+        resamples: Bootstrap resamples of the users.
+    """
+    per_user, actual = _summed_per_user(truth), truth.rating.astype(np.float64)
+    stars, counts = np.array(RATINGS, float), per_user(np.ones(len(truth)))
+
+    def interval(
+        sums: np.ndarray, minus: np.ndarray | None = None, root: bool = False
+    ) -> Interval:
+        return ratio_interval(
+            sums,
+            counts,
+            transform=np.sqrt if root else np.positive,
+            minus=None if minus is None else (minus, counts),
+            seed=seed,
+            resamples=resamples,
+        )
+
     scores: list[SeedScores] = []
     first: tuple[np.ndarray, np.ndarray] | None = None
-    for name, distributions in groups.items():
-        squared = np.stack([(p @ stars - actual) ** 2 for p in distributions])
-        taken = np.stack([p[np.arange(len(p)), actual.astype(int) - 1] for p in distributions])
-        error = _per_user(squared.mean(0), user, n_users)
-        nll = _per_user(-np.log(np.maximum(taken, 1e-12)).mean(0), user, n_users)
+    for name, arrays in groups.items():
+        squared = np.stack([(p @ stars - actual) ** 2 for p in arrays])
+        error = per_user(squared.mean(0))
+        nll = per_user(np.stack([_nll(p, actual) for p in arrays]).mean(0))
         single = np.sqrt(squared.mean(1))
-        gain = nll_gain = None
-        if first is None:
-            first = error, nll
-        else:
-            gain = ratio_interval(
-                error, counts, transform=np.sqrt, minus=(first[0], counts), **options
-            )
-            nll_gain = ratio_interval(nll, counts, minus=(first[1], counts), **options)
         scores.append(
             SeedScores(
                 name,
-                len(distributions),
-                ratio_interval(error, counts, transform=np.sqrt, **options),
+                len(arrays),
+                interval(error, root=True),
                 float(single.min()),
                 float(single.max()),
-                ratio_interval(nll, counts, **options),
-                gain,
-                nll_gain,
+                interval(nll),
+                None if first is None else interval(error, first[0], root=True),
+                None if first is None else interval(nll, first[1]),
             )
         )
+        first = first or (error, nll)
     return scores
 
 
-def acceptance(score: RatingScores) -> list[str]:
-    """What fails, in words (empty: accepted): below user mean and item mean with intervals
-    that exclude 0, and not so low that it must be a leak."""
+def acceptance(scores: RatingScores) -> list[str]:
+    """Return why a policy is not accepted, in sentences; empty if it is.
+
+    It must be below user mean and item mean with intervals that exclude 0, and not so low that
+    it must be a leak.
+    """
     failures = [
-        f"{score.name} is not below {other}: difference {gain.value:+.3f} "
-        f"[{gain.low:+.3f}, {gain.high:+.3f}]"
-        for other, gain in score.gain_over.items()
+        f"{scores.name} is not below {other}: difference {gain.text(sign='+')}"
+        for other, gain in scores.gain_over.items()
         if not gain.high < 0
     ]
-    if score.rmse.value < SUSPECTED_LEAK_BELOW:
+    if scores.rmse.value < SUSPECTED_LEAK_BELOW:
         failures.append(
-            f"{score.name}: RMSE {score.rmse.value:.3f} is below {SUSPECTED_LEAK_BELOW}: a "
+            f"{scores.name}: RMSE {scores.rmse.value:.3f} is below {SUSPECTED_LEAK_BELOW}: a "
             "suspected leak; look for the target's rating in persona, history or page"
         )
     return failures
+
+
+# --- the table ---
+
+
+def table(scores: Sequence[RatingScores]) -> str:
+    """Return a Markdown table with one row per predictor."""
+
+    def number(value: float) -> str:
+        return "" if np.isnan(value) else f"{value:.3f}"
+
+    against = sorted({name for s in scores for name in s.gain_over})
+    rows = [
+        [
+            s.name,
+            s.rmse.text(),
+            number(s.mae),
+            number(s.rmse_argmax),
+            number(s.rmse_sample),
+            number(s.nll),
+            number(s.total_variation),
+            *(s.gain_over[a].text(sign="+") if a in s.gain_over else "" for a in against),
+        ]
+        for s in scores
+    ]
+    headers = ["predictor", "RMSE expected", "MAE", "RMSE argmax", "RMSE sample", "NLL", "TV"]
+    return markdown_table(rows, [*headers, *(f"RMSE - {a}" for a in against)])
+
+
+def seeds_table(scores: Sequence[SeedScores]) -> str:
+    """Return a Markdown table with one row per group of seeds."""
+    first = scores[0].name
+    rows = [
+        [
+            s.name,
+            str(s.seeds),
+            s.rmse.text(),
+            f"{s.lowest:.3f} to {s.highest:.3f}",
+            s.gain.text(sign="+") if s.gain else "",
+            s.nll.text(),
+            s.nll_gain.text(sign="+") if s.nll_gain else "",
+        ]
+        for s in scores
+    ]
+    headers = ["policy", "seeds", "RMSE expected", "single seeds", f"RMSE - {first}", "NLL"]
+    return markdown_table(rows, [*headers, f"NLL - {first}"])
+
+
+# --- the protocol ---
+
+
+def run(subject: Subject) -> Outcome:
+    """Ask every policy for the held-out ratings and score them beside the baselines.
+
+    Policies NAME@SEED are also averaged over their seeds. The first policy, without reasoning,
+    is the one to accept.
+    """
+    dataset, config = subject.dataset, subject.config
+    view = test_view(dataset, subject.personas)
+    truth = held_out_ratings(dataset.log, subject.users, cap=config.cap)
+    points = {
+        name: fit(view.profile)(truth.user, truth.item) for name, fit in BASELINES.items()
+    }
+    ways = {"": (0, 1)}  # suffix of the name -> (reasoning tokens, samples)
+    if config.reasoning_samples:
+        ways[", after reasoning"] = (config.reasoning_tokens, config.reasoning_samples)
+    predicted: dict[str, np.ndarray] = {}
+    groups: dict[str, list[np.ndarray]] = defaultdict(list)
+    for name in subject.policies:
+        with subject.open(name, PROTOCOL.name, 0) as policy:
+            for way, (tokens, samples) in ways.items():
+                session = policy.session
+                if tokens:
+                    session = replace(session, rate_reasoning_tokens=tokens)
+                asking = replace(policy, session=session)
+                prompts = requests(
+                    dataset, view, truth, asking, seed=config.seed, samples=samples
+                )
+                done = ask(policy.backend, list(prompts), name + way, subject.say)
+                predicted[name + way] = distributions(done)
+                groups[name.partition("@")[0] + way].append(predicted[name + way])
+    scores = score(truth, points, predicted, seed=config.seed)
+    failures = acceptance(next(s for s in scores if s.name == subject.policies[0]))
+    title = f"Ratings: {len(truth)} test interactions of {len(np.unique(truth.user))} users"
+    parts = [title, table(scores)]
+    if len(groups) < len(predicted):
+        over_seeds = score_over_seeds(truth, groups, seed=config.seed)
+        parts += ["Mean over seeds", seeds_table(over_seeds)]
+    return Outcome("\n\n".join(parts), tuple(failures))
+
+
+PROTOCOL = Protocol("ratings", needs=(), run=run)

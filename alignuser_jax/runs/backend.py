@@ -18,9 +18,9 @@ from alignuser_jax.datasets import Dataset
 from alignuser_jax.language import TextTokenizer
 from alignuser_jax.records import Generator
 from alignuser_jax.runs.experiment import Experiment
-from alignuser_jax.runs.folder import Say
 from alignuser_jax.runs.policy import load_policy, make_engine, tokenizer_of, warm_up
 from alignuser_jax.sampling import Recording, Replay, ServerConfig, ServerGenerator
+from alignuser_jax.text import Say
 
 METRICS = "metrics.jsonl"
 ESTIMATE = "estimated: UTF-8 bytes / 3"

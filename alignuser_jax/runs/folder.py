@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from alignuser_jax.datasets import Dataset
 from alignuser_jax.durable.whole import refuse_other, write_whole
 from alignuser_jax.runs.experiment import Experiment, resolved
-
-Say = Callable[[str], None]
 
 
 class Stopwatch:

@@ -10,8 +10,8 @@ from alignuser_jax.alignment import build_shards
 from alignuser_jax.datasets import Dataset
 from alignuser_jax.language import TextTokenizer, train_sentencepiece
 from alignuser_jax.runs.experiment import Experiment
-from alignuser_jax.runs.folder import Say
 from alignuser_jax.shards import read_examples
+from alignuser_jax.text import Say
 from alignuser_jax.views import policy_and_agent_users
 
 

@@ -23,9 +23,9 @@ from alignuser_jax.personas import GivenPersonas
 from alignuser_jax.randomness import stable_key
 from alignuser_jax.records import Generator
 from alignuser_jax.runs.experiment import Experiment, resolved
-from alignuser_jax.runs.folder import Say
 from alignuser_jax.runs.policy import _model_directory, tokenizer_of
 from alignuser_jax.shards import read_manifest
+from alignuser_jax.text import Say
 from alignuser_jax.views import policy_and_agent_users
 from alignuser_jax.views.split import held_out_users
 

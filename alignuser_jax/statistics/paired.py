@@ -139,15 +139,11 @@ def paired_difference(
     return Difference(mean, mean - half_width, mean + half_width, float(p), n)
 
 
-def _identity(values: np.ndarray) -> np.ndarray:
-    return values
-
-
 def ratio_interval(
     numerator: np.ndarray,
     denominator: np.ndarray,
     *,
-    transform: Callable[[np.ndarray], np.ndarray] = _identity,
+    transform: Callable[[np.ndarray], np.ndarray] = np.positive,
     minus: tuple[np.ndarray, np.ndarray] | None = None,
     resamples: int = 2000,
     level: float = 0.95,
@@ -164,7 +160,7 @@ def ratio_interval(
     Args:
         numerator: float[users].
         denominator: float[users].
-        transform: Applied to the ratio, elementwise.
+        transform: Applied to the ratio, elementwise; `np.positive` leaves it as it is.
         minus: The other side's (numerator, denominator). Both sides are computed on the same
             resampled users, so the interval is a paired one.
         resamples: Bootstrap resamples of the users.

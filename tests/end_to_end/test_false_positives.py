@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from alignuser_jax.datasets.formats import synthetic
-from alignuser_jax.decision.compare import METRICS, arm_metrics
+from alignuser_jax.decision.compare import VERDICT_METRICS, arm_metrics
 from alignuser_jax.recommenders import Random
 from alignuser_jax.runs import simulate as simulation
 from alignuser_jax.runs.experiment import load_experiment
@@ -52,10 +52,12 @@ def test_family_wise_error_of_re_sampled_aa_tests(tmp_path):
         progress=False,
     )
     metrics = arm_metrics(events)
-    values = {m: np.array([metrics.values[arm][m] for arm in metrics.arms]) for m in METRICS}
+    values = {
+        m: np.array([metrics.values[arm][m] for arm in metrics.arms]) for m in VERDICT_METRICS
+    }
     n_users = len(metrics.user_ids)
     rng = np.random.default_rng(0)
-    p_values = np.empty((TESTS, len(METRICS)))
+    p_values = np.empty((TESTS, len(VERDICT_METRICS)))
     for test in range(TESTS):
         pairs = np.array([rng.choice(REPETITIONS, 2, replace=False) for _ in range(n_users)])
         users = np.arange(n_users)
@@ -68,4 +70,4 @@ def test_family_wise_error_of_re_sampled_aa_tests(tmp_path):
     family = np.mean([holm(p).min() < 0.05 for p in p_values])
     assert 0.02 <= family <= 0.08, f"{family:.2%} of {TESTS}"
     single = (p_values < 0.05).mean(0)
-    assert np.abs(single - 0.05).max() <= 0.015, dict(zip(METRICS, single, strict=True))
+    assert np.abs(single - 0.05).max() <= 0.015, dict(zip(VERDICT_METRICS, single, strict=True))

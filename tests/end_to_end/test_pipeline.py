@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pytest
 
 from alignuser_jax.datasets.formats import synthetic
-from alignuser_jax.decision.compare import METRICS, arm_metrics, compare
+from alignuser_jax.decision.compare import VERDICT_METRICS, arm_metrics, compare
 from alignuser_jax.decision.synthetic_truth import true_lift
 from alignuser_jax.language.answers import json_answer
 from alignuser_jax.parallel.compiling import counted
@@ -128,10 +128,10 @@ def test_every_action_is_valid_and_the_horizon_is_fixed(first, experiment):
 def test_the_comparison_has_every_metric_and_the_lift_is_known(first, dataset):
     events, _ = first
     table = compare(arm_metrics(events), "random")
-    assert [c.metric for c in table] == list(METRICS)
+    assert [c.metric for c in table] == list(VERDICT_METRICS)
     lift = true_lift(dataset, events, "random")
     assert lift["als", "mean rating"] > 0
-    assert set(lift) == {("als", metric) for metric in METRICS}
+    assert set(lift) == {("als", metric) for metric in VERDICT_METRICS}
 
 
 def test_a_second_run_in_another_order_writes_the_same_bytes(first, simulate, tmp_path):

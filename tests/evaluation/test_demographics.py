@@ -8,16 +8,16 @@ import pytest
 from sklearn.metrics import accuracy_score, precision_recall_fscore_support
 
 from alignuser_jax.evaluation.demographics import (
+    LABEL_SCORES,
     MAJORITY,
-    METRICS,
     REGRESSION,
-    compare,
     cross_validated,
     features,
     score,
+    score_labels,
+    table,
 )
 from alignuser_jax.records import Item
-from alignuser_jax.report.tables import demographics_table
 
 LABELS = np.array(["a", "b", "c", "d"])
 
@@ -33,45 +33,49 @@ def drawn(n=300, seed=0):
 def test_scores_are_those_of_scikit_learn(missing):
     truth, said = drawn()
     said[:missing] = [""] * missing
-    found = score("age", "x", truth, said, resamples=50)
+    found = score_labels("age", "x", truth, said, resamples=50)
     labels = sorted(set(truth) | set(said) - {""})
     expected = [accuracy_score(truth, said)]
     for average in ("macro", "weighted"):
         expected += precision_recall_fscore_support(
             truth, said, average=average, labels=labels, zero_division=0
         )[:3]
-    got = [found.scores[metric].value for metric in METRICS]
+    got = [found.scores[metric].value for metric in LABEL_SCORES]
     np.testing.assert_allclose(got, expected, atol=1e-12)
     assert (found.users, found.unpredicted) == (300, missing)
 
 
 def test_intervals_cover_resampled_users():
     truth, said = drawn(n=2000)
-    found = score("age", "x", truth, said).scores
+    found = score_labels("age", "x", truth, said).scores
     right = np.mean(np.array(truth) == np.array(said))
     error = np.sqrt(right * (1 - right) / 2000)
     accuracy = found["accuracy"]
     assert accuracy.high - accuracy.low == pytest.approx(2 * 1.96 * error, rel=0.08)
     assert all(s.low <= s.value <= s.high for s in found.values())
     assert found["accuracy"] == found["recall, weighted"]
-    assert score("age", "x", truth, said) == score("age", "x", truth, said)
+    assert score_labels("age", "x", truth, said) == score_labels("age", "x", truth, said)
 
 
 def test_a_perfect_and_an_empty_prediction():
     truth, _ = drawn()
-    assert all(s.value == s.low == 1 for s in score("a", "x", truth, truth).scores.values())
-    nobody = score("a", "x", truth, [""] * len(truth))
+    assert all(
+        s.value == s.low == 1 for s in score_labels("a", "x", truth, truth).scores.values()
+    )
+    nobody = score_labels("a", "x", truth, [""] * len(truth))
     assert all(s.value == 0 for s in nobody.scores.values()) and nobody.unpredicted == 300
     with pytest.raises(ValueError, match="as many"):
-        score("a", "x", truth, truth[1:])
+        score_labels("a", "x", truth, truth[1:])
     with pytest.raises(ValueError, match="and some"):
-        score("a", "x", [], [])
+        score_labels("a", "x", [], [])
 
 
 def test_a_rare_label_that_a_draw_misses_is_no_failure():
     truth = [*["a"] * 60, "b"]  # a third of the draws have no b
-    assert all(s.low == s.high == 1 for s in score("a", "x", truth, truth).scores.values())
-    macro = score("a", "x", truth, ["a"] * 61).scores["recall, macro"]
+    assert all(
+        s.low == s.high == 1 for s in score_labels("a", "x", truth, truth).scores.values()
+    )
+    macro = score_labels("a", "x", truth, ["a"] * 61).scores["recall, macro"]
     assert (macro.low, macro.value, macro.high) == (0.5, 0.5, 1.0)
 
 
@@ -124,7 +128,7 @@ def test_predictors_side_by_side():
     dataset, log = small_log()
     users = dataset.user_ids[:20]
     matched = {u: {"age": "old"} for u in users[:10]}
-    scores = compare(dataset, log, {"matched": matched}, users)
+    scores = score(dataset, log, {"matched": matched}, users)
     assert [(s.field, s.name, s.users) for s in scores] == [
         ("age", MAJORITY, 20),
         ("age", REGRESSION, 20),
@@ -132,10 +136,10 @@ def test_predictors_side_by_side():
     ], "occupation is not known here"
     assert scores[1].scores["accuracy"].value == 1.0
     assert scores[2].scores["accuracy"].value == 0.25 and scores[2].unpredicted == 10
-    assert "| age     | matched" in demographics_table(scores)
+    assert "| age     | matched" in table(scores)
     dataset.demographics = {"u0": {"age": " "}, "u1": {"age": None}}
     dataset.items = None  # features are not computed where no label is known
-    assert compare(dataset, log, {}) == []
+    assert score(dataset, log, {}) == []
 
 
 @pytest.mark.slow
@@ -146,7 +150,7 @@ def test_movielens_1m(ml1m):
 
     dataset = movielens.read(ml1m)
     assert tuple(map(len, closed_lists(dataset))) == (7, 21)
-    scores = compare(dataset, matching_part(dataset, "profile"), {})
+    scores = score(dataset, matching_part(dataset, "profile"), {})
     accuracy = {(s.field, s.name): s.scores["accuracy"].value for s in scores}
     assert accuracy == pytest.approx(
         {

@@ -5,7 +5,7 @@ from alignuser_jax.datasets.formats import synthetic
 from alignuser_jax.evaluation.preference import (
     PreferenceCase,
     preference_cases,
-    score_preferences,
+    score,
 )
 
 
@@ -38,7 +38,7 @@ def test_matched_negatives_take_popularity_away(dataset):
     for negatives in ("uniform", "popularity"):
         cases = preference_cases(dataset.log, range(40), negatives=negatives)
         scores = [counts[c.items].astype(float) for c in cases]
-        best[negatives] = score_preferences("popularity", cases, scores, probabilities=False)
+        best[negatives] = score("popularity", cases, scores, probabilities=False)
     assert best["popularity"].best_accuracy.value < best["uniform"].best_accuracy.value - 0.05
     assert np.isnan(best["uniform"].f1)
 
@@ -49,7 +49,7 @@ def test_scores_by_hand():
         PreferenceCase(1, np.arange(4), np.array([True, False, True, False])),
     ]
     scores = [np.array([0.9, 0.4, 0.6, 0.1]), np.array([0.8, 0.2, 0.7, 0.3])]
-    found = score_preferences("x", cases, scores)
+    found = score("x", cases, scores)
     assert found.accuracy == pytest.approx((2 / 4 + 4 / 4) / 2)
     assert found.precision == pytest.approx((1 / 2 + 1) / 2)
     assert found.recall == pytest.approx((1 / 2 + 1) / 2)
@@ -59,5 +59,13 @@ def test_scores_by_hand():
 
 def test_a_tie_cannot_be_split_by_the_threshold():
     cases = [PreferenceCase(0, np.arange(4), np.array([True, True, False, False]))]
-    found = score_preferences("constant", cases, [np.full(4, 0.5)])
+    found = score("constant", cases, [np.full(4, 0.5)])
     assert found.best_accuracy.value == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("name", ["items", "m", "page"])
+def test_lists_refuse_nonsense(dataset, name):
+    with pytest.raises(ValueError, match=f"{name} is 0, expected at least 1"):
+        preference_cases(dataset.log, range(4), **{name: 0})
+    with pytest.raises(ValueError, match="no user has enough held-out interactions"):
+        score("x", [], [])
