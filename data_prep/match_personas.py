@@ -7,10 +7,11 @@
     alignuser match-personas … --estimate        what it will take, and nothing else
     alignuser match-personas … --baselines       what simple predictors reach, without a model
 
-METHOD.md 4.4: m candidates, each judged on j subsets of the user's ratings and j of others'.
-Killed and started again, it goes on. `--personas=OUTPUT` gives the result to build-shards and
-simulate. Where the data know age or occupation, a table says how often the matched ones are
-right; no prompt ever holds the true ones.
+The method is that of docs/method.md section 4.4: m candidates, each judged on j subsets of the
+user's ratings and j of others'. A program that was killed goes on when it is started again.
+`--personas=OUTPUT` gives the result to build-shards and simulate. If the data have ages or
+occupations, a table says how often the matched ones are right; no prompt ever holds the true
+ones.
 """
 
 from dataclasses import replace
@@ -18,11 +19,19 @@ from pathlib import Path
 
 from absl import app, flags
 
+from alignuser_jax.datasets import Dataset
+from alignuser_jax.driver import Backend
 from alignuser_jax.evaluation import demographics
-from alignuser_jax.personas import MatchConfig
+from alignuser_jax.personas import GivenPersonas, Match, MatchConfig
 from alignuser_jax.personas.given import PARTS, persona_row
-from alignuser_jax.personas.match_dataset import closed_lists, match_dataset, matching_part
+from alignuser_jax.personas.match_dataset import (
+    MatchPlan,
+    closed_lists,
+    match_dataset,
+    matching_part,
+)
 from alignuser_jax.runs.backend import open_backend
+from alignuser_jax.runs.experiment import Experiment
 from alignuser_jax.runs.flags import (
     backend_choice,
     backend_flags,
@@ -33,7 +42,7 @@ from alignuser_jax.runs.flags import run as run_program
 from alignuser_jax.views import policy_and_agent_users
 
 STATES = 1024
-"""Bound of the automaton of a proposal, which holds the lists of ages and occupations."""
+"""The states that the automaton of a proposal needs; it holds the ages and occupations."""
 FLAGS = flags.FLAGS
 experiment_flags(run_required=False)
 backend_flags()
@@ -65,94 +74,126 @@ flags.DEFINE_bool("baselines", False, "Only the table of majority and regression
 def main() -> None:
     choice = None if FLAGS.baselines else backend_choice()
     if not (FLAGS.baselines or FLAGS.output):
-        raise app.UsageError("--output must be given (but for --baselines)")
+        raise app.UsageError("--output must be given (except with --baselines)")
+    if FLAGS.sample < 0:
+        raise app.UsageError(f"--sample={FLAGS.sample}: expected 0 or more")
+    if FLAGS.limit is not None and FLAGS.limit < 1:
+        raise app.UsageError(f"--limit={FLAGS.limit}: expected 1 or more")
     experiment, dataset, run = open_experiment()
+    refuse_without_ratings(dataset)
+    users = users_to_match(dataset, experiment)
+    plan = match_plan(experiment)
+    if choice is None:
+        print_baselines(dataset, users, plan)
+        return
+    engine = replace(experiment.engine, states=max(experiment.engine.states, STATES))
+    experiment = replace(experiment, engine=engine)
+    with open_backend(
+        choice, experiment, dataset, run, adapter=FLAGS.adapter, say=print
+    ) as opened:
+        backend = Backend(
+            opened.generator,
+            opened.count_tokens,
+            opened.policy_id,
+            opened.engine,
+            opened.note,
+            opened.concurrency,
+        )
+        config = match_config(dataset, opened.experiment, backend)
+        if choice.server:
+            prices = (choice.server.prompt_price, choice.server.generated_price)
+            plan = replace(plan, prices=prices)
+        print(backend.note)
+        result = match_dataset(dataset, users, config, backend, FLAGS.output, plan)
+    if result is not None:
+        print_result(dataset, users, plan, backend, *result)
+
+
+def refuse_without_ratings(dataset: Dataset) -> None:
     if not len(dataset.log):
         surveys = Path(FLAGS.dataset) / "surveys.parquet"
         raise ValueError(
             f"{dataset.name} has no ratings to match personas by"
             + (f"; its surveys are personas: --personas={surveys}" if surveys.is_file() else "")
         )
-    engine = replace(experiment.engine, states=max(experiment.engine.states, STATES))
-    experiment = replace(experiment, engine=engine)
-    share = experiment.align_shards.profile_share
-    evidence = matching_part(dataset, FLAGS.part, share)
+
+
+def users_to_match(dataset: Dataset, experiment: Experiment) -> tuple[str, ...]:
     users = dataset.user_ids
     if FLAGS.users != "all":
         policy, agents = policy_and_agent_users(dataset, experiment.agents, experiment.seed)
         users = policy if FLAGS.users == "policy" else agents
-    if FLAGS.sample < 0:
-        raise app.UsageError(f"--sample={FLAGS.sample}: expected 0 or more")
-    if FLAGS.limit is not None and FLAGS.limit < 1:
-        raise app.UsageError(f"--limit={FLAGS.limit}: expected 1 or more")
-    users = users[: FLAGS.limit]
-    if choice is None:
-        baselines = demographics.score(dataset, evidence, {}, users, seed=FLAGS.seed)
-        if not baselines:
-            raise ValueError(
-                f"{dataset.name} knows age and occupation of none of these users, or of fewer "
-                f"than {demographics.FOLDS} in all: there is nothing to hold --baselines "
-                "against"
-            )
-        print(demographics.table(baselines))
-        return
+    return users[: FLAGS.limit]
+
+
+def match_plan(experiment: Experiment) -> MatchPlan:
+    return MatchPlan(
+        part=FLAGS.part,
+        profile_share=experiment.align_shards.profile_share,
+        sample=FLAGS.sample,
+        only_estimate=FLAGS.estimate,
+        progress=True,
+    )
+
+
+def match_config(dataset: Dataset, experiment: Experiment, backend: Backend) -> MatchConfig:
     ages, occupations = closed_lists(dataset)
-    server = choice.server
-    with open_backend(
-        choice, experiment, dataset, run, adapter=FLAGS.adapter, say=print
-    ) as backend:
-        session = backend.experiment.session
-        config = MatchConfig(
-            tuple(FLAGS.ages or ages),
-            tuple(FLAGS.occupations or occupations),
-            item_type=session.item_type,
-            candidates=FLAGS.candidates,
-            taste_items=FLAGS.taste_items,
-            subsets=FLAGS.subsets,
-            subset_items=FLAGS.subset_items,
-            propose_reasoning_tokens=FLAGS.reasoning_tokens,
-            fit_reasoning_tokens=FLAGS.fit_reasoning_tokens,
-            temperature=session.temperature,
-            top_p=session.top_p,
-            context_tokens=backend.engine.get("context", session.context_tokens),
-            seed=FLAGS.seed,
+    session = experiment.session
+    return MatchConfig(
+        tuple(FLAGS.ages or ages),
+        tuple(FLAGS.occupations or occupations),
+        item_type=session.item_type,
+        candidates=FLAGS.candidates,
+        taste_items=FLAGS.taste_items,
+        subsets=FLAGS.subsets,
+        subset_items=FLAGS.subset_items,
+        propose_reasoning_tokens=FLAGS.reasoning_tokens,
+        fit_reasoning_tokens=FLAGS.fit_reasoning_tokens,
+        temperature=session.temperature,
+        top_p=session.top_p,
+        context_tokens=backend.engine.get("context", session.context_tokens),
+        seed=FLAGS.seed,
+    )
+
+
+def print_baselines(dataset: Dataset, users: tuple[str, ...], plan: MatchPlan) -> None:
+    ratings = matching_part(dataset, plan.part, plan.profile_share)
+    baselines = demographics.score(dataset, ratings, {}, users, seed=FLAGS.seed)
+    if not baselines:
+        raise ValueError(
+            f"{dataset.name} has age and occupation of none of these users, or of fewer than "
+            f"{demographics.FOLDS} in all: there is nothing to compare --baselines with"
         )
-        print(backend.note)
-        result = match_dataset(
-            dataset,
-            users,
-            config,
-            backend.generator,
-            FLAGS.output,
-            policy_id=backend.policy_id,
-            part=FLAGS.part,
-            profile_share=share,
-            engine=backend.engine,
-            note=backend.note,
-            count_tokens=backend.count_tokens,
-            concurrency=backend.concurrency,
-            prices=(server.prompt_price, server.generated_price) if server else (0.0, 0.0),
-            sample=FLAGS.sample,
-            only_estimate=FLAGS.estimate,
-            progress=True,
-        )
-    if result is None:
-        return
-    matches, given = result
-    told = [match.told for match in matches if match.persona]
-    print(f"{len(told)} of {len(matches)} users matched")
+    print(demographics.table(baselines))
+
+
+def print_result(
+    dataset: Dataset,
+    users: tuple[str, ...],
+    plan: MatchPlan,
+    backend: Backend,
+    matches: list[Match],
+    personas: GivenPersonas,
+) -> None:
+    counts = [match.told for match in matches if match.persona]
+    print(f"{len(counts)} of {len(matches)} users matched")
     for reason in sorted({text for match in matches for text in match.failures})[:5]:
         print(f"failed: {reason}")
-    if not told:
-        raise RuntimeError(f"no user was matched; why is in {Path(FLAGS.output)}/matches.jsonl")
-    taste, subset = (sum(counts) / len(told) for counts in zip(*told, strict=True))
+    if not counts:
+        raise RuntimeError(
+            f"no user was matched; the reasons are in {Path(FLAGS.output)}/matches.jsonl"
+        )
+    taste, subset = (sum(column) / len(counts) for column in zip(*counts, strict=True))
     print(f"ratings told, on average: {taste:.1f} to propose, {subset:.1f} in a subset")
-    said = {match.user_id: persona_row(match) for match in matches}
-    scores = demographics.score(dataset, evidence, {"matched": said}, users, seed=FLAGS.seed)
+    predicted = {match.user_id: persona_row(match) for match in matches}
+    ratings = matching_part(dataset, plan.part, plan.profile_share)
+    scores = demographics.score(
+        dataset, ratings, {"matched": predicted}, users, seed=FLAGS.seed
+    )
     if scores:
         print(f"\nmatched by {backend.policy_id}: {backend.note}")
         print(demographics.table(scores))
-    print(f"personas: {Path(given.name)}")
+    print(f"personas: {Path(personas.name)}")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Agents at work: one session as a coroutine, many of them at once, and a log that survives."""
+"""Simulated users: one session as a coroutine, and many sessions run at once."""
 
 from alignuser_jax.agents.conversation import AgentUser, SessionConfig
 from alignuser_jax.agents.events import read_events, write_events
-from alignuser_jax.agents.population import RecommenderError, SessionSpec, run_population
+from alignuser_jax.agents.population import SessionSpec, run_population
 from alignuser_jax.agents.rating import rate_item
 from alignuser_jax.agents.session import (
     RecommendationFailed,
@@ -11,6 +11,7 @@ from alignuser_jax.agents.session import (
     session,
 )
 from alignuser_jax.agents.shop_session import shop_session
+from alignuser_jax.agents.slates import RecommenderError
 
 __all__ = [
     "AgentUser",

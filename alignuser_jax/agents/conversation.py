@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from alignuser_jax.language import prompts
+from alignuser_jax.language.render import MESSAGE_TOKENS
 from alignuser_jax.memory import EpisodicMemory, Recollection, mean_level
 from alignuser_jax.records import (
     CountTokens,
@@ -22,9 +23,6 @@ from alignuser_jax.records import (
 )
 from alignuser_jax.world import RecommendationSite
 from alignuser_jax.world.site.page import NONE
-
-MESSAGE_TOKENS = 5
-"""What a chat template puts around a message, in tokens (ChatML and Llama 3: 5)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,5 +4,23 @@ It knows nothing of what is asked; agents, persona matching and judges all run t
 """
 
 from alignuser_jax.driver.backend import Backend
+from alignuser_jax.driver.drive import (
+    Answered,
+    Answerer,
+    Asking,
+    FailurePolicy,
+    Job,
+    drive,
+)
+from alignuser_jax.driver.progress import Progress
 
-__all__ = ["Backend"]
+__all__ = [
+    "Answered",
+    "Answerer",
+    "Asking",
+    "Backend",
+    "FailurePolicy",
+    "Job",
+    "Progress",
+    "drive",
+]

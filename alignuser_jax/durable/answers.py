@@ -1,4 +1,4 @@
-"""Encode questions and answers as bytes for the journal and for recordings."""
+"""Encode questions and answers as bytes, for the journal and for recordings of models."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ from alignuser_jax.records import (
 )
 
 Question = Request | RecommendationRequest | NextPageRequest
-
+"""Everything that a coroutine can ask."""
 
 Answer = Completion | Slate | str
+"""The answers to the three kinds of `Question`, in the same order."""
 
 
 def _plain(value: Any) -> Any:
-    """What msgpack does not know: dataclasses, sets and NumPy values."""
+    """Encode what msgpack does not know: dataclasses, sets and NumPy values."""
     if dataclasses.is_dataclass(value):
         return [getattr(value, field.name) for field in dataclasses.fields(value)]
     if isinstance(value, frozenset | set):
@@ -35,11 +36,12 @@ def _plain(value: Any) -> Any:
 
 
 def pack(value: Any) -> bytes:
+    """Encode plain values, dataclasses, sets and NumPy values with msgpack."""
     return msgpack.packb(value, default=_plain)
 
 
 def field_hashes(question: Question) -> dict[str, bytes]:
-    """8-byte hashes of the question's type and of each of its fields."""
+    """Return an 8-byte hash of the question's type and of each of its fields, by name."""
     values = {f.name: getattr(question, f.name) for f in dataclasses.fields(question)}
     values["type"] = type(question).__name__
     return {
@@ -49,19 +51,21 @@ def field_hashes(question: Question) -> dict[str, bytes]:
 
 
 def encode_answer(answer: Answer) -> Any:
+    """Return the answer as values that `pack` can encode; default fields are left out."""
     if isinstance(answer, str):
         return answer
-    fields = {
+    fields: dict[str, Any] = {
         f.name: getattr(answer, f.name)
         for f in dataclasses.fields(answer)
         if getattr(answer, f.name) != f.default
     }
-    if "samples" in fields:
+    if isinstance(answer, Completion) and "samples" in fields:
         fields["samples"] = [encode_answer(sample) for sample in answer.samples]
     return [type(answer).__name__, fields]
 
 
 def decode_answer(data: Any) -> Answer:
+    """Return the answer that `encode_answer` encoded."""
     if isinstance(data, str):
         return data
     name, fields = data
@@ -75,4 +79,5 @@ def decode_answer(data: Any) -> Answer:
 
 
 def unpack(payload: bytes) -> Any:
+    """Decode what `pack` encoded, with tuples for lists."""
     return msgpack.unpackb(payload, use_list=False)

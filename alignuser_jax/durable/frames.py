@@ -1,8 +1,8 @@
-"""Records on disk that survive a kill, and questions and answers as bytes: what the agents'
-journal and recordings of models have in common.
+"""Write and read framed records, of which a kill of the writer tears at most the last.
 
 A record is a 12-byte header (payload length, CRC-32 of that length, CRC-32 of the payload, all
-little-endian uint32) and a msgpack payload. Killing the writer tears at most the last record.
+little-endian uint32) and a msgpack payload. The journal of a run and the recordings of models
+are files of such records.
 """
 
 from __future__ import annotations
@@ -21,14 +21,12 @@ _HEADER = struct.Struct("<III")
 _LENGTH = struct.Struct("<I")
 
 
-# --- questions and answers as bytes -----------------------------------------------------
-
-
-# --- records on disk -------------------------------------------------------------------
-
-
 def lock_for_writing(file: IO, name: str | Path) -> None:
-    """One writer at a time; closes the file and raises `JournalError` where there is one."""
+    """Lock an open file, so that only one process writes it.
+
+    Raises:
+        JournalError: Another process holds the lock; `file` is closed then.
+    """
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -39,12 +37,13 @@ def lock_for_writing(file: IO, name: str | Path) -> None:
 
 
 def framed(payload: bytes) -> bytes:
-    """The payload with its header, as it stands on disk."""
+    """Return the payload with its header, as it is on disk."""
     length = _LENGTH.pack(len(payload))
     return _HEADER.pack(len(payload), zlib.crc32(length), zlib.crc32(payload)) + payload
 
 
 def sync_folder(folder: Path) -> None:
+    """Write a folder's entries to the disk, so that a new file in it survives a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -53,14 +52,22 @@ def sync_folder(folder: Path) -> None:
 
 
 def records_in(data: bytes, path: Path) -> Iterator[tuple[int, bytes]]:
-    """(end offset, payload) of each whole record; stops at a torn last one."""
+    """Yield (end offset, payload) of each whole record, up to a torn last one.
+
+    Args:
+        data: The bytes of a file.
+        path: Its name, for messages.
+
+    Raises:
+        JournalError: A record before the last one is damaged.
+    """
     start = 0
     while start < len(data):
         header = data[start : start + _HEADER.size]
         if len(header) < _HEADER.size:
             return
         if not any(header) and not any(memoryview(data)[start:]):
-            return  # a file extended before a power cut
+            return  # the file was extended, and a power cut came before the data
         length, length_crc, payload_crc = _HEADER.unpack_from(data, start)
         first = start + _HEADER.size
         end = first + length

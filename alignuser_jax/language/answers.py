@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-Answer = tuple[tuple[str, ...], ...]
+AnswerLines = tuple[tuple[str, ...], ...]
 """One entry per answer line: the line's alternatives (`records.Request.answer`)."""
 
 
@@ -26,7 +26,7 @@ def integers(low: int, high: int, before: str = "") -> tuple[str, ...]:
     return tuple(f"{before}{number}" for number in range(low, high + 1))
 
 
-def json_answer(fields: Mapping[str, Iterable[Any]]) -> Answer:
+def json_answer(fields: Mapping[str, Iterable[Any]]) -> AnswerLines:
     """The answer lines of a JSON object with exactly these fields, in this order, each with
     one of its values: one line per field, a brace before and after.
 

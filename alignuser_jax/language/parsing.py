@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from alignuser_jax.language.answers import Answer, json_answer, json_value
+from alignuser_jax.language.answers import AnswerLines, json_answer, json_value
 from alignuser_jax.randomness import stable_key
 from alignuser_jax.records import Completion, Message, Request
 
@@ -19,7 +19,7 @@ class ReplyError(ValueError):
     """A reply that does not hold what was asked; the message says what is wrong with it."""
 
 
-def parse_answer(text: str, answer: Answer) -> tuple[int, ...]:
+def parse_answer(text: str, answer: AnswerLines) -> tuple[int, ...]:
     """The alternative taken in each answer line. The answer is the reply's last
     `len(answer)` lines that are not blank, each exactly one alternative; what stands before
     is reasoning. Space around a line does not count, and lines end with newlines only (a title
@@ -47,7 +47,9 @@ def parse_json(text: str, fields: Mapping[str, Iterable[Any]]) -> dict[str, Any]
     return json_value(parse_answer(text, json_answer(values)), values)
 
 
-def read_choices(completion: Completion, answer: Answer) -> tuple[tuple[int, ...] | None, str]:
+def read_choices(
+    completion: Completion, answer: AnswerLines
+) -> tuple[tuple[int, ...] | None, str]:
     """The alternatives taken, or `None` and why there are none."""
     if completion.finish_reason == "error":
         return None, completion.error or "the model failed without saying why"
@@ -72,12 +74,12 @@ def ask_again(request: Request, reply: str) -> Request:
     return replace(request, messages=(*request.messages, *said), key=key)
 
 
-def answer_text(choices: Sequence[int], answer: Answer) -> str:
+def answer_text(choices: Sequence[int], answer: AnswerLines) -> str:
     """The answer lines of these choices."""
     return "\n".join(lines[choice] for lines, choice in zip(answer, choices, strict=True))
 
 
-def final_lines(text: str, answer: Answer) -> str:
+def final_lines(text: str, answer: AnswerLines) -> str:
     """A reply without its reasoning, as it stays in the conversation. ReplyError as above."""
     return answer_text(parse_answer(text, answer), answer)
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from alignuser_jax.language.answers import Answer, integers
+from alignuser_jax.language.answers import AnswerLines, integers
 from alignuser_jax.language.prompts import BIG_FIVE, RATING, persona_block, turn
 from alignuser_jax.records import Message, Persona
 
 AGE, OCCUPATION = "AGE: ", "OCCUPATION: "
-TRAIT_LEVELS = (1, 3)
+BIG_FIVE_LEVELS = (1, 3)
 FIT = (1, 10)
 """What a set of ratings is given for how well it suits a persona."""
 
@@ -50,12 +50,12 @@ def propose_another(number: int, candidates: int) -> Message:
     )
 
 
-def propose_answer(ages: Sequence[str], occupations: Sequence[str]) -> Answer:
+def propose_answer(ages: Sequence[str], occupations: Sequence[str]) -> AnswerLines:
     """One line for age, occupation and each of the five traits, in `BIG_FIVE`'s order."""
     return (
         tuple(AGE + age for age in ages),
         tuple(OCCUPATION + occupation for occupation in occupations),
-        *(integers(*TRAIT_LEVELS, before=f"{name.upper()}: ") for name in BIG_FIVE),
+        *(integers(*BIG_FIVE_LEVELS, before=f"{name.upper()}: ") for name in BIG_FIVE),
     )
 
 
@@ -79,6 +79,6 @@ def fit_messages(
     return Message.of("system", system), Message.of("user", asked)
 
 
-def fit_answer() -> Answer:
+def fit_answer() -> AnswerLines:
     """Alternative i is a fit of i + 1."""
     return (integers(*FIT, before=RATING),)

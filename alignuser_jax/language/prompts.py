@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from alignuser_jax.language.answers import Answer, integers
+from alignuser_jax.language.answers import AnswerLines, integers
 from alignuser_jax.records import RATINGS, Action, Message, Persona, Span
 from alignuser_jax.text import one_line
 
@@ -184,7 +184,7 @@ def screen_turn(page_text: str, *recalled: str) -> str:
     return turn(page_text, *recalled, SCREEN)
 
 
-def screen_answer(slate_size: int) -> Answer:
+def screen_answer(slate_size: int) -> AnswerLines:
     """Watch is alternative 0, skip is 1."""
     ids = (f"ITEM_{n}" for n in range(1, slate_size + 1))
     return tuple((item + WATCH, item + SKIP) for item in ids)
@@ -196,7 +196,7 @@ def rate_turn(target: str, feedback: str = "", recalled: str = "") -> str:
     return turn(feedback, recalled, f"{RATE}{target}.")
 
 
-def rate_answer() -> Answer:
+def rate_answer() -> AnswerLines:
     """Alternative i is a rating of i + 1."""
     return (integers(RATINGS[0], RATINGS[-1], before=RATING),)
 
@@ -205,7 +205,7 @@ def act_turn(actions: Sequence[Action], feedback: str = "") -> str:
     return turn(feedback, ACTIONS + " ".join(action.token for action in actions))
 
 
-def act_answer(actions: Sequence[Action]) -> Answer:
+def act_answer(actions: Sequence[Action]) -> AnswerLines:
     return (tuple(BEST_ACTION + action.token for action in actions),)
 
 
@@ -213,7 +213,7 @@ def interview_turn(state_text: str = "") -> str:
     return turn(state_text, INTERVIEW)
 
 
-def interview_answer() -> Answer:
+def interview_answer() -> AnswerLines:
     """Alternative i is a satisfaction of i + 1."""
     return (integers(1, 10, before=RATING),)
 

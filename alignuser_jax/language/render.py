@@ -19,6 +19,11 @@ from alignuser_jax.language.tokenizer import (
 )
 from alignuser_jax.records import Message, Span
 
+MESSAGE_TOKENS = 5
+"""The tokens that the chat templates of ChatML and Llama 3 put around a message."""
+MOST_MESSAGE_TOKENS = 8
+"""The most tokens that a chat template is assumed to put around a message."""
+
 
 @dataclass(frozen=True, slots=True)
 class Rendered:

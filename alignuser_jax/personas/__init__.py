@@ -4,21 +4,21 @@ The formulas and the matching are those of docs/method.md section 4.
 """
 
 from alignuser_jax.personas.cost import Cost, estimate
-from alignuser_jax.personas.evidence import Evidence
 from alignuser_jax.personas.given import GivenPersonas, read_personas, save_matches
+from alignuser_jax.personas.match_users import match_users
 from alignuser_jax.personas.matching import Candidate, Match, MatchConfig, match
-from alignuser_jax.personas.population import match_users
 from alignuser_jax.personas.traits import (
     Traits,
     compute_personas,
     compute_traits,
     trait_levels,
 )
+from alignuser_jax.personas.user_ratings import UserRatings
 
 __all__ = [
     "Candidate",
     "Cost",
-    "Evidence",
+    "UserRatings",
     "GivenPersonas",
     "Match",
     "MatchConfig",

@@ -2,47 +2,47 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from alignuser_jax.driver.cost import Load, LoadCounter
 from alignuser_jax.language.parsing import REPROMPT, answer_text
-from alignuser_jax.personas.evidence import Evidence
-from alignuser_jax.personas.matching import MESSAGE_TOKENS, MatchConfig, match
+from alignuser_jax.language.render import MOST_MESSAGE_TOKENS
+from alignuser_jax.personas.matching import MatchConfig, match
+from alignuser_jax.personas.user_ratings import UserRatings
 from alignuser_jax.randomness import stable_key
-from alignuser_jax.records import Completion, Request
+from alignuser_jax.records import Completion, CountTokens, Request
 
 
 @dataclass(frozen=True)
 class Cost:
     """The requests and tokens that matching takes.
 
-    The numbers leave out ties, which are judged twice, and replies that cannot be read, which
+    `expected` leaves out ties, which are judged twice, and replies that cannot be read, which
     are asked for again; `worst` has both everywhere.
 
     Attributes:
         users: How many users have ratings, so that they can be matched.
         sampled: For how many of them the tokens were counted.
         without: How many users have no ratings; nothing is asked about them.
-        requests: The number of requests.
-        prompt_tokens: The tokens of all prompts.
+        expected: The load without ties and repeats.
         new_tokens: The prompt tokens that are not a prefix of another request of the same user.
             An engine that reuses prefixes must prefill only these.
-        generated_tokens: The tokens of all replies.
-        worst: (requests, prompt tokens, generated tokens) if all candidates are tied and every
-            question is asked twice.
+        worst: The load if all candidates are tied and every question is asked twice.
     """
 
     users: int
     sampled: int
     without: int
-    requests: float
-    prompt_tokens: float
+    expected: Load
     new_tokens: float
-    generated_tokens: float
-    worst: tuple[float, float, float]
+    worst: Load
 
-    def lines(self, seconds_per_user: float | None = None, prices=(0.0, 0.0)) -> list[str]:
+    def lines(
+        self,
+        seconds_per_user: float | None = None,
+        prices: tuple[float, float] = (0.0, 0.0),
+    ) -> list[str]:
         """Return the estimate in words, a line each for tokens, price and time.
 
         Args:
@@ -50,26 +50,20 @@ class Cost:
             prices: Per million prompt tokens and per million generated tokens; without them
                 the line about the price is left out.
         """
-        requests, prompt, generated = self.worst
+        expected, worst = self.expected, self.worst
         unrated = f"; {self.without} more have no ratings and are not asked about"
         lines = [
-            f"{self.users} users: {self.requests:,.0f} requests, {self.prompt_tokens:,.0f} "
-            f"prompt tokens ({self.new_tokens:,.0f} where beginnings are reused), "
-            f"{self.generated_tokens:,.0f} generated, without ties or repeats (at worst, with "
-            f"both everywhere, {requests:,.0f}, {prompt:,.0f} and {generated:,.0f}); counted "
+            f"{self.users} users: {expected.requests:,.0f} requests, "
+            f"{expected.prompt_tokens:,.0f} prompt tokens ({self.new_tokens:,.0f} where "
+            f"beginnings are reused), {expected.generated_tokens:,.0f} generated, without ties "
+            f"or repeats (at worst, with both everywhere, {worst.requests:,.0f}, "
+            f"{worst.prompt_tokens:,.0f} and {worst.generated_tokens:,.0f}); counted "
             f"for {self.sampled} users" + (unrated if self.without else ""),
         ]
         if any(prices):
-            cost, most = (
-                (read * prices[0] + written * prices[1]) / 1e6
-                for read, written in (
-                    (self.prompt_tokens, self.generated_tokens),
-                    (prompt, generated),
-                )
-            )
             lines.append(
-                f"price: {cost:,.2f} without ties or repeats, at worst {most:,.2f}, without a "
-                "discount for reuse"
+                f"price: {expected.price(prices):,.2f} without ties or repeats, at worst "
+                f"{worst.price(prices):,.2f}, without a discount for reuse"
             )
         if seconds_per_user is not None:
             seconds = seconds_per_user * self.users
@@ -82,16 +76,16 @@ class Cost:
 
 def estimate(
     users: Sequence[str],
-    evidence: Evidence,
+    ratings: UserRatings,
     config: MatchConfig,
-    count_tokens: Callable[[str], int],
+    count_tokens: CountTokens,
     sample: int = 16,
 ) -> Cost:
     """Estimate what it takes to match `users`, without asking a model.
 
     Args:
         users: The user ids.
-        evidence: The ratings to match by.
+        ratings: The ratings to match by.
         config: How personas are matched.
         count_tokens: Counts the tokens of a text.
         sample: For how many users requests are made and counted.
@@ -102,68 +96,57 @@ def estimate(
     """
     if not users:
         raise ValueError("no users to estimate the cost of: give user ids")
-    able = [user for user in users if evidence.count(user)]
+    able = [user for user in users if ratings.count(user)]
     sampled = sorted(able, key=lambda user: stable_key("estimate", user))[:sample]
     if not sampled:
         raise ValueError(f"none of {len(users)} users has ratings to match by")
-    requests = prompt = new = generated = 0
-    worst = [0, 0, 0]
-    repeat = count_tokens(REPROMPT) + 2 * MESSAGE_TOKENS
-    reasons: tuple[str, ...] = ()
+    repeat = count_tokens(REPROMPT) + 2 * MOST_MESSAGE_TOKENS
+    counter = LoadCounter(count_tokens, MOST_MESSAGE_TOKENS, repeat)
+    reasons: list[str] = []
     for user in sampled:
-        texts: list[str] = []
-        exchanges, failures = _stand_in(user, evidence, config, count_tokens)
+        counter.next_coroutine()
+        exchanges, failures = _stand_in(user, ratings, config, count_tokens)
         reasons += failures
         for request, reply in exchanges:
-            requests += 1
-            text = "\x1e".join(message.content for message in request.messages)
-            extra = MESSAGE_TOKENS * len(request.messages)
-            read = count_tokens(text) + extra
-            prompt += read
-            shared = max((len(os.path.commonprefix([text, old])) for old in texts), default=0)
-            new += count_tokens(text[shared:]) + (extra if not shared else MESSAGE_TOKENS)
-            written = request.reasoning_tokens + count_tokens(reply)
-            generated += written
-            draws = 1 if request.purpose == "propose" else 2
-            counts = (2, 2 * read + written + repeat, 2 * written)
-            worst = [all_ + draws * n for all_, n in zip(worst, counts, strict=True)]
-            texts.append(text)
-    if not requests:
+            counter.add(request, reply, most=1 if request.purpose == "propose" else 2)
+    if not counter.expected.requests:
         raise ValueError(f"none of {len(sampled)} users can be matched: {reasons[0]}")
     times = len(able) / len(sampled)
-    requests, prompt, new, generated, *worst = (
-        value * times for value in (requests, prompt, new, generated, *worst)
-    )
-    without = len(users) - len(able)
     return Cost(
-        len(able), len(sampled), without, requests, prompt, new, generated, tuple(worst)
+        len(able),
+        len(sampled),
+        len(users) - len(able),
+        counter.expected.scaled(times),
+        counter.new_tokens * times,
+        counter.worst.scaled(times),
     )
 
 
 def _stand_in(
-    user: str, evidence, config, count_tokens
+    user: str, ratings: UserRatings, config: MatchConfig, count_tokens: CountTokens
 ) -> tuple[list[tuple[Request, str]], tuple[str, ...]]:
     """Return the (request, reply) pairs of one user, and what failed.
 
     The replies are as long as real ones, and the candidates in them all differ.
     """
-    coroutine, exchanges = match(user, evidence, config, count_tokens), []
-    answers = None
-    while True:
-        try:
+    coroutine = match(user, ratings, config, count_tokens)
+    exchanges: list[tuple[Request, str]] = []
+    try:
+        batch = next(coroutine)
+        while True:
+            answers = []
+            for request in batch:
+                if request.purpose == "propose":
+                    choices = _different(len(exchanges), [len(line) for line in request.answer])
+                else:  # only candidate 0 fits, and only the user's own ratings: nothing is tied
+                    _, subset, candidate = map(int, request.subject.split("/"))
+                    choices = [9 if candidate == 0 and subset < config.subsets else 0]
+                reply = answer_text(choices, request.answer)
+                exchanges.append((request, reply))
+                answers.append(Completion(reply, tuple(choices)))
             batch = coroutine.send(answers)
-        except StopIteration as end:
-            return exchanges, end.value.failures
-        answers = []
-        for request in batch:
-            if request.purpose == "propose":
-                choices = _different(len(exchanges), [len(line) for line in request.answer])
-            else:  # only candidate 0 fits, and only the user's own ratings: nothing is tied
-                _, subset, candidate = map(int, request.subject.split("/"))
-                choices = [9 if candidate == 0 and subset < config.subsets else 0]
-            reply = answer_text(choices, request.answer)
-            exchanges.append((request, reply))
-            answers.append(Completion(reply, tuple(choices)))
+    except StopIteration as end:
+        return exchanges, end.value.failures
 
 
 def _different(number: int, sizes: Sequence[int]) -> list[int]:

@@ -10,13 +10,15 @@ completions. So it can be tested with canned answers, and `match_users` runs man
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from alignuser_jax.language import persona_prompts as prompts
+from alignuser_jax.language.answers import AnswerLines
 from alignuser_jax.language.parsing import answer_text, ask_again, read_choices
-from alignuser_jax.personas.evidence import Evidence, Rated
+from alignuser_jax.language.render import MOST_MESSAGE_TOKENS
+from alignuser_jax.personas.user_ratings import Rated, UserRatings
 from alignuser_jax.randomness import stable_key
 from alignuser_jax.records import (
     Completion,
@@ -26,15 +28,14 @@ from alignuser_jax.records import (
     Request,
 )
 
-MESSAGE_TOKENS = 8
-"""The most tokens that a chat template puts around a message (ChatML and Llama 3: 5)."""
 FIT_TOKENS = 16
 """The most tokens of a judgement, with what a chat template puts before a reply."""
 SAME_SCORE = 1e-9
 """Scores that differ by no more are tied."""
 
-Batch = tuple[Request, ...]
-Answers = Sequence[Completion]
+T = TypeVar("T")
+Matching = Generator[tuple[Request, ...], Sequence[Completion], T]
+"""A part of a match: yields batches of requests, is sent their completions, returns a `T`."""
 
 
 @dataclass(frozen=True)
@@ -146,19 +147,19 @@ class Match:
 
 def match(
     user_id: str,
-    evidence: Evidence,
+    ratings: UserRatings,
     config: MatchConfig,
     count_tokens: CountTokens | None = None,
-) -> Generator[Batch, Answers, Match]:
+) -> Matching[Match]:
     """Return the coroutine that matches a persona to one user.
 
     It yields batches of requests and is sent the completions of each batch: `config.candidates`
     proposals one after the other in one conversation, then all judgements at once. The requests
-    depend on `evidence`, `config` and the answers only.
+    depend on `ratings`, `config` and the answers only.
 
     Args:
         user_id: The user.
-        evidence: The ratings to match by.
+        ratings: The ratings to match by.
         config: How personas are matched.
         count_tokens: Counts the tokens of a text; needed for `config.context_tokens`.
 
@@ -175,39 +176,46 @@ def match(
         ...         except StopIteration as end:
         ...             return end.value  # a Match
     """
-    return (yield from _Matching(user_id, evidence, config, count_tokens).run())
+    return (yield from _Matching(user_id, ratings, config, count_tokens).run())
 
 
 class _Matching:
-    def __init__(self, user_id, evidence, config, count_tokens):
+    def __init__(
+        self,
+        user_id: str,
+        ratings: UserRatings,
+        config: MatchConfig,
+        count_tokens: CountTokens | None,
+    ):
         if config.context_tokens is not None and count_tokens is None:
             raise ValueError(
                 f"context_tokens is {config.context_tokens}, so count_tokens is needed: pass a "
                 "function that counts the tokens of a text"
             )
-        self.user_id, self.evidence, self.config = user_id, evidence, config
+        self.user_id, self.ratings, self.config = user_id, ratings, config
         self.count = count_tokens if config.context_tokens is not None else None
         self.failures: list[str] = []
         self.propose_answer = prompts.propose_answer(config.ages, config.occupations)
         self.fit_answer = prompts.fit_answer()
 
-    def run(self):
-        own = self.evidence.of_user(self.user_id)
+    def run(self) -> Matching[Match]:
+        own = self.ratings.of_user(self.user_id)
         if not own:
             return Match(self.user_id, failures=("the user has no ratings to match by",))
         candidates, listed = yield from self.propose(own)
         if not candidates:
             return Match(self.user_id, told=(listed, 0), failures=tuple(self.failures))
         fits, size = yield from self.judge(candidates, range(len(candidates)), 0)
-        scores = [score(row) for row in fits]
+        scores = [fit_score(row) for row in fits]
         second: list[tuple[float, ...]] = []
         best = _best(scores)
         if len(best) > 1:  # a second draw decides among the tied ones
             second, _ = yield from self.judge(candidates, best, 1)
             means: list[float | None] = [None] * len(scores)
-            for index, again in zip(best, map(score, second), strict=True):
-                if again is not None:
-                    means[index] = scores[index] = (scores[index] + again) / 2
+            for index, again in zip(best, map(fit_score, second), strict=True):
+                before = scores[index]
+                if again is not None and before is not None:
+                    means[index] = scores[index] = (before + again) / 2
             best = _best(means) or best
         return Match(
             self.user_id,
@@ -222,14 +230,14 @@ class _Matching:
 
     # --- candidates ---
 
-    def propose(self, own: tuple[Rated, ...]):
+    def propose(self, own: tuple[Rated, ...]) -> Matching[tuple[tuple[Candidate, ...], int]]:
         """Return the distinct candidates, and how many ratings the taste summary lists."""
         config = self.config
-        taste = self.evidence.taste(self.user_id, config.taste_items, config.seed)
+        taste = self.ratings.taste(self.user_id, config.taste_items, config.seed)
 
         def messages_with(count: int) -> tuple[Message, ...]:
             return prompts.propose_messages(
-                self.evidence.summary(taste[:count]),
+                self.ratings.summary(taste[:count]),
                 config.ages,
                 config.occupations,
                 config.candidates,
@@ -256,7 +264,7 @@ class _Matching:
                 Message.of("assistant", answer_text(choices, self.propose_answer)),
             )
             age, occupation, *levels = choices
-            traits = tuple(level + prompts.TRAIT_LEVELS[0] for level in levels)
+            traits = tuple(level + prompts.BIG_FIVE_LEVELS[0] for level in levels)
             candidate = Candidate(config.ages[age], config.occupations[occupation], traits)
             candidates[candidate] = None
         return tuple(candidates), listed
@@ -267,19 +275,21 @@ class _Matching:
             return 0
         longest = sum(max(map(self.count, line)) + 1 for line in self.propose_answer)
         turn = self.count(prompts.propose_another(2, self.config.candidates).content)
-        each = longest + turn + 2 * MESSAGE_TOKENS
+        each = longest + turn + 2 * MOST_MESSAGE_TOKENS
         return self.config.candidates * each + self.config.propose_reasoning_tokens
 
     # --- self-consistency ---
 
-    def judge(self, candidates: Sequence[Candidate], which: Sequence[int], draw: int):
+    def judge(
+        self, candidates: Sequence[Candidate], which: Sequence[int], draw: int
+    ) -> Matching[tuple[list[tuple[float, ...]], int]]:
         """Return the judgements of each candidate of `which`, and the size of the subsets.
 
         The user's own subsets come first. In a prompt the subset stands before the candidate,
         so the requests about one subset share their prefix.
         """
         config = self.config
-        subsets = self.evidence.subsets(
+        subsets = self.ratings.subsets(
             self.user_id, config.subsets, config.subset_items, config.seed, draw
         )
         personas = [
@@ -289,7 +299,7 @@ class _Matching:
         longest = max(personas, key=lambda p: len(p.age) + len(p.occupation))
 
         def messages_of(subset: Sequence[Rated], persona: Persona) -> tuple[Message, ...]:
-            text = self.evidence.summary(subset)
+            text = self.ratings.summary(subset)
             return prompts.fit_messages(text, persona, config.item_type)
 
         size = min(map(len, subsets))  # the same for all, so that the two sums are comparable
@@ -327,18 +337,21 @@ class _Matching:
 
     # --- requests ---
 
-    def fitting(self, most: int, messages_with, room: int) -> int | None:
+    def fitting(
+        self, most: int, messages_with: Callable[[int], tuple[Message, ...]], room: int
+    ) -> int | None:
         """Return the largest count up to `most` whose messages leave `room` tokens.
 
         `messages_with(count)` are the messages with that many ratings. If not even one rating
         fits, that is noted as a failure and `None` is returned.
         """
-        if self.count is None:
+        count_tokens, context = self.count, self.config.context_tokens
+        if count_tokens is None or context is None:
             return most
-        free = self.config.context_tokens - room
+        free = context - room
 
         def fits(count: int) -> bool:
-            used = (self.count(m.content) + MESSAGE_TOKENS for m in messages_with(count))
+            used = (count_tokens(m.content) + MOST_MESSAGE_TOKENS for m in messages_with(count))
             return sum(used) <= free
 
         if fits(most):
@@ -350,13 +363,21 @@ class _Matching:
         if low:
             return low
         self.failures.append(
-            f"the questions do not fit into {self.config.context_tokens} tokens with a single "
+            f"the questions do not fit into {context} tokens with a single "
             f"rating ({room} are for the replies): give a larger context (engine.context; of a "
             "server --context_tokens), fewer candidates or less reasoning"
         )
         return None
 
-    def request(self, messages, purpose, answer, name: tuple, *, scored: bool) -> Request:
+    def request(
+        self,
+        messages: tuple[Message, ...],
+        purpose: str,
+        answer: AnswerLines,
+        name: tuple[int, ...],
+        *,
+        scored: bool,
+    ) -> Request:
         config = self.config
         reasoning = config.fit_reasoning_tokens if scored else config.propose_reasoning_tokens
         return Request(
@@ -371,7 +392,9 @@ class _Matching:
             key=stable_key(config.seed, self.user_id, purpose, *name),
         )
 
-    def choose(self, requests: Batch):
+    def choose(
+        self, requests: tuple[Request, ...]
+    ) -> Matching[list[tuple[tuple[int, ...] | None, Completion]]]:
         """Return (choices, completion) per request; choices are `None` after a failure.
 
         Failures are noted. Replies that cannot be read are asked for once more, all at once.
@@ -397,7 +420,7 @@ class _Matching:
         ]
 
 
-def score(fits: Sequence[float]) -> float | None:
+def fit_score(fits: Sequence[float]) -> float | None:
     """Return s(p, u) of docs/method.md section 4.4; `None` without judgements.
 
     The first half of `fits` is of the user's own subsets, the second half of other users'.

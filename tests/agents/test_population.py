@@ -1,4 +1,3 @@
-import io
 import random
 import shutil
 import signal
@@ -9,13 +8,9 @@ from pathlib import Path
 import pytest
 
 from alignuser_jax.agents.events import write_events
-from alignuser_jax.agents.population import (
-    RecommenderError,
-    SessionSpec,
-    run_population,
-)
+from alignuser_jax.agents.population import SessionSpec, run_population
 from alignuser_jax.agents.session import RecommendationFailed
-from alignuser_jax.driver.progress import Progress
+from alignuser_jax.agents.slates import RecommenderError
 from alignuser_jax.durable.journal import Journal
 from alignuser_jax.durable.whole import JournalError
 from alignuser_jax.records import Action, NextPageRequest, RecommenderUnavailable
@@ -283,31 +278,3 @@ def test_a_generator_that_loses_requests_is_named(tmp_path):
     generator.collect = list
     with pytest.raises(RuntimeError, match="3 requests were submitted"):
         run(tmp_path, generator=generator)
-
-
-def test_progress_in_a_log_is_a_plain_line_now_and_then():
-    now = [0.0]
-    stream = io.StringIO()
-    progress = Progress(2, True, stream, clock=lambda: now[0])
-    progress.pages_shown(5)
-    now[0] = 10.0
-    progress.session_done(failed=True)
-    progress.session_done()
-    progress.close()
-    assert stream.getvalue().splitlines() == [
-        "1/2 sessions (1 failed), 5 pages, 0.5 pages/s",
-        "2/2 sessions (1 failed), 5 pages, 0.5 pages/s",
-    ]
-
-
-def test_progress_on_a_terminal_is_a_bar():
-    class Terminal(io.StringIO):
-        def isatty(self):
-            return True
-
-    stream = Terminal()
-    progress = Progress(2, True, stream)
-    progress.session_done()
-    progress.pages_shown(1)
-    progress.close()
-    assert "1/2" in stream.getvalue()

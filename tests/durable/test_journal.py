@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from alignuser_jax.durable.answers import decode_answer, encode_answer, field_hashes
-from alignuser_jax.durable.journal import Asked, Journal
+from alignuser_jax.durable.journal import Journal, QuestionId
 from alignuser_jax.durable.whole import JournalError
 from alignuser_jax.records import (
     Completion,
@@ -17,7 +17,7 @@ from alignuser_jax.records import (
 )
 
 MANIFEST = {"seed": 1, "engine": {"slots": 4, "chunk": 32}, "dataset": "abc"}
-ASKED = Asked("a", "u1", 0, 0)
+ASKED = QuestionId("a", "u1", 0, 0)
 QUESTION = Request((Message.of("user", "hello"),), "rate", answer=(("x", "y"),), key=7)
 ANSWERS = [
     Completion(
@@ -38,7 +38,7 @@ ANSWERS = [
 def fill(folder, answers=ANSWERS, **options):
     with Journal.open(folder, MANIFEST, **options) as journal:
         for number, answer in enumerate(answers):
-            journal.append(Asked("a", "u1", 0, number), QUESTION, answer)
+            journal.append(QuestionId("a", "u1", 0, number), QUESTION, answer)
             journal.flush()
 
 
@@ -96,9 +96,9 @@ def test_cut_anywhere_keeps_every_whole_record(tmp_path):
         with Journal.open(folder, MANIFEST) as journal:
             assert journal.recovered == kept
             assert journal.dropped_bytes == cut - ([0, *ends][kept])
-            journal.append(Asked("a", "u1", 0, kept), QUESTION, "again")
+            journal.append(QuestionId("a", "u1", 0, kept), QUESTION, "again")
         with Journal.open(folder, MANIFEST) as journal:
-            assert journal.recorded(Asked("a", "u1", 0, kept), QUESTION) == "again"
+            assert journal.recorded(QuestionId("a", "u1", 0, kept), QUESTION) == "again"
 
 
 def test_zeros_after_a_power_cut_are_dropped(tmp_path):

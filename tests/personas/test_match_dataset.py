@@ -13,10 +13,16 @@ import pytest
 
 from alignuser_jax.alignment import BuildConfig, build_shards
 from alignuser_jax.datasets.dataset import content_hash
+from alignuser_jax.driver import Backend
 from alignuser_jax.language.parsing import answer_text
 from alignuser_jax.language.prompts import persona_block
 from alignuser_jax.personas import GivenPersonas, MatchConfig
-from alignuser_jax.personas.match_dataset import closed_lists, match_dataset, matching_part
+from alignuser_jax.personas.match_dataset import (
+    MatchPlan,
+    closed_lists,
+    match_dataset,
+    matching_part,
+)
 from alignuser_jax.randomness import stable_key
 from alignuser_jax.sampling import ScriptedGenerator
 from alignuser_jax.shards import read_examples, read_manifest
@@ -34,15 +40,15 @@ def reply(request):
     return answer_text(choices, request.answer)
 
 
-def matched(dataset, folder, config=CONFIG, users=None, **options):
-    generator = options.pop("generator", None) or ScriptedGenerator(reply)
-    said = []
+def matched(dataset, folder, config=CONFIG, users=None, generator=None, **plan):
+    generator = generator or ScriptedGenerator(reply)
+    backend = Backend(generator, lambda text: len(text.split()), "scripted")
+    lines = []
     result = match_dataset(
-        dataset, users or dataset.user_ids[:6], config, generator, folder,
-        policy_id="scripted", count_tokens=lambda text: len(text.split()), say=said.append,
-        **options,
+        dataset, users or dataset.user_ids[:6], config, backend, folder, MatchPlan(**plan),
+        lines.append,
     )  # fmt: skip
-    return result, generator, said
+    return result, generator, lines
 
 
 def with_demographics(dataset, age, occupation):
@@ -117,8 +123,14 @@ def test_the_folder_and_what_is_said(dataset, tmp_path):
     (more, _), generator, _ = matched(dataset, tmp_path, users=dataset.user_ids[:8])
     assert more[:6] == matches and {r.purpose for r in generator.requests} == {"propose", "fit"}
     assert len(generator.requests) <= 2 * (15 + 12), "only the two new users are asked about"
-    with pytest.raises(ValueError, match="sample is -1"):
-        matched(dataset, tmp_path, sample=-1)
+    for plan, message in (
+        ({"sample": -1}, "sample is -1"),
+        ({"part": "test"}, "part is 'test'"),
+        ({"profile_share": 1.5}, "profile_share is 1.5"),
+        ({"prices": (-1.0, 0.0)}, "prices are"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            matched(dataset, tmp_path, **plan)
     with pytest.raises(ValueError, match="1 unknown users, the first is 'nobody'"):
         matched(dataset, tmp_path, users=("nobody",))
     with pytest.raises(RuntimeError, match="config.seed was 0, now 1"):
@@ -231,8 +243,8 @@ def test_the_engine_answers_and_shares_beginnings(engine, dataset, tmp_path):
             return done
 
     users = dataset.user_ids[:4]
-    options = {"policy_id": "tiny", "say": lambda text: None, "count_tokens": tokenizer.count}
-    matches, given = match_dataset(dataset, users, config, Counted(), tmp_path / "a", **options)
+    backend = Backend(Counted(), tokenizer.count, "tiny")
+    matches, _ = match_dataset(dataset, users, config, backend, tmp_path / "a")
     assert all(m.persona and not m.failures for m in matches)
     for m in matches:
         assert m.persona.age in AGES and set(m.persona.big_five) <= {1, 2, 3}
@@ -244,7 +256,7 @@ def test_the_engine_answers_and_shares_beginnings(engine, dataset, tmp_path):
         sum(getattr(u, n) for u in usage) for n in ("prompt_tokens", "cached_tokens")
     )
     assert cached > 0.4 * prompt
-    alone, _ = match_dataset(dataset, users[2:3], config, Counted(), tmp_path / "b", **options)
+    alone, _ = match_dataset(dataset, users[2:3], config, backend, tmp_path / "b")
     assert alone == matches[2:3], "bit for bit the same without the others"
 
 
@@ -269,7 +281,7 @@ def test_the_program_without_a_model(dataset, tmp_path):
     assert code == 0 and "| occupation | logistic regression | 24 " in text, text
     with_demographics(dataset, "", "").save(tmp_path / "none")
     code, text = alignuser(tmp_path / "none", "--baselines", "--set=agents=999")
-    assert code == 2 and "nothing to hold --baselines against" in text, text
+    assert code == 2 and "nothing to compare --baselines with" in text, text
     code, text = alignuser(tmp_path / "data", f"--output={tmp_path}/out")
     assert code == 2 and "--run must be given" in text and "Traceback" not in text
 

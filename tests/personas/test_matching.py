@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 
 from alignuser_jax.language import REPROMPT
-from alignuser_jax.personas import Candidate, Evidence, match
-from alignuser_jax.personas.matching import score
+from alignuser_jax.personas import Candidate, UserRatings, match
+from alignuser_jax.personas.matching import fit_score
 from alignuser_jax.records import Completion
 from tests.personas.matching_toy import AGES, CONFIG, JOBS, Model, films, log_of, owner
 
@@ -15,8 +15,8 @@ RATINGS = [[5, 4, 1, 2, 3, 5, 4], [1, 2, 5, 4], [4, 4, 4, 1, 1], [5, 5, 5, 1], [
 
 
 @pytest.fixture(scope="module")
-def evidence():
-    return Evidence(*log_of(RATINGS))
+def ratings():
+    return UserRatings(*log_of(RATINGS))
 
 
 def drive(coroutine, model):
@@ -35,8 +35,8 @@ def lawyer_is_u0(job, user):
     return 8 if (job == 2) == (user == 0) else 3
 
 
-def test_the_persona_that_knows_its_own_ratings_is_chosen(evidence):
-    batches, found = drive(match("u0", evidence, CONFIG), Model(lawyer_is_u0))
+def test_the_persona_that_knows_its_own_ratings_is_chosen(ratings):
+    batches, found = drive(match("u0", ratings, CONFIG), Model(lawyer_is_u0))
     assert [len(batch) for batch in batches] == [1, 1, 1, 1, 4 * 2 * 2]
     assert [c.occupation for c in found.candidates] == list(JOBS)
     assert found.candidates[2] == Candidate(AGES[2], "lawyer", (3, 1, 2, 3, 1))
@@ -47,17 +47,17 @@ def test_the_persona_that_knows_its_own_ratings_is_chosen(evidence):
 
 
 def test_the_score_is_the_sum_of_own_minus_the_sum_of_others():
-    assert score((7, 6.5, 2, 3.25)) == 8.25
-    assert score((1, 10)) == -9 and score(()) is None
+    assert fit_score((7, 6.5, 2, 3.25)) == 8.25
+    assert fit_score((1, 10)) == -9 and fit_score(()) is None
 
 
-def test_expected_fits_where_the_model_tells_a_distribution(evidence):
-    _, found = drive(match("u0", evidence, CONFIG), Model(lawyer_is_u0, shares=True))
+def test_expected_fits_where_the_model_tells_a_distribution(ratings):
+    _, found = drive(match("u0", ratings, CONFIG), Model(lawyer_is_u0, shares=True))
     assert found.fits[2] == (4.5, 4.5, 2.0, 2.0) and found.scores[2] == 5.0
 
 
-def test_what_is_asked(evidence):
-    batches, _ = drive(match("u0", evidence, CONFIG), Model(lawyer_is_u0))
+def test_what_is_asked(ratings):
+    batches, _ = drive(match("u0", ratings, CONFIG), Model(lawyer_is_u0))
     proposals = [batch[0] for batch in batches[:4]]
     for before, after in zip(proposals, proposals[1:], strict=False):
         assert after.messages[: len(before.messages)] == before.messages, "it only grows"
@@ -77,40 +77,40 @@ def test_what_is_asked(evidence):
     assert all(len(films(r)) == 3 for r in fits)
 
 
-def test_the_taste_summary_holds_what_was_liked_and_disliked(evidence):
+def test_the_taste_summary_holds_what_was_liked_and_disliked(ratings):
     config = replace(CONFIG, taste_items=50)
-    batches, found = drive(match("u0", evidence, config), Model(lawyer_is_u0))
+    batches, found = drive(match("u0", ratings, config), Model(lawyer_is_u0))
     text = batches[0][0].messages[1].content
     assert sorted(films(batches[0][0])) == [0, 1, 2, 3, 5, 6], "not what got 3"
     assert "Liked (5): " in text and "Disliked (1): Film 2" in text and "Neutral" not in text
     assert found.told == (6, 3)
-    lukewarm = Evidence(*log_of([[3, 3], [4, 4], [2, 2]]))
+    lukewarm = UserRatings(*log_of([[3, 3], [4, 4], [2, 2]]))
     batches, _ = drive(match("u0", lukewarm, config), Model(lawyer_is_u0))
     assert "Neutral (3): " in batches[0][0].messages[1].content
 
 
 def test_subsets_are_of_one_size_whoever_has_rated_how_much():
-    evidence = Evidence(*log_of([[5] * 9, [4], [1] * 4, [2] * 6]))
-    subsets = evidence.subsets("u0", 2, 9)
+    ratings = UserRatings(*log_of([[5] * 9, [4], [1] * 4, [2] * 6]))
+    subsets = ratings.subsets("u0", 2, 9)
     assert sorted(len(s) for s in subsets[2:]) == [4, 6], "those who have rated most"
-    batches, found = drive(match("u0", evidence, replace(CONFIG, subset_items=9)), Model(
+    batches, found = drive(match("u0", ratings, replace(CONFIG, subset_items=9)), Model(
         lawyer_is_u0
     ))  # fmt: skip
     assert {len(films(r)) for r in batches[-1]} == {4} and found.told[1] == 4
     assert [len(s) for s in subsets[:2]] == [9, 9]
     with pytest.raises(ValueError, match="only one with ratings"):
-        Evidence(*log_of([[5, 4], []])).subsets("u0", 2, 2)
+        UserRatings(*log_of([[5, 4], []])).subsets("u0", 2, 2)
 
 
-def test_draws_are_named_by_user_and_repetition(evidence):
-    again = Evidence(*log_of(RATINGS))
-    assert evidence.subsets("u0", 3, 3) == again.subsets("u0", 3, 3)
-    assert evidence.subsets("u0", 3, 3) != evidence.subsets("u0", 3, 3, draw=1)
-    assert evidence.subsets("u0", 3, 3) != evidence.subsets("u0", 3, 3, seed=1)
-    assert evidence.taste("u0", 6) != evidence.taste("u0", 6, seed=1)
+def test_draws_are_named_by_user_and_repetition(ratings):
+    again = UserRatings(*log_of(RATINGS))
+    assert ratings.subsets("u0", 3, 3) == again.subsets("u0", 3, 3)
+    assert ratings.subsets("u0", 3, 3) != ratings.subsets("u0", 3, 3, draw=1)
+    assert ratings.subsets("u0", 3, 3) != ratings.subsets("u0", 3, 3, seed=1)
+    assert ratings.taste("u0", 6) != ratings.taste("u0", 6, seed=1)
 
 
-def test_a_tie_is_broken_by_the_mean_of_a_second_draw(evidence):
+def test_a_tie_is_broken_by_the_mean_of_a_second_draw(ratings):
     seen = []
 
     def fits(
@@ -125,20 +125,20 @@ def test_a_tie_is_broken_by_the_mean_of_a_second_draw(evidence):
             seen.extend([request] if request.purpose == "fit" else [])
             return super().answer(request)
 
-    batches, found = drive(match("u0", evidence, CONFIG), Counting(fits))
+    batches, found = drive(match("u0", ratings, CONFIG), Counting(fits))
     assert [len(batch) for batch in batches] == [1, 1, 1, 1, 16, 2 * 4]
     assert {r.subject.split("/")[0] for r in batches[-1]} == {"1"}
     assert found.scores == (0.0, (14 + 10) / 2, 0.0, 14.0)
     assert found.second_fits == ((7, 7, 2, 2), (9, 9, 2, 2))
     assert found.persona.occupation == "writer"
-    _, found = drive(match("u0", evidence, CONFIG), Model(lambda job, user: 5))
+    _, found = drive(match("u0", ratings, CONFIG), Model(lambda job, user: 5))
     assert found.chosen == 0 and found.scores == (0.0,) * 4, "still tied: the first proposed"
 
 
 @pytest.mark.parametrize(
     ("broken", "chosen"), [((), "farmer"), ((1,), "writer"), ((1, 3), "farmer")]
 )
-def test_only_the_tied_are_chosen_from(evidence, broken, chosen):
+def test_only_the_tied_are_chosen_from(ratings, broken, chosen):
     """The lawyer is behind at first and, after a bad second draw of the tied, ahead."""
 
     class Fickle(Model):
@@ -156,12 +156,12 @@ def test_only_the_tied_are_chosen_from(evidence, broken, chosen):
             )
             return super().answer(request)
 
-    _, found = drive(match("u0", evidence, CONFIG), Fickle(None))
+    _, found = drive(match("u0", ratings, CONFIG), Fickle(None))
     assert found.persona.occupation == chosen
     assert found.scores[2] == 12.0 and len(found.second_fits) == 2
 
 
-def test_equal_proposals_are_one_candidate(evidence):
+def test_equal_proposals_are_one_candidate(ratings):
     class Same(Model):
         def answer(self, request):
             if request.purpose == "propose":
@@ -169,7 +169,7 @@ def test_equal_proposals_are_one_candidate(evidence):
                 return Completion("\n".join(texts), (0,) * 7)
             return super().answer(request)
 
-    batches, found = drive(match("u0", evidence, CONFIG), Same(lawyer_is_u0))
+    batches, found = drive(match("u0", ratings, CONFIG), Same(lawyer_is_u0))
     assert found.candidates == (Candidate("18-24", "artist", (1,) * 5),)
     assert len(batches) == 5 and len(batches[-1]) == 4 and found.chosen == 0
 
@@ -177,12 +177,12 @@ def test_equal_proposals_are_one_candidate(evidence):
 # --- what goes wrong ----------------------------------------------------------------------
 
 
-def test_unreadable_replies_are_asked_for_once_more(evidence):
+def test_unreadable_replies_are_asked_for_once_more(ratings):
     def once(request):
         spoilt = request.subject in ("2", "0/0/1", "0/3/2")
         return "I am unsure." if spoilt and request.messages[-1].content != REPROMPT else None
 
-    batches, found = drive(match("u0", evidence, CONFIG), Model(lawyer_is_u0, once))
+    batches, found = drive(match("u0", ratings, CONFIG), Model(lawyer_is_u0, once))
     assert [len(batch) for batch in batches] == [1, 1, 1, 1, 1, 16, 2]
     again = batches[2][0]
     assert again.messages[-2].content == "I am unsure." and again.key != batches[1][0].key
@@ -191,61 +191,61 @@ def test_unreadable_replies_are_asked_for_once_more(evidence):
     assert found.persona.occupation == "lawyer" and not found.failures
 
 
-def test_a_candidate_that_cannot_be_judged_is_left_out(evidence):
+def test_a_candidate_that_cannot_be_judged_is_left_out(ratings):
     def never(request):
         return "No." if request.subject == "0/1/2" else None
 
-    _, found = drive(match("u0", evidence, CONFIG), Model(lawyer_is_u0, never))
+    _, found = drive(match("u0", ratings, CONFIG), Model(lawyer_is_u0, never))
     assert found.fits[2] == () and found.scores == (-10.0, -10.0, None, -10.0)
     assert found.persona is not None and found.chosen != 2
     (failure,) = found.failures
     assert failure.startswith("fit 0/1/2: ") and "RATING" in failure
 
 
-def test_an_error_is_not_asked_again(evidence):
+def test_an_error_is_not_asked_again(ratings):
     error = Completion("", finish_reason="error", error="TimeoutError: 300 s")
 
     def third(request):
         return error if request.subject == "3" else None
 
-    batches, found = drive(match("u0", evidence, CONFIG), Model(lawyer_is_u0, third))
+    batches, found = drive(match("u0", ratings, CONFIG), Model(lawyer_is_u0, third))
     assert [len(batch) for batch in batches] == [1, 1, 1, 8, 8], "two candidates, and a tie"
     assert found.failures == ("propose 3: TimeoutError: 300 s",) and len(found.candidates) == 2
-    _, found = drive(match("u0", evidence, CONFIG), Model(lawyer_is_u0, lambda r: error))
+    _, found = drive(match("u0", ratings, CONFIG), Model(lawyer_is_u0, lambda r: error))
     assert found.persona is None and found.candidates == () and len(found.failures) == 1
     broken = Model(lawyer_is_u0, lambda r: error if r.purpose == "fit" else None)
-    _, found = drive(match("u0", evidence, CONFIG), broken)
+    _, found = drive(match("u0", ratings, CONFIG), broken)
     assert found.persona is None and found.scores == (None,) * 4 and len(found.failures) == 16
 
 
 def test_a_user_without_ratings_is_a_failure():
-    evidence = Evidence(*log_of([[], [4, 5], [1]]))
-    batches, found = drive(match("u0", evidence, CONFIG), Model(lawyer_is_u0))
+    ratings = UserRatings(*log_of([[], [4, 5], [1]]))
+    batches, found = drive(match("u0", ratings, CONFIG), Model(lawyer_is_u0))
     assert batches == [] and found.failures == ("the user has no ratings to match by",)
     with pytest.raises(KeyError):
-        next(match("nobody", evidence, CONFIG))
+        next(match("nobody", ratings, CONFIG))
 
 
 def test_as_many_ratings_are_told_as_fit():
-    evidence = Evidence(*log_of([[5] * 40, [4] * 40, [1] * 40, [2] * 40]))
+    ratings = UserRatings(*log_of([[5] * 40, [4] * 40, [1] * 40, [2] * 40]))
 
     def count(text):
         return len(text.split())
 
     config = replace(CONFIG, taste_items=40, subset_items=40, context_tokens=400)
     config = replace(config, fit_reasoning_tokens=250)
-    batches, found = drive(match("u0", evidence, config, count), Model(lawyer_is_u0))
+    batches, found = drive(match("u0", ratings, config, count), Model(lawyer_is_u0))
     assert 0 < found.told[0] < 40 and 0 < found.told[1] < 40
     assert len(films(batches[0][0])) == found.told[0]
     assert {len(films(r)) for r in batches[-1]} == {found.told[1]}
     longest = [sum(count(m.content) for m in r.messages) for b in batches for r in b]
     assert max(longest[:4]) < 400 and 100 < max(longest[4:]) < 400 - 250
     _, found = drive(
-        match("u0", evidence, replace(config, context_tokens=60), count), Model(lawyer_is_u0)
+        match("u0", ratings, replace(config, context_tokens=60), count), Model(lawyer_is_u0)
     )
     assert found.persona is None and "do not fit into 60 tokens" in found.failures[0]
     with pytest.raises(ValueError, match="count_tokens"):
-        next(match("u0", evidence, config))
+        next(match("u0", ratings, config))
 
 
 @pytest.mark.parametrize(

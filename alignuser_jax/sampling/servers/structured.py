@@ -15,17 +15,17 @@ import json
 import re
 from typing import Any, Literal
 
+from alignuser_jax.language.answers import AnswerLines
 from alignuser_jax.language.parsing import ReplyError, answer_text
-from alignuser_jax.language.prompts import Answer
 
 Mode = Literal["vllm", "guided", "sglang", "json_schema", "none"]
 MODES: tuple[Mode, ...] = ("vllm", "guided", "sglang", "json_schema", "none")
 
-PROBE: Answer = (("quartz 7351",),)
+PROBE: AnswerLines = (("quartz 7351",),)
 """What no model says by itself: a server that answers it has kept to the constraint."""
 
 
-def constraint(mode: Mode, answer: Answer) -> dict[str, Any]:
+def constraint(mode: Mode, answer: AnswerLines) -> dict[str, Any]:
     """The fields of a chat completion's body that hold the reply to the answer."""
     if mode == "vllm":
         only = {"choice": list(answer[0])} if len(answer) == 1 else {"regex": pattern(answer)}
@@ -42,14 +42,14 @@ def constraint(mode: Mode, answer: Answer) -> dict[str, Any]:
     return {}
 
 
-def pattern(answer: Answer) -> str:
+def pattern(answer: AnswerLines) -> str:
     """A regular expression of exactly the answers, in what every engine's dialect shares."""
     lines = ("|".join(re.sub(r"([\\.^$*+?()\[\]{}|])", r"\\\1", a) for a in line)
              for line in answer)  # fmt: skip
     return r"\n".join(f"({line})" for line in lines)
 
 
-def _schema(answer: Answer) -> dict[str, Any]:
+def _schema(answer: AnswerLines) -> dict[str, Any]:
     names = [f"line_{number}" for number in range(1, len(answer) + 1)]
     lines = [{"type": "string", "enum": list(alternatives)} for alternatives in answer]
     return {
@@ -60,7 +60,7 @@ def _schema(answer: Answer) -> dict[str, Any]:
     }
 
 
-def as_lines(mode: Mode, text: str, answer: Answer) -> str:
+def as_lines(mode: Mode, text: str, answer: AnswerLines) -> str:
     """A constrained reply as answer lines. ReplyError where a JSON reply is none."""
     if mode != "json_schema":
         return text
@@ -72,7 +72,7 @@ def as_lines(mode: Mode, text: str, answer: Answer) -> str:
     return answer_text(choices, answer)
 
 
-def room(mode: Mode, answer: Answer) -> int:
+def room(mode: Mode, answer: AnswerLines) -> int:
     """Tokens that any of the answers fits into: no token is shorter than a byte."""
     written = json.dumps if mode == "json_schema" else str  # with its escapes
     longest = sum(max(len(written(a).encode()) for a in line) + 1 for line in answer)

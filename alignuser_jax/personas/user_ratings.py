@@ -17,7 +17,7 @@ Rated = RatedItem
 """A title and its rating, as `EpisodicMemory` holds them."""
 
 
-class Evidence:
+class UserRatings:
     """The ratings of every user in one part of a log, and random draws of them.
 
     Demographics are not read from `dataset`, and ratings outside `log` are not seen. The
