@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-import random
 import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from functools import cache
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -19,9 +16,12 @@ from absl import logging
 
 from alignuser_jax.recommenders.http.protocol import WrongForm, read_object, shortened
 from alignuser_jax.records import RecommenderUnavailable
+from alignuser_jax.retrying import backoff_seconds, retry_after_seconds
 
-RETRIED = (408, 425, 429, 500, 502, 503, 504)
-LONGEST_WAIT_SECONDS = 30.0
+RETRIED_STATUSES = (408, 425, 429, 500, 502, 503, 504)
+"""A call that gets one of these is made again; any other status is final."""
+LONGEST_RETRY_AFTER_SECONDS = 30.0
+"""A server that asks to wait longer is given up: the agents of a run stand still meanwhile."""
 LONGEST_ANSWER_BYTES = 64 << 20
 REFUSALS_IN_A_ROW = 8
 """So many refused calls without one that was answered: it is the server, not the requests."""
@@ -105,19 +105,18 @@ class Link:
                     self._refusals = 0
                     return answer
                 problem = f"answers {status}: {shortened(_reason(data))}"
-                wait = _retry_after(headers)
+                wait = retry_after_seconds(headers)
             except WrongForm as error:
                 problem = f"answers {error}"
             except (self._http.HTTPError, TimeoutError) as error:
                 problem = f"does not answer ({type(error).__name__}: {error})"
-            if status and status != 200 and status not in RETRIED:
+            if status and status != 200 and status not in RETRIED_STATUSES:
                 raise self._given_up(url, status, problem)
             allowed = retries.get(status, self.config.retries)
-            if attempt >= allowed or (wait or 0) > LONGEST_WAIT_SECONDS:
+            if attempt >= allowed or (wait or 0) > LONGEST_RETRY_AFTER_SECONDS:
                 raise self._given_up(url, status, f"{problem}, {_times(attempt + 1)}")
             if wait is None:
-                doubled = self.config.backoff_seconds * 2**attempt
-                wait = min(doubled, LONGEST_WAIT_SECONDS) * random.uniform(0.75, 1.25)
+                wait = backoff_seconds(self.config.backoff_seconds, attempt + 1)
             logging.log_every_n_seconds(
                 logging.WARNING, "%s %s; asked again in %.1f s", 10, url, problem, wait
             )
@@ -181,20 +180,6 @@ def _reason(data: bytes) -> Any:
         return read_object(data)["error"]
     except (WrongForm, KeyError):
         return data
-
-
-def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds to wait: the header has them, or a date (RFC 9110, section 10.2.3)."""
-    said = headers.get("retry-after", "")
-    try:
-        return max(0.0, float(said))
-    except ValueError:
-        pass
-    try:
-        left = parsedate_to_datetime(said) - datetime.now(UTC)
-    except (TypeError, ValueError):
-        return None
-    return max(0.0, left.total_seconds())
 
 
 @cache

@@ -7,9 +7,7 @@ Everything but `check` runs on one event loop; `Transport` is its caller's, not 
 from __future__ import annotations
 
 import asyncio
-import math
 import os
-import random
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -19,13 +17,14 @@ from typing import Any
 
 from absl import logging
 
-RETRIED = (408, 409, 429)
-"""These and 5xx are asked again; 401, 402, 403 and 404 stop the run; others are refusals."""
+from alignuser_jax.retrying import backoff_seconds, retry_after_seconds
 
-LONGEST_WAIT_SECONDS = 600.0
+RETRIED_REFUSALS = (408, 409, 429)
+"""Calls with these statuses and 5xx are made again; 401, 402, 403 and 404 stop the run; others
+are refusals."""
+
+LONGEST_RETRY_AFTER_SECONDS = 600.0
 """A server that asks to wait longer has failed."""
-
-LONGEST_BACKOFF_SECONDS = 30.0
 
 
 class ServerError(RuntimeError):
@@ -252,7 +251,7 @@ class Transport:
         if out_of_money or status in (401, 403, 404):
             self._loop.create_task(self._stop_naming_models(call, url, error))
             return
-        if 400 <= status < 500 and status not in RETRIED:
+        if 400 <= status < 500 and status not in RETRIED_REFUSALS:
             call.done.set_exception(Refused(_reason(error)))
             return
         too_many = status == 429  # says nothing of the call
@@ -262,13 +261,13 @@ class Transport:
             url.failures += 1
             url.failed_at = self._loop.time()
             url.limit = max(url.limit / 2, 1) if too_many else url.limit
-            wait = _retry_after(error)
+            headers = getattr(getattr(error, "response", None), "headers", {})
+            wait = retry_after_seconds(headers)
             if wait is None:
-                doubled = self.config.backoff_seconds * 2 ** (url.failures - 1)
-                wait = min(doubled, LONGEST_BACKOFF_SECONDS) * random.uniform(0.75, 1.25)
-            if wait > LONGEST_WAIT_SECONDS:
+                wait = backoff_seconds(self.config.backoff_seconds, url.failures)
+            if wait > LONGEST_RETRY_AFTER_SECONDS:
                 url.failures = self.config.retries + 1
-            self._set_aside(url, min(wait, LONGEST_WAIT_SECONDS))
+            self._set_aside(url, min(wait, LONGEST_RETRY_AFTER_SECONDS))
             logging.log_every_n_seconds(
                 logging.WARNING, "%s: %s; asked again in %.1f s", 10,
                 url.name, _reason(error), wait,
@@ -381,16 +380,6 @@ def _is_unreachable(openai: Any, error: Exception) -> bool:
     if isinstance(error, openai.APITimeoutError):
         return type(error.__cause__).__name__ == "ConnectTimeout"
     return isinstance(error, openai.APIConnectionError)
-
-
-def _retry_after(error: Exception) -> float | None:
-    """The seconds that the server asks to wait (dates are left to the backoff)."""
-    headers = getattr(getattr(error, "response", None), "headers", {})
-    try:
-        seconds = max(float(headers["retry-after"]), 0.0)
-    except (KeyError, ValueError):
-        return None
-    return None if math.isnan(seconds) else seconds
 
 
 def _reason(error: Exception) -> str:
