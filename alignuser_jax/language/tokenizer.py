@@ -290,14 +290,16 @@ class HuggingFaceTokenizer(TextTokenizer):
 
 def _symbols(extra: Iterable[str]) -> list[str]:
     """What is always one token: newline, action tags, page skeleton, fixed phrases."""
-    ids = [page.item_id(n) for n in range(1, 9)]
-    skeleton = [page.PAGE.strip(), page.PAGE, page.RATING, page.SUMMARY, page.END, page.GENRES]
-    skeleton += [page.SIMILAR, page.SIMILAR + page.END, page.DETAILS, "SESSION ENDED"]
-    skeleton += [f"[{item}{page.TITLE}" for item in ids]
+    ids = [page.local_id(n) for n in range(1, 9)]
+    skeleton = [page.PAGE_MARK.strip(), page.PAGE_MARK, page.RATING_MARK, page.SUMMARY_MARK]
+    skeleton += [page.END_MARK, page.GENRES_MARK]
+    skeleton += [page.SIMILAR_MARK, page.SIMILAR_MARK + page.END_MARK, page.DETAILS_MARK]
+    skeleton += ["SESSION ENDED"]
+    skeleton += [f"[{item}{page.TITLE_MARK}" for item in ids]
     actions = ["[NEXT_PAGE]", "[PREVIOUS_PAGE]", "[EXIT]", "[CLICK_ITEM:", "[RATE:"]
     actions += [f"[CLICK_ITEM:{item}]" for item in ids] + ["[WATCH]", "[SKIP]"]
     feelings = ["Liked (", "Neutral (", "Disliked (", "): ", "; ", "/5", "None yet."]
-    years = [" (19", " (20", ")" + page.RATING]
+    years = [" (19", " (20", ")" + page.RATING_MARK]
     every = ["\n", *ids, *skeleton, *actions, *feelings, *years, *FIXED_PHRASES, *extra]
     return list(dict.fromkeys(every))
 

@@ -108,8 +108,8 @@ class EpisodicMemory:
     def summary(self, last: int = 20) -> str:
         """Return the last ratings, one line per score such as `Liked (5): Heat; Ronin`.
 
-        The best score comes first; within a line the oldest rating does. Grouping by score takes
-        few tokens and still says every score.
+        The best score comes first; within a line the oldest rating does. Grouping by score
+        takes few tokens and still says every score.
 
         Args:
             last: How many of the most recent ratings to include.

@@ -9,7 +9,7 @@ from alignuser_jax.world.generated_shop.catalogue import (
 from alignuser_jax.world.generated_shop.shop import GeneratedShop
 from alignuser_jax.world.shop.log import LoggedStep, build_index, logged_steps
 from alignuser_jax.world.shop.shop import WebShop, WebShopConfig
-from alignuser_jax.world.site.known import known_site
+from alignuser_jax.world.site.of_dataset import site_of_dataset
 from alignuser_jax.world.site.page import item_line, page_text
 from alignuser_jax.world.site.site import SESSION_ENDED, RecommendationSite, SiteConfig
 
@@ -27,7 +27,7 @@ __all__ = [
     "build_index",
     "fill",
     "item_line",
-    "known_site",
+    "site_of_dataset",
     "logged_steps",
     "make_catalogue",
     "page_text",

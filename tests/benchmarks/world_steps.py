@@ -26,7 +26,7 @@ from absl import app, flags
 from alignuser_jax.datasets.formats import synthetic
 from alignuser_jax.recommenders import ALS, Random
 from alignuser_jax.records import Slate
-from alignuser_jax.world import RecommendationSite, SiteConfig, known_site
+from alignuser_jax.world import RecommendationSite, SiteConfig, site_of_dataset
 from alignuser_jax.world.gym import recsys_env, recsys_vector_env, user_env
 from tests.benchmarks import sides
 
@@ -71,7 +71,7 @@ def walk_rate(world, answer, user_ids, steps):
 
 def site_rate(config, steps):
     dataset = synthetic.generate()
-    site, ids = known_site(dataset, config), dataset.item_ids
+    site, ids = site_of_dataset(dataset, config), dataset.item_ids
 
     def answer(request):
         start = request.seed % len(ids)

@@ -25,8 +25,8 @@ from alignuser_jax.world import (
     CatalogueConfig,
     GeneratedShop,
     SiteConfig,
-    known_site,
     make_catalogue,
+    site_of_dataset,
 )
 
 INVALID = "Invalid action: "
@@ -156,7 +156,7 @@ def site_subject(**config) -> Subject:
     """A site of the generated data, with search; random slates."""
     dataset = synthetic.generate(synthetic.SyntheticConfig(users=40, items=80))
     recommender = Random(dataset.item_ids)
-    site = known_site(dataset, SiteConfig(**{"search": True, "max_pages": 8} | config))
+    site = site_of_dataset(dataset, SiteConfig(**{"search": True, "max_pages": 8} | config))
     targets = ["", "ITEM_0", "ITEM_01", "x\ny", *(f"ITEM_{n}" for n in range(1, 8))]
     others = [Action(kind) for kind in ("next_page", "previous_page", "exit", "search")]
     others += [Action("search", query) for query in ("Comedy", "war", "Nothing", "[EXIT]")]

@@ -13,7 +13,7 @@ from alignuser_jax.records import Recommender
 from alignuser_jax.world.gym import recsys, user
 from alignuser_jax.world.gym.people import BehaviouralUsers, taste_of
 from alignuser_jax.world.gym.staged import StagedVectorEnv
-from alignuser_jax.world.site.known import known_site
+from alignuser_jax.world.site.of_dataset import site_of_dataset
 from alignuser_jax.world.site.site import SiteConfig
 
 
@@ -30,7 +30,7 @@ def recsys_env(
     are by default `BehaviouralUsers` with the dataset's tastes, and not validated.
     """
     data = _dataset(dataset)
-    known = known_site(data, site)
+    known = site_of_dataset(data, site)
     users = users or BehaviouralUsers(known, taste_of(data))
     return recsys.RecSysEnv(
         known, users, user_ids, generator=generator, reward=reward, strict=strict
@@ -48,7 +48,7 @@ def user_env(
     recommender is by default the most popular items of its training part.
     """
     data = _dataset(dataset)
-    known = known_site(data, site)
+    known = site_of_dataset(data, site)
     if recommender is None:
         recommender = Popularity().fit(data, data.log.of_split("train"))
     return user.UserEnv(

@@ -14,7 +14,7 @@ from alignuser_jax.records import RATINGS, Action, Item, Recommender, State, Wor
 from alignuser_jax.text import one_line
 from alignuser_jax.world.drive import fill
 from alignuser_jax.world.gym.staged import Seen, StagedEnv
-from alignuser_jax.world.site.page import item_id
+from alignuser_jax.world.site.page import local_id
 from alignuser_jax.world.site.site import SiteConfig
 
 Menu = Callable[[State], Sequence[Action]]
@@ -31,7 +31,7 @@ def site_menu(config: SiteConfig) -> Menu:
     page, exit; a click on each place of a page; the ratings 1 to 5 of each place; and where
     there is search, the queries that the page offers, in its order.
     """
-    places = [item_id(n) for n in range(1, config.items_per_page + 1)]
+    places = [local_id(n) for n in range(1, config.items_per_page + 1)]
     fixed = (
         *(Action("next_page"), Action("previous_page"), Action("exit")),
         *(Action("click", place) for place in places),

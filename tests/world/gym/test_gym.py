@@ -15,7 +15,7 @@ from alignuser_jax.agents import SessionConfig, session
 from alignuser_jax.datasets.formats import synthetic
 from alignuser_jax.recommenders import Random
 from alignuser_jax.records import Request, Slate
-from alignuser_jax.world import SiteConfig, known_site
+from alignuser_jax.world import SiteConfig, site_of_dataset
 from alignuser_jax.world.gym import (
     BehaviouralUsers,
     RecSysEnv,
@@ -135,7 +135,7 @@ def test_numbers_keep_their_meaning(dataset):
 
 
 def test_any_world_by_what_it_lists(dataset):
-    site = known_site(dataset, SiteConfig(items_per_page=3))
+    site = site_of_dataset(dataset, SiteConfig(items_per_page=3))
     named = {"characters": characters_of(dataset.items.values())}
     env = UserEnv(site, Random(dataset.item_ids), dataset.user_ids, listed_menu(8), **named)
     _, info = env.reset(seed=3)
@@ -151,7 +151,7 @@ def test_any_world_by_what_it_lists(dataset):
 
 
 def test_text_outside_the_space_is_made_to_fit(dataset):
-    site = known_site(dataset)
+    site = site_of_dataset(dataset)
     env = UserEnv(
         site, Random(dataset.item_ids), dataset.user_ids, listed_menu(8),
         characters="PAGE 1\n[]", most_characters=40,
@@ -201,7 +201,10 @@ def test_a_slate_is_shown_as_chosen_or_mended(dataset):
 
 def test_a_catalogue_that_runs_out(dataset):
     users = BehaviouralUsers(
-        known_site(dataset, SiteConfig(max_pages=50)), true_taste(dataset), bored=0, pleased=0
+        site_of_dataset(dataset, SiteConfig(max_pages=50)),
+        true_taste(dataset),
+        bored=0,
+        pleased=0,
     )
     env = RecSysEnv(users.site, users, dataset.user_ids)
     user = dataset.user_ids[0]
@@ -235,7 +238,7 @@ def test_the_same_item_meets_the_same_answer_wherever_it_is_shown(dataset):
 
 
 def test_users_follow_their_taste(dataset):
-    site = known_site(dataset, SiteConfig(horizon=10))
+    site = site_of_dataset(dataset, SiteConfig(horizon=10))
     taste = true_taste(dataset)
     env = RecSysEnv(site, BehaviouralUsers(site, taste), dataset.user_ids)
     env.action_space.seed(0)

@@ -43,12 +43,12 @@ def test_offered_are_genres_then_rare_words_that_lead_on():
     index = SearchIndex.of(FILMS)
     shown = [FILMS["a"], FILMS["c"]]
     # "episode" and "born" find only what is excluded; "wars" (2 items) is rarer than "star" (3)
-    assert index.offered(shown, {"a", "c"}, 9) == ("Sci-Fi", "War", "Drama", "wars", "star")
+    assert index.queries_of(shown, {"a", "c"}, 9) == ("Sci-Fi", "War", "Drama", "wars", "star")
     # with room for four, half of it is the words'
-    assert index.offered(shown, {"a", "c"}, 4) == ("Sci-Fi", "War", "wars", "star")
-    assert index.offered(shown, {"a", "c"}, 1) == ("Sci-Fi",)
-    assert index.offered([FILMS["d"]], {"d"}, 4) == ("War", "Drama")
-    assert index.offered(shown, set(FILMS), 9) == ()
+    assert index.queries_of(shown, {"a", "c"}, 4) == ("Sci-Fi", "War", "wars", "star")
+    assert index.queries_of(shown, {"a", "c"}, 1) == ("Sci-Fi",)
+    assert index.queries_of([FILMS["d"]], {"d"}, 4) == ("War", "Drama")
+    assert index.queries_of(shown, set(FILMS), 9) == ()
 
 
 @given(st.text(alphabet="ab[]<>- \n1é") | st.text(), st.text())

@@ -206,7 +206,7 @@ def test_misuse(make_site, first):
     with pytest.raises(ValueError, match="expected a Slate"):
         site.resolve(open_state, "text")
     page = walk(site, first, [])[-1]
-    with pytest.raises(ValueError, match="asks for no slate"):
+    with pytest.raises(ValueError, match="needs no slate"):
         site.resolve(page, Slate(("0", "1", "2", "3")))
 
 

@@ -10,7 +10,7 @@ import pytest
 from alignuser_jax.datasets.formats import synthetic
 from alignuser_jax.recommenders import Random
 from alignuser_jax.records import Interaction, Item
-from alignuser_jax.world import RecommendationSite, SiteConfig, advance, fill, known_site
+from alignuser_jax.world import RecommendationSite, SiteConfig, advance, fill, site_of_dataset
 
 
 @pytest.fixture(scope="module")
@@ -50,18 +50,18 @@ def pages_of(dataset, site):
 def test_held_out_ratings_change_no_page(dataset, splits, held_out, similar):
     other = with_other_ratings(dataset, held_out)
     config = SiteConfig(similar_items=similar, search=True)
-    here, there = (known_site(d, config, splits) for d in (dataset, other))
+    here, there = (site_of_dataset(d, config, splits) for d in (dataset, other))
     for user in dataset.user_ids:
         for item in dataset.item_ids:
             assert here.rating_text(user, item) == there.rating_text(user, item)
     assert pages_of(dataset, here) == pages_of(other, there)
     # the test can fail: ratings that may be shown do change pages
-    shown = known_site(with_other_ratings(dataset, list(splits)), config, splits)
+    shown = site_of_dataset(with_other_ratings(dataset, list(splits)), config, splits)
     assert pages_of(dataset, shown) != pages_of(dataset, here)
 
 
 def test_own_ratings_then_the_mean_of_the_training_part(dataset):
-    site = known_site(dataset)
+    site = site_of_dataset(dataset)
     log = dataset.log
     train = log.of_split("train")
     own = {(u, i): r for u, i, r in zip(train.user, train.item, train.rating, strict=True)}
@@ -74,8 +74,8 @@ def test_own_ratings_then_the_mean_of_the_training_part(dataset):
 
 def test_a_held_out_part_is_refused(dataset):
     for splits in (("train", "test"), (), ("all",)):
-        with pytest.raises(ValueError, match="held out"):
-            known_site(dataset, splits=splits)
+        with pytest.raises(ValueError, match="held-out"):
+            site_of_dataset(dataset, splits=splits)
 
 
 def test_similar_items_of_a_graph():
