@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "alignuser_jax"
 ROOMS = [
     "randomness",
+    "retrying",
     "records",
     "text",
     "parallel",
