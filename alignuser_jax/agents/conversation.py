@@ -126,7 +126,7 @@ def screen_recall(user: AgentUser, config: SessionConfig, slate: Sequence[str]) 
         return []
     about = [user.recollection.about(item_id) for item_id in slate]
     return [
-        prompts.screen_recall(
+        prompts.screen_recall_line(
             f"ITEM_{n}", _level_text(recall.match), _level_text(recall.popularity)
         )
         for n, recall in enumerate(about, 1)
@@ -150,7 +150,7 @@ def rate_recall(
     others = str(mean_level(float(page_rating))) if page_rating[0].isdigit() else page_rating
     similar = user.recollection.about(item_id).similar
     own = None if similar is None else mean_level(similar)
-    return prompts.rate_recall(target, others, _level_text(own))
+    return prompts.rate_recall_line(target, others, _level_text(own))
 
 
 def _level_text(level: int | None) -> str:
@@ -245,7 +245,7 @@ class Conversation:
         else:
             raise ValueError(
                 f"persona and one page leave less than {self._reserve} of "
-                f"{self._config.context_tokens} tokens, even without history: raise "
+                f"{self._config.context_tokens} tokens even without history; raise "
                 "context_tokens or lower page_reserve_tokens"
             )
         self.messages, self.pending = (system,), pending

@@ -17,10 +17,9 @@ import numpy as np
 
 from alignuser_jax.alignment.counterfactuals import Generate
 from alignuser_jax.language.parsing import ReplyError, parse_tags
-from alignuser_jax.language.prompts import (
-    ITEM_TAGS,
-    TRAJECTORY_TAGS,
-    persona_block,
+from alignuser_jax.language.prompts import ITEM_TAGS, TRAJECTORY_TAGS, persona_block
+from alignuser_jax.language.reflection_prompts import (
+    UserText,
     rating_reflection_messages,
     trajectory_reflection_messages,
 )
@@ -268,16 +267,15 @@ def rating_reflection_request(
         "; ".join(part for part in (step.next_state.feedback, fit) if part)
         for step in (taken, alternative)
     ]
+    block = persona_block(evidence.persona, config.item_type)
     messages = rating_reflection_messages(
+        UserText(block, history_text, config.item_type),
         title_of(evidence.item),
         evidence.item.description or ", ".join(evidence.item.genres),
-        persona_block(evidence.persona, config.item_type),
-        history_text,
         taken.action.value,
         signals[0],
         alternative.action.value,
         signals[1],
-        config.item_type,
     )
     return _request(messages, config, key, evidence.item.item_id)
 
@@ -291,15 +289,14 @@ def trajectory_reflection_request(
     key: int,
 ) -> Request:
     """Build the request for a reflection on one step of a session and one alternative."""
+    block = persona_block(persona, config.item_type)
     messages = trajectory_reflection_messages(
+        UserText(block, history_text, config.item_type),
         taken.state.text,
-        persona_block(persona, config.item_type),
-        history_text,
         taken.action.token,
         taken.next_state.text,
         alternative.action.token,
         alternative.next_state.text,
-        config.item_type,
     )
     return _request(messages, config, key)
 

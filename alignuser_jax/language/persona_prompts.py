@@ -1,7 +1,8 @@
-"""What is said to a model that proposes and judges personas (METHOD.md 4.4, 14; own wording).
+"""The prompts of a model that proposes and judges personas (docs/method.md sections 4.4, 14).
 
-What stays the same comes first: the closed lists for everybody, a user's ratings for all the
-questions about them, so that an engine reads each of them once.
+The wording is this project's own. What many prompts share comes first, so that an engine
+prefills it once: the closed lists for all users, and a user's ratings for all questions about
+them.
 """
 
 from __future__ import annotations
@@ -9,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from alignuser_jax.language.answers import AnswerLines, integers
-from alignuser_jax.language.prompts import BIG_FIVE, RATING, persona_block, turn
+from alignuser_jax.language.prompts import BIG_FIVE, RATING_LABEL, persona_block, turn
 from alignuser_jax.records import Message, Persona
 
 AGE, OCCUPATION = "AGE: ", "OCCUPATION: "
 BIG_FIVE_LEVELS = (1, 3)
+"""The lowest and the highest level of a trait."""
 FIT = (1, 10)
-"""What a set of ratings is given for how well it suits a persona."""
+"""The lowest and the highest judgement of how well ratings suit a persona."""
 
 
 def propose_messages(
@@ -25,8 +27,15 @@ def propose_messages(
     candidates: int,
     item_type: str = "movies",
 ) -> tuple[Message, ...]:
-    """Asks for the first of `candidates` personas; `ratings` is what the user liked and did
-    not like, as text. Replies are read against `propose_answer`."""
+    """Return the question for the first of `candidates` personas.
+
+    Args:
+        ratings: What the user liked and disliked, as text.
+        ages: The ages to choose from.
+        occupations: The occupations to choose from.
+        candidates: How many personas will be asked for.
+        item_type: What was rated.
+    """
     traits = "\n".join(f"{name.upper()}: 1, 2 or 3" for name in BIG_FIVE)
     system = (
         f"You infer who somebody is from how they rate {item_type}. Propose a persona that is "
@@ -37,12 +46,12 @@ def propose_messages(
         f"{OCCUPATION}one of {'; '.join(occupations)}\n"
         f"{traits}"
     )
-    asked = turn("Their ratings:", ratings, f"Persona 1 of {candidates}.")
-    return Message.of("system", system), Message.of("user", asked)
+    question = turn("Their ratings:", ratings, f"Persona 1 of {candidates}.")
+    return Message.of("system", system), Message.of("user", question)
 
 
 def propose_another(number: int, candidates: int) -> Message:
-    """The turn after a reply: the next persona, from 2 on."""
+    """Return the turn after a reply that asks for persona `number`, from 2 on."""
     return Message.of(
         "user",
         f"Persona {number} of {candidates}: another person than before, who may well have "
@@ -51,7 +60,7 @@ def propose_another(number: int, candidates: int) -> Message:
 
 
 def propose_answer(ages: Sequence[str], occupations: Sequence[str]) -> AnswerLines:
-    """One line for age, occupation and each of the five traits, in `BIG_FIVE`'s order."""
+    """Return the answer lines of a proposal: age, occupation and the traits of `BIG_FIVE`."""
     return (
         tuple(AGE + age for age in ages),
         tuple(OCCUPATION + occupation for occupation in occupations),
@@ -62,23 +71,23 @@ def propose_answer(ages: Sequence[str], occupations: Sequence[str]) -> AnswerLin
 def fit_messages(
     ratings: str, persona: Persona, item_type: str = "movies"
 ) -> tuple[Message, ...]:
-    """Asks the model in the role of `persona` whether it would have given these ratings."""
+    """Return the question to the model in the role of `persona`: are these ratings yours?"""
     system = (
         f"You are shown some ratings of {item_type} and then told who you are. Stay in "
         f"character and judge how likely you would like and dislike {item_type} such as these "
-        f"in just this way. A reply may begin with reasoning and ends with the line {RATING}1 "
-        "(surely not) to 10 (surely)."
+        "in just this way. A reply may begin with reasoning and ends with the line "
+        f"{RATING_LABEL}1 (surely not) to 10 (surely)."
     )
-    asked = turn(
+    question = turn(
         "The ratings:",
         ratings,
         "Who you are:",
         persona_block(persona, item_type),
         "How likely are these ratings yours?",
     )
-    return Message.of("system", system), Message.of("user", asked)
+    return Message.of("system", system), Message.of("user", question)
 
 
 def fit_answer() -> AnswerLines:
-    """Alternative i is a fit of i + 1."""
-    return (integers(*FIT, before=RATING),)
+    """Return the answer line of a judgement; alternative i is a judgement of i + 1."""
+    return (integers(*FIT, before=RATING_LABEL),)

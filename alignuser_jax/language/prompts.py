@@ -1,9 +1,13 @@
-"""What is said to a model, and what it may answer: prompts in our own wording (METHOD.md 14).
+"""The prompts of agents and of the world model, and the replies that they allow.
 
-A turn is said hundreds of thousands of times, so turns are short and the reply formats are
-explained once, in the system prompt. Every fixed phrase is in `FIXED_PHRASES`: the tokenizer
-that is trained for scratch models holds each as one symbol. A change of wording or layout that
-makes old shards differ from new prompts must raise `PROMPT_LAYOUT_VERSION`.
+The wording is this project's own (docs/method.md section 14 has the paper's, paraphrased). A
+turn is repeated hundreds of thousands of times, so turns are short and the system prompt
+explains the reply formats once. Every fixed phrase is in `FIXED_PHRASES`: the tokenizer that is
+trained for models from scratch holds each as one symbol. A change of wording or layout that
+makes new prompts differ from old shards must raise `PROMPT_LAYOUT_VERSION`.
+
+Prompts for reflections are in `reflection_prompts`, those for matching personas in
+`persona_prompts`.
 """
 
 from __future__ import annotations
@@ -15,14 +19,18 @@ from alignuser_jax.records import RATINGS, Action, Message, Persona, Span
 from alignuser_jax.text import one_line
 
 PROMPT_LAYOUT_VERSION = 3
+"""The version of wording and layout, which shards record."""
+
+# --- the fixed phrases ------------------------------------------------------------------
+
 PLATFORM = "a recommendation site for {item_type}"
 SHOP = "a web shop"
 
-UNKNOWN = "Unknown"
+UNKNOWN_TEXT = "Unknown"
 NEXT_STATE = "[NEXT STATE]"
 ACTION = "ACTION: "
 BEST_ACTION = "BEST-ACTION: "
-RATING = "RATING: "
+RATING_LABEL = "RATING: "
 WHY = "WHY: "
 LESSON = "LESSON: "
 TRAJECTORY_TAGS = ("CONTEXT-ADVANTAGE", "PERSONA-ALIGNMENT", "FUTURE-OUTCOMES", "LESSON")
@@ -59,7 +67,7 @@ SHOP_SYSTEM = (
     "action: [CLICK:id] with an id of the page, one of the listed [INPUT:id|text], or "
     "[TERMINATE], which leaves the shop.",
 )
-"""Not in `FIXED_PHRASES`, as all that is said in a shop: there it would change every vocabulary
+"""Like all phrases of the shop this is not in `FIXED_PHRASES`: it would change every vocabulary
 that is trained from scratch."""
 GOAL, DONE, NOTHING_YET = "Looking for: ", "Done so far:", "Nothing yet."
 TEXTS, SHOP_ACT = "Texts to type: ", "What do you do?"
@@ -71,6 +79,7 @@ ACTIONS = "Actions: "
 INTERVIEW = "Interview: how satisfied are you with the recommendations?"
 
 OCCUPATION, AGE = "Occupation: ", "Age: "
+# The phrases of a trait by its level, the first for an unknown one.
 PICKINESS = (
     "",
     "You are not picky about {item_type}.",
@@ -102,24 +111,30 @@ TRAITS, PERSONALITY, HABITS = (
     "Personality: ",
     "Habits: ",
 )
-"""Of matched and given personas only, so not in `FIXED_PHRASES`: there they would change every
-vocabulary that is trained from scratch."""
+"""Only matched and given personas have these lines, so they are not in `FIXED_PHRASES`: they
+would change every vocabulary that is trained from scratch."""
 MEAN_RATING = "Average rating: "
 RATING_SHARES = "Ratings 1 to 5: "
-GENRES = "Favourite genres: "
+GENRES_LABEL = "Favourite genres: "
 HISTORY = "Past ratings:"
 
 
 def system_prompt(item_type: str = "movies", recall: bool = False) -> str:
-    """Platform, task and reply formats: the same for all users. `recall` explains the lines of
-    `screen_recall` and `rate_recall`."""
+    """Return the system prompt of a site: platform, task and reply formats.
+
+    It is the same for all users. With `recall` it explains the lines of `screen_recall_line`
+    and `rate_recall_line`.
+    """
     lines = "\n".join((*SYSTEM, RECALL) if recall else SYSTEM)
     return lines.format(platform=PLATFORM.format(item_type=item_type))
 
 
 def persona_block(persona: Persona | None, item_type: str = "movies") -> str:
-    """Who the user is, in METHOD.md 4.5's order; "" for no persona (the ablation). Unknown
-    demographics say so; what else is unknown is left out."""
+    """Return the lines about the user, in the order of docs/method.md section 4.5.
+
+    Without a persona (the ablation) the block is "". Unknown age and occupation are said to be
+    unknown; everything else that is unknown is left out.
+    """
     if persona is None:
         return ""
     levels = (
@@ -130,8 +145,8 @@ def persona_block(persona: Persona | None, item_type: str = "movies") -> str:
     )
     traits = " ".join(phrases[level] for phrases, level in levels if level)
     lines = [
-        OCCUPATION + (one_line(persona.occupation) or UNKNOWN),
-        AGE + (one_line(persona.age) or UNKNOWN),
+        OCCUPATION + (one_line(persona.occupation) or UNKNOWN_TEXT),
+        AGE + (one_line(persona.age) or UNKNOWN_TEXT),
     ]
     if persona.big_five:
         named = zip(BIG_FIVE, persona.big_five, strict=True)
@@ -147,98 +162,117 @@ def persona_block(persona: Persona | None, item_type: str = "movies") -> str:
         shares = " ".join(f"{100 * share:.0f}%" for share in persona.rating_shares)
         lines.append(RATING_SHARES + shares)
     if persona.favourite_genres:
-        lines.append(GENRES + one_line(", ".join(persona.favourite_genres)))
+        lines.append(GENRES_LABEL + one_line(", ".join(persona.favourite_genres)))
     return turn(*lines)
 
 
 def opening(persona: Persona | None, history: str, item_type: str = "movies") -> str:
-    """How the first user message begins: persona, then past ratings.
+    """Return the beginning of the first user message: persona, then past ratings.
 
-    `history` is text, fixed at session start: `EpisodicMemory.summary` in the memory room.
+    `history` is the text of `EpisodicMemory.summary`, fixed when the session starts.
     """
     return turn(persona_block(persona, item_type), HISTORY, history)
 
 
 def turn(*parts: str) -> str:
-    """One user message of several parts (opening, page, instruction): one below the other,
-    empty parts left out."""
+    """Join the parts of a message (opening, page, question) by newlines, without empty ones."""
     return "\n".join(part for part in parts if part)
 
 
-# --- the calls of a session: (what is asked, what may be answered) ------------------------
+# --- the calls of a session: the question's text, and the alternatives of the answer ------
 
 
-def screen_recall(target: str, match: str, popularity: str) -> str:
-    """One line per item before a screening; the levels of `Recall`, one digit each, so that
-    they stand at fixed distances from the answers."""
+def screen_recall_line(target: str, match: str, popularity: str) -> str:
+    """Return the line about one item before a screening.
+
+    `match` and `popularity` are levels of `Recall`, one digit each, so that they are at fixed
+    distances from the answers.
+    """
     return f"{target}{MATCH}{match}{POPULARITY}{popularity}"
 
 
-def rate_recall(target: str, others: str, similar: str) -> str:
-    """One line before a rating; levels too, or a word where there is nothing to tell."""
+def rate_recall_line(target: str, others: str, similar: str) -> str:
+    """Return the line before a rating; `others` and `similar` are levels, or words for none."""
     return f"{target}{OTHERS}{others}{SIMILAR}{similar}"
 
 
 def screen_turn(page_text: str, *recalled: str) -> str:
-    """A new page, what is recalled of its items, and the question which of them to watch."""
+    """Return a new page, the recall lines of its items, and the question which to watch."""
     return turn(page_text, *recalled, SCREEN)
 
 
 def screen_answer(slate_size: int) -> AnswerLines:
-    """Watch is alternative 0, skip is 1."""
+    """Return one answer line per item; alternative 0 is to watch it, 1 to skip it."""
     ids = (f"ITEM_{n}" for n in range(1, slate_size + 1))
     return tuple((item + WATCH, item + SKIP) for item in ids)
 
 
 def rate_turn(target: str, feedback: str = "", recalled: str = "") -> str:
-    """`target` is the page-local id, `feedback` the echo of what was done before (or the page
-    itself, where it is new), `recalled` a `rate_recall` line."""
+    """Return the question for a rating.
+
+    Args:
+        target: The page-local id of the item.
+        feedback: The echo of the last action, or the page if it is new.
+        recalled: A `rate_recall_line`.
+    """
     return turn(feedback, recalled, f"{RATE}{target}.")
 
 
 def rate_answer() -> AnswerLines:
-    """Alternative i is a rating of i + 1."""
-    return (integers(RATINGS[0], RATINGS[-1], before=RATING),)
+    """Return the answer line of a rating; alternative i is a rating of i + 1."""
+    return (integers(RATINGS[0], RATINGS[-1], before=RATING_LABEL),)
 
 
 def act_turn(actions: Sequence[Action], feedback: str = "") -> str:
+    """Return the question which of `actions` to take."""
     return turn(feedback, ACTIONS + " ".join(action.token for action in actions))
 
 
 def act_answer(actions: Sequence[Action]) -> AnswerLines:
+    """Return the answer line of an action; alternative i is action i."""
     return (tuple(BEST_ACTION + action.token for action in actions),)
 
 
 def interview_turn(state_text: str = "") -> str:
+    """Return the question for the satisfaction at the end of a session."""
     return turn(state_text, INTERVIEW)
 
 
 def interview_answer() -> AnswerLines:
-    """Alternative i is a satisfaction of i + 1."""
-    return (integers(1, 10, before=RATING),)
+    """Return the answer line of the interview; alternative i is a satisfaction of i + 1."""
+    return (integers(1, 10, before=RATING_LABEL),)
 
 
-# --- a visit to a web shop (METHOD.md 13.3) -----------------------------------------------
+# --- a visit to a web shop (docs/method.md section 13.3) ----------------------------------
 
 
 def shop_system_prompt() -> str:
+    """Return the system prompt of a web shop."""
     return "\n".join(SHOP_SYSTEM).format(platform=SHOP)
 
 
 def shop_opening(persona: Persona | None, goal: str, done: Sequence[str]) -> str:
-    """Persona, what the person is looking for ("": nobody knows), and the action tokens of
-    this visit so far."""
-    wanted = GOAL + one_line(goal) if goal else ""
-    return turn(persona_block(persona, "products"), wanted, DONE, *(done or (NOTHING_YET,)))
+    """Return the beginning of the first user message of a visit to a shop.
+
+    Args:
+        persona: Who the user is.
+        goal: What the user is looking for, "" if that is unknown.
+        done: The tokens of the actions of this visit so far.
+    """
+    goal_line = GOAL + one_line(goal) if goal else ""
+    return turn(persona_block(persona, "products"), goal_line, DONE, *(done or (NOTHING_YET,)))
 
 
 def shop_act_turn(actions: Sequence[Action], page_text: str) -> str:
-    """The ids to click stand on the page, so only the texts to type are listed."""
+    """Return a page and the question what to do.
+
+    The ids to click are on the page, so only the texts that can be typed are listed.
+    """
     texts = " ".join(action.token for action in actions if action.kind == "input")
     return turn(page_text, TEXTS + texts if texts else "", SHOP_ACT)
 
 
-# --- the world model (METHOD.md equation 2) -----------------------------------------------
+# --- the world model (docs/method.md section 1, equation 2) -------------------------------
 
 
 def world_model_messages(
@@ -248,8 +282,15 @@ def world_model_messages(
     item_type: str = "movies",
     platform: str = PLATFORM,
 ) -> tuple[Message, ...]:
-    """The prompt to predict the next state; with `next_state_text` the trained reply too.
-    `platform` is `PLATFORM` or `SHOP`."""
+    """Return the prompt to predict the next state, and the trained reply if it is given.
+
+    Args:
+        state_text: The page before the action.
+        action: What is done.
+        next_state_text: The page after it, for training; `None` for the prompt alone.
+        item_type: What the site recommends.
+        platform: `PLATFORM` or `SHOP`.
+    """
     system = SIMULATE.format(platform=platform.format(item_type=item_type))
     messages = (
         Message.of("system", system),
@@ -261,120 +302,23 @@ def world_model_messages(
     return (*messages, Message("assistant", (reply,)))
 
 
-# --- alternatives and reflections (METHOD.md section 8) -----------------------------------
-
-
-def alternatives_messages(
-    state_text: str,
-    persona_text: str,
-    history: str,
-    action: str,
-    valid: Sequence[str],
-    k: int,
-    item_type: str = "movies",
-) -> tuple[Message, ...]:
-    """Asks for `k` other actions that this user could have taken; `action` and `valid` are
-    answer tokens. `parsing.parse_alternatives` reads the reply."""
-    system = (
-        f"You know how people use {PLATFORM.format(item_type=item_type)}. "
-        "Given what a user did, "
-        f"propose exactly {k} other actions, one per line, each copied from the valid actions "
-        "and nothing else. Each must differ from what the user did, be plausible for this "
-        "persona and make a real difference."
-    )
-    asked = turn(
-        persona_text,
-        HISTORY,
-        history,
-        "State:",
-        state_text,
-        f"The user did: {action}",
-        f"Valid actions: {' '.join(valid)}",
-    )
-    return Message.of("system", system), Message.of("user", asked)
-
-
-def trajectory_reflection_messages(
-    state_text: str,
-    persona_text: str,
-    history: str,
-    action: str,
-    next_state: str,
-    alternative: str,
-    alternative_next_state: str,
-    item_type: str = "movies",
-) -> tuple[Message, ...]:
-    """Asks why the user's action was better than one alternative (METHOD.md 8.3). Several
-    steps ahead are joined by the caller as `s1 -> [a2] -> s2`."""
-    system = (
-        f"You are a user of {PLATFORM.format(item_type=item_type)} and think about a choice. "
-        "Write in the first person, as a thought before acting; do not speak of an expert or "
-        "of the other action as such. Use concrete differences between the two next states. "
-        "Reply with exactly four lines:\n"
-        "CONTEXT-ADVANTAGE: why my action fits the state better\n"
-        "PERSONA-ALIGNMENT: why it suits who I am\n"
-        "FUTURE-OUTCOMES: why what follows is better\n"
-        "LESSON: one sentence to keep"
-    )
-    asked = turn(
-        persona_text,
-        HISTORY,
-        history,
-        "State:",
-        state_text,
-        f"My action: {action}",
-        "Its next state:",
-        next_state,
-        f"Other action: {alternative}",
-        "Its next state:",
-        alternative_next_state,
-    )
-    return Message.of("system", system), Message.of("user", asked)
-
-
-def rating_reflection_messages(
-    title: str,
-    description: str,
-    persona_text: str,
-    history: str,
-    rating: int,
-    signal: str,
-    alternative: int,
-    alternative_signal: str,
-    item_type: str = "movies",
-) -> tuple[Message, ...]:
-    """Asks why the user's rating of one item fits better than another rating. The signals are
-    what speaks for each rating in words, next states included."""
-    system = (
-        f"You are a user of {PLATFORM.format(item_type=item_type)} and think about how to "
-        "rate an item. Write in the first person, faithful to the persona and the item, before "
-        "any number is given: do not name a rating and do not speak of an expert. Reply with "
-        "exactly two lines:\n"
-        "WHY: one to three sentences\n"
-        "LESSON: one sentence to keep"
-    )
-    asked = turn(
-        persona_text,
-        HISTORY,
-        history,
-        f"Item: {title}",
-        f"About it: {description or '(none)'}",
-        f"My rating: {rating}/5. {signal}",
-        f"Other rating: {alternative}/5. {alternative_signal}",
-    )
-    return Message.of("system", system), Message.of("user", asked)
-
-
 def _fixed_phrases() -> tuple[str, ...]:
-    """Every fixed stretch of the prompts above, cut where something is filled in."""
+    """Return every fixed stretch of the prompts above, cut where something is filled in."""
     templates = [
         *SYSTEM,
         *(RECALL, SIMULATE),
         *(*PICKINESS, *ENGAGEMENT, *CONFORMITY, *VARIETY),
         *(MATCH, POPULARITY, OTHERS, SIMILAR),
         *(PLATFORM, SCREEN, RATE, ACTIONS, INTERVIEW, OCCUPATION, AGE),
-        *(MEAN_RATING, RATING_SHARES, GENRES, HISTORY, NEXT_STATE, ACTION, BEST_ACTION),
-        *(RATING, WATCH, SKIP, "You rated ", *(f"{tag}: " for tag in TRAJECTORY_TAGS), WHY),
+        *(MEAN_RATING, RATING_SHARES, GENRES_LABEL, HISTORY, NEXT_STATE, ACTION, BEST_ACTION),
+        *(
+            RATING_LABEL,
+            WATCH,
+            SKIP,
+            "You rated ",
+            *(f"{tag}: " for tag in TRAJECTORY_TAGS),
+            WHY,
+        ),
     ]
     pieces: dict[str, None] = {}
     for template in templates:
@@ -385,3 +329,4 @@ def _fixed_phrases() -> tuple[str, ...]:
 
 
 FIXED_PHRASES: tuple[str, ...] = _fixed_phrases()
+"""Each is one symbol in a vocabulary that is trained from scratch."""

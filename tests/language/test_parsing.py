@@ -70,7 +70,7 @@ def test_tags():
         ("WHY: a", r"has the tags \['WHY'\]"),
         ("LESSON: b\nWHY: a", "each once"),
         ("WHY: a\nWHY: b\nLESSON: c", "each once"),
-        ("WHY:\nLESSON: c", "nothing stands after WHY"),
+        ("WHY:\nLESSON: c", "there is no text after WHY"),
         ("the WHY: a\nLESSON: c", r"has the tags \['LESSON'\]"),
     ],
 )

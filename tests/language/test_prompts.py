@@ -1,6 +1,6 @@
 from dataclasses import replace
 
-from alignuser_jax.language import prompts
+from alignuser_jax.language import prompts, reflection_prompts
 from alignuser_jax.records import Action, Persona
 
 PERSONA = Persona(
@@ -57,10 +57,10 @@ def test_turns():
     assert prompts.screen_turn("PAGE 1") == "PAGE 1\nScreen."
     assert prompts.rate_turn("ITEM_2") == "Rate ITEM_2."
     assert prompts.rate_turn("ITEM_2", "You rated X: 4/5") == "You rated X: 4/5\nRate ITEM_2."
-    recalled = prompts.rate_recall("ITEM_2", "hidden", "5")
+    recalled = prompts.rate_recall_line("ITEM_2", "hidden", "5")
     assert recalled == "ITEM_2: others hidden, similar items 5"
     assert prompts.rate_turn("ITEM_2", "f", recalled) == f"f\n{recalled}\nRate ITEM_2."
-    lines = [prompts.screen_recall("ITEM_1", "3", "9")]
+    lines = [prompts.screen_recall_line("ITEM_1", "3", "9")]
     assert lines == ["ITEM_1: match 3, popularity 9"]
     assert prompts.screen_turn("PAGE 1", *lines) == "\n".join(["PAGE 1", *lines, "Screen."])
     assert prompts.act_turn(actions, "f") == "f\nActions: [NEXT_PAGE] [CLICK_ITEM:ITEM_2]"
@@ -87,16 +87,19 @@ def test_world_model():
     assert all(span.trained for span in full[2].spans)
 
 
+USER = reflection_prompts.UserText("PERSONA", "PAST", "games")
+
+
 def test_reflection_prompts_hold_all_that_they_are_given():
-    trajectory = prompts.trajectory_reflection_messages(
-        "STATE", "PERSONA", "PAST", "[EXIT]", "NEXT-A", "[NEXT_PAGE]", "NEXT-B", "games"
+    trajectory = reflection_prompts.trajectory_reflection_messages(
+        USER, "STATE", "[EXIT]", "NEXT-A", "[NEXT_PAGE]", "NEXT-B"
     )
     text = "\n".join(message.content for message in trajectory)
     for part in ("STATE", "PERSONA", "PAST", "[EXIT]", "NEXT-A", "[NEXT_PAGE]", "NEXT-B"):
         assert part in trajectory[1].content
-    assert all(f"{tag}: " in text for tag in prompts.TRAJECTORY_TAGS)
-    item = prompts.rating_reflection_messages(
-        "Heat", "", "PERSONA", "PAST", 4, "signal a", 2, "signal b"
+    assert all(f"{tag}: " in text for tag in prompts.TRAJECTORY_TAGS) and "games" in text
+    item = reflection_prompts.rating_reflection_messages(
+        USER, "Heat", "", 4, "signal a", 2, "signal b"
     )
     for part in ("Heat", "(none)", "PERSONA", "PAST", "4/5. signal a", "2/5. signal b"):
         assert part in item[1].content
@@ -104,8 +107,8 @@ def test_reflection_prompts_hold_all_that_they_are_given():
 
 
 def test_alternatives_prompt():
-    system, user = prompts.alternatives_messages(
-        "STATE", "PERSONA", "PAST", "[EXIT]", ["[EXIT]", "[NEXT_PAGE]"], 3
+    system, user = reflection_prompts.alternatives_messages(
+        USER, "STATE", "[EXIT]", ["[EXIT]", "[NEXT_PAGE]"], 3
     )
     assert "exactly 3" in system.content
     assert "Valid actions: [EXIT] [NEXT_PAGE]" in user.content
