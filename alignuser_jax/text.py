@@ -14,13 +14,13 @@ _ARROWS = re.compile(r"<*-+>+|<+-+>*")
 
 @lru_cache(maxsize=1 << 16)  # the same titles are rendered again and again
 def one_line(text: str) -> str:
-    """Return `text` as one printable line that cannot break the layout of a page.
+    r"""Return `text` as one printable line that cannot break the layout of a page.
 
     Every run of white space and of characters that cannot be printed becomes one space, and
     every arrow becomes a dash, because `<-` and `->` delimit the fields of a page.
 
     Example:
-        >>> one_line("Heat ->\\n(1995)")
+        >>> one_line("Heat ->\n(1995)")
         'Heat - (1995)'
     """
     printable = "".join(c if c.isprintable() else " " for c in text)

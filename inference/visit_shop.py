@@ -60,7 +60,7 @@ def open_shop(dataset):
         if FLAGS.goals:
             raise app.UsageError(f"--goals is for the generated shop; {dataset.name} is a log")
         index = build_index(logged_steps(sessions(dataset, "train")))
-        return WebShop(index), {"kind": "log", "sessions": len(index.sessions)}
+        return WebShop(index), {"kind": "log", "sessions": len(index.session_ids)}
     goals = read_shop_goals(FLAGS.goals) if FLAGS.goals else None
     made = make_catalogue(goals, CatalogueConfig(goals=FLAGS.catalogue_goals))
     name = f"{stable_key(made.products, made.goals):016x}"

@@ -93,7 +93,7 @@ class _ShopVisit:
         self.state: State = shop.reset(
             user.user_id, stable_key(seed, user.user_id, number, "world")
         )
-        goal = shop.wanted(self.state)
+        goal = shop.goal_text(self.state)
 
         def openings(
             persona: Persona | None, config: SessionConfig, done: list[str]
@@ -130,7 +130,7 @@ class _ShopVisit:
                 break
             self.done.append(action.token)
             self.state = self.shop.step(self.state, action)
-        if self.shop.bought(self.state):
+        if self.shop.has_purchase(self.state):
             self.note("purchase", value=1.0)
         self.note("exit", value=float(self.pages))
         extra = {"messages": self.talk.messages, "failures": self.failures}

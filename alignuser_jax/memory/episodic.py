@@ -77,7 +77,7 @@ class EpisodicMemory:
     """
 
     ratings: tuple[RatedItem, ...] = ()
-    pages: tuple[SeenPage, ...] = ()
+    pages: tuple[RememberedPage, ...] = ()
 
     @classmethod
     def of(cls, history: Sequence[Interaction], titles: Mapping[str, str]) -> EpisodicMemory:

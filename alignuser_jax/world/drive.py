@@ -77,8 +77,8 @@ def fill(
     """
     if purpose == "counterfactual" and getattr(recommender, "stateful", False):
         raise ValueError(
-            f"{type(recommender).__name__} keeps state, so it cannot be asked for pages that are "
-            "only imagined: use a stateless recommender for counterfactuals"
+            f"{type(recommender).__name__} keeps state, so it cannot be asked for pages "
+            "that are only imagined: use a stateless recommender for counterfactuals"
         )
     slates: dict[int, RecommendationRequest] = {}
     pages: dict[int, NextPageRequest] = {}

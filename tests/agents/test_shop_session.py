@@ -64,7 +64,7 @@ def kinds(outcome):
 
 def test_a_visit_that_buys(shop):
     requests, outcome = drive(shop, chooses(*BUYING), max_actions=30)
-    assert outcome.state.terminal and shop.bought(outcome.state)
+    assert outcome.state.terminal and shop.has_purchase(outcome.state)
     acts = [event for event in outcome.events if event.kind == "act"]
     assert [event.text for event in acts][-1] == "[CLICK:checkout.place_order]"
     assert acts[0].probability == 0.5 and "purchase" in {event.item_id for event in acts}
@@ -201,7 +201,7 @@ def test_a_page_that_cannot_be_had_ends_the_visit(logged):
 
 def test_a_purchase_click_of_a_log_is_a_purchase(logged):
     _, outcome = drive(logged, in_turn(*FOUND, "add_to_cart"))
-    assert "purchase" in kinds(outcome) and logged.bought(outcome.state)
+    assert "purchase" in kinds(outcome) and logged.has_purchase(outcome.state)
     _, outcome = drive(logged, in_turn(*FOUND, "nav_bar.cart"))
     assert "purchase" not in kinds(outcome)
 

@@ -60,11 +60,11 @@ class GeneratedShop:
         """What the visitor is here for; no page says it."""
         return self.catalogue.goals[state.inside.goal]
 
-    def wanted(self, state: State) -> str:
+    def goal_text(self, state: State) -> str:
         """The goal in words."""
         return self.goal(state).text
 
-    def bought(self, state: State) -> bool:
+    def has_purchase(self, state: State) -> bool:
         return bool(state.inside.ordered)
 
     def click_type(self, action: Action) -> str:

@@ -1,1 +1,1 @@
-"""A web shop rebuilt from the pages of a log."""
+"""A web shop that is rebuilt from the pages of a log."""

@@ -1,4 +1,4 @@
-"""The text of a web shop's page (METHOD.md section 2.4), written and read back.
+"""A web shop's page as a value: written as text and read back (docs/method.md section 2.4).
 
 A page is a context line, one line a product, and the semantic ids of what can be acted on.
 """
@@ -22,7 +22,7 @@ from alignuser_jax.datasets.shop_page_text import (
 from alignuser_jax.text import one_line, shorten
 
 MAX_TEXT, MAX_PRODUCTS, MAX_ELEMENTS = 400, 60, 1000
-"""What is kept of a page that somebody else wrote: characters of a field, lines, ids."""
+"""The limits of a page that is read: characters of a field, product lines, semantic ids."""
 
 _PRODUCT = re.compile(
     r"<- (?P<title>.*?) -> <- Price: (?P<price>.*?) ->"
@@ -36,8 +36,16 @@ class PageError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class ShopPage:
-    """`number` is the page of results, from 1; `elements` the semantic ids in document order;
-    `place` the kind of page.
+    """One page of a web shop.
+
+    Attributes:
+        place: The kind of page (docs/method.md section 12.8): "browse", "search", "detail",
+            "cart", "checkout" or "end"; the generated shop also has "account" and "help", which
+            a log calls "browse".
+        number: The number of the page of results, from 1.
+        context: What the page is about, on one line.
+        products: The products, in the order of the page.
+        elements: The semantic ids of what can be acted on, in document order.
     """
 
     place: str = "browse"
@@ -47,16 +55,22 @@ class ShopPage:
     elements: tuple[str, ...] = ()
 
     def text(self, note: str = "") -> str:
-        """The page as agents read it; `note` is one more line at its end."""
+        """Return the page as agents read it, with a `note` as its last line if there is one."""
         return shop_page_text(self.number, self.context, self.products, self.elements, note)
 
 
 def read_page(text: str, place: str = "browse") -> ShopPage:
-    """The page that a text shows, the inverse of `ShopPage.text` (a note is not kept).
+    """Return the page that a text shows, the inverse of `ShopPage.text` without the note.
 
-    What stands before `CONTEXT:` is passed over, fields are cut to `MAX_TEXT` characters, lines
-    that are no product are dropped, ids repeat only once. Raises `PageError` where there is no
-    context line, or neither products nor ids.
+    Lines before `CONTEXT:` are skipped except for the page number, fields are cut to `MAX_TEXT`
+    characters, lines that are no product are dropped and ids that repeat are dropped too.
+
+    Args:
+        text: The text, perhaps written by a language model.
+        place: The kind of page, which the text does not say.
+
+    Raises:
+        PageError: If the text has no context line, or neither products nor semantic ids.
     """
     lines = [line.strip() for line in text.splitlines()]
     start = next(
@@ -100,5 +114,10 @@ def _read_product(line: str) -> PageProduct | None:
 
 @lru_cache(maxsize=1 << 15)
 def slug(text: str) -> str:
-    """`text` as a part of a semantic id: lower-case words joined by underscores."""
+    """Return `text` as a part of a semantic id: lower-case words joined by underscores.
+
+    Example:
+        >>> slug("Red USB-C Cable (3 ft)!")
+        'red_usb_c_cable_3_ft'
+    """
     return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")

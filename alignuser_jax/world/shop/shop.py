@@ -1,8 +1,8 @@
-"""A web shop known from a log, as a pure function: pages replayed, ruled, or asked of a model.
+"""A web shop known from a log, as a pure function: pages replayed, by rule, or by a model.
 
-A log is no live site. What follows an action is had from the log where some session did the
-same on the same kind of page, else from a rule, else it is asked for (`state.needs`) and a
-language model elsewhere writes it; `state.source` says which (METHOD.md section 7).
+A log is no live site. The page after an action comes from the log if some session did the same
+on the same kind of page, else from a rule, else the state asks for it (`state.needs`) and a
+language model elsewhere writes it; `state.source` says which (docs/method.md section 7).
 """
 
 from __future__ import annotations
@@ -19,16 +19,18 @@ from alignuser_jax.world.shop.log import LoggedStep, ReplayIndex, replay_key
 from alignuser_jax.world.shop.page import MAX_TEXT, ShopPage, read_page
 from alignuser_jax.world.shop.rules import (
     DEFAULT_ELEMENTS,
-    END,
+    END_PAGE,
     IN_PLACE,
-    KEEPS_LIST,
-    noted,
+    KEEPS_PRODUCTS,
     rule_page,
+    with_change,
 )
 from alignuser_jax.world.site.site import SESSION_ENDED
 
-SOURCES = ("log", "rule", "model")
-OFF_THE_LOG = -2  # the order of a page that no session showed: none comes right after it
+PAGE_SOURCES = ("log", "rule", "model")
+"""What can make a page, in the order in which they are tried."""
+NOT_LOGGED = -2
+"""The order of a page that no session showed: no logged page comes right after it."""
 
 _THOUGHT = re.compile(r"<think>.*?(</think>|$)", re.DOTALL)
 _FENCE = re.compile(r"^\s*```.*$", re.MULTILINE)
@@ -37,19 +39,24 @@ _CART = re.compile(r"(^|[._])(cart|basket)([._]|$)")
 
 @dataclass(frozen=True, slots=True)
 class WebShopConfig:
-    """`sources`: what may make a next page, always in the order log, rule, model; where none
-    can, nothing happens and the page says so. `texts` is how many texts a search field offers,
-    `products` how many a ruled page of results shows, `max_steps` ends a visit.
+    """What makes the pages of a web shop and how long a visit may be.
+
+    Attributes:
+        sources: What may make a next page, some of `PAGE_SOURCES`, always tried in that order.
+            If none can, nothing happens and the page says so.
+        texts: The most texts that a search field offers.
+        products: How many products a page of results has that a rule makes.
+        max_steps: The most actions of a visit.
     """
 
-    sources: tuple[str, ...] = SOURCES
+    sources: tuple[str, ...] = PAGE_SOURCES
     texts: int = 6
     products: int = 4
     max_steps: int = 200
 
     def __post_init__(self) -> None:
-        if unknown := sorted(set(self.sources) - set(SOURCES)):
-            raise ValueError(f"sources holds {unknown}, expected some of {SOURCES}")
+        if unknown := sorted(set(self.sources) - set(PAGE_SOURCES)):
+            raise ValueError(f"sources holds {unknown}, expected some of {PAGE_SOURCES}")
         for name, least in (("texts", 0), ("products", 1), ("max_steps", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected {least} or more")
@@ -57,22 +64,57 @@ class WebShopConfig:
 
 @dataclass(frozen=True, slots=True)
 class LoggedVisit:
-    """Where a visit is: the page, the logged session and step it is nearest to, the text last
-    typed, how many actions were taken, and whether a purchase was clicked.
+    """Where a visit to a web shop is; `State.inside` of its states.
+
+    Attributes:
+        page: The current page.
+        session_id: The logged session that the visit is nearest to.
+        order: The number of that session's step that shows the page, `NOT_LOGGED` for none.
+        typed_text: The text that was last typed.
+        steps: How many actions were taken.
+        purchased: Whether a click of the type "purchase" was made.
     """
 
     page: ShopPage
     session_id: str = ""
     order: int = 0
-    typed: str = ""
+    typed_text: str = ""
     steps: int = 0
-    bought: bool = False
+    purchased: bool = False
+
+
+def visit_of(state: State) -> LoggedVisit:
+    """Return where a state of `WebShop` is; raises `TypeError` for a state of another world."""
+    if not isinstance(state.inside, LoggedVisit):
+        raise TypeError(f"state.inside is {state.inside!r}: this is no state of a WebShop")
+    return state.inside
 
 
 @dataclass(frozen=True)
 class WebShop:
-    """`queries` holds what a user may want to type, by user id; the texts that a field offers
-    are these, then the user's own and other users' of the log, at most `config.texts`.
+    """A shop rebuilt from a log; a `World`.
+
+    Attributes:
+        index: What is known from the log (`build_index`); an empty shop by default.
+        queries: The texts that a user may want to type, by user id. A field offers these, then
+            the user's own texts of the log and then other users', at most `config.texts`.
+        config: What makes the pages and how long a visit may be.
+
+    Example:
+        >>> shop = WebShop(queries={"ann": ("green tea",)}, config=WebShopConfig(texts=1))
+        >>> state = shop.reset("ann", seed=0)
+        >>> state.actions[1].token
+        '[INPUT:nav_bar.search_input|green tea]'
+        >>> state = shop.step(state, state.actions[1])
+        >>> (state.place, state.source)
+        ('search', 'rule')
+
+        A shop of a log, and the states in which people of its test part were::
+
+            from alignuser_jax.datasets.sessions import sessions
+
+            shop = WebShop(build_index(logged_steps(sessions(dataset, "train"))))
+            states = [shop.at(step) for step in logged_steps(sessions(dataset, "test"))]
     """
 
     index: ReplayIndex = field(default_factory=ReplayIndex)
@@ -80,11 +122,14 @@ class WebShop:
     config: WebShopConfig = WebShopConfig()
 
     def reset(self, user_id: str, seed: int) -> State:
-        """The first page of one of the user's logged sessions (of any user's where there is
-        none, of an empty shop where the log is empty); the seed draws.
+        """Return the first page of one of the user's logged sessions, which the seed draws.
+
+        For a user without a session it is the first page of any session, and for an empty log
+        the home page of an empty shop.
         """
-        users = self.index.first_pages
-        pool = users.get(user_id) or tuple(f for found in users.values() for f in found)
+        by_user = self.index.first_pages
+        everybody = (page for pages in by_user.values() for page in pages)
+        pool = by_user.get(user_id) or tuple(everybody)
         state = State(user_id, seed, "page", 1)
         if not pool:
             page = ShopPage("browse", 1, "Home page", (), DEFAULT_ELEMENTS)
@@ -93,15 +138,18 @@ class WebShop:
         return self._show(state, LoggedVisit(first.page, first.session_id, first.order), "log")
 
     def at(self, step: LoggedStep, seed: int = 0) -> State:
-        """The state that a person of the log (of any split) was in, to ask what else could have
-        been done there. Neither their action nor their text is added to what is offered.
+        """Return the state that a person of the log was in, to ask what else they could do.
+
+        The step may be of any split: neither the person's action nor their text becomes an
+        offered action.
         """
-        visit = LoggedVisit(step.page, step.session_id, step.order, step.typed)
+        visit = LoggedVisit(step.page, step.session_id, step.order, step.typed_text)
         return self._show(State(step.user_id, seed, "page", 1), visit, "log")
 
     def valid_action(self, state: State, action: Action) -> bool:
-        """True for the actions in `state.actions`, and for any typable text in a field that is
-        listed there (`shop_actions.is_typable`).
+        """Return whether `state` lists the action, or it types into a field on the page.
+
+        A field takes any text that `actions.is_typable` accepts.
         """
         if state.terminal or state.needs is not None:
             return False
@@ -109,55 +157,60 @@ class WebShop:
             return action in state.actions
         return action == Action("input", action.target, text=action.text) and (
             actions.is_typable(action.text)
-            and action.target in state.inside.page.elements
+            and action.target in visit_of(state).page.elements
             and self.index.is_field(action.target)
         )
 
-    def wanted(self, state: State) -> str:
-        """ "": a log does not say what a visitor is here for."""
+    def goal_text(self, state: State) -> str:
+        """Return "": a log does not say what a visitor came for."""
         return ""
 
-    def bought(self, state: State) -> bool:
-        """Whether a click of the type "purchase" was made, what OPeRA calls one."""
-        return state.inside.bought
+    def has_purchase(self, state: State) -> bool:
+        """Return whether a click of the type "purchase" was made, which OPeRA counts as one."""
+        return visit_of(state).purchased
 
     def click_type(self, action: Action) -> str:
+        """Return the type of a click, "other" if the log lacks its id; "" if it is no click."""
         return actions.click_type(action, self.index.click_types)
 
     def step(self, state: State, action: Action) -> State:
-        """The state after `action`; the same page and one error line where it is not valid.
+        """Return the state after `action`.
 
-        Raises RuntimeError on a state that still needs its page.
+        An action that is not valid leaves the page as it is and adds one error line. Raises
+        `RuntimeError` if the state still needs its page.
         """
         if state.needs is not None:
             raise RuntimeError(
-                f"the page of user {state.user_id!r} is not there yet: "
+                f"the state of user {state.user_id!r} has no page yet: "
                 "answer state.needs with resolve() before step()"
             )
         if state.terminal:
             return state
-        visit: LoggedVisit = state.inside
+        visit = visit_of(state)
         if not self.valid_action(state, action):
             error = f"Invalid action: {shorten(one_line(action.token), MAX_TEXT)}"
             return self._show(state, visit, state.source, error)
-        typed = action.text if action.kind == "input" else visit.typed
-        bought = visit.bought or self.click_type(action) == "purchase"
-        after = replace(visit, steps=visit.steps + 1, typed=typed, bought=bought)
+        kind = self.click_type(action)
+        typed_text = action.text if action.kind == "input" else visit.typed_text
+        purchased = visit.purchased or kind == "purchase"
+        after = replace(
+            visit, steps=visit.steps + 1, typed_text=typed_text, purchased=purchased
+        )
         if action.kind == "terminate" or after.steps >= self.config.max_steps:
             return self._end(state, after, "rule")
-        found = self._replayed(state, action, after) if "log" in self.config.sources else None
-        if found is not None:
-            return self._show(state, found, "log")
-        kind = self.click_type(action)
+        if "log" in self.config.sources:
+            replayed = self._replayed(state, action, after)
+            if replayed is not None:
+                return self._show(state, replayed, "log")
         page = None
         if "rule" in self.config.sources:
             page = rule_page(
-                visit.page, action, kind, visit.typed, self.index, self.config.products
+                visit.page, action, kind, visit.typed_text, self.index, self.config.products
             )
-        if page is END:
+        if page is END_PAGE:
             return self._end(state, after, "rule")
         if page is not None:
-            return self._show(state, replace(after, page=page, order=OFF_THE_LOG), "rule")
+            return self._show(state, replace(after, page=page, order=NOT_LOGGED), "rule")
         if "model" not in self.config.sources:
             note = f"Nothing happened: {shorten(one_line(action.token), MAX_TEXT)}"
             return self._show(state, after, state.source, note)
@@ -170,33 +223,40 @@ class WebShop:
         return replace(state, inside=after, text="", actions=(), feedback="", needs=request)
 
     def resolve(self, state: State, answer: Slate | str) -> State:
-        """The state with the page that a language model wrote, flagged by `source="model"`.
+        """Return the state with the page that a language model wrote, marked `source="model"`.
 
-        Reasoning, code fences and all that stands before the page are dropped; a page without
-        ids gets those that its kind commonly has. Raises `ValueError` (`PageError`) for a text
-        that shows no page: the model failed, and nothing is made up in its place.
+        Reasoning, code fences and everything before the page are dropped. A page without
+        semantic ids gets those that are common to its kind.
+
+        Args:
+            state: A state that needs a page.
+            answer: The model's text.
+
+        Raises:
+            ValueError: If the state needs no page, or if the text shows no page (`PageError`):
+                the model failed, and nothing is invented in its place.
         """
         request = state.needs
         if not isinstance(request, NextPageRequest):
-            raise ValueError(f"the visit of user {state.user_id!r} asks for no page")
+            raise ValueError(f"the state of user {state.user_id!r} needs no page")
         if not isinstance(answer, str):
             raise ValueError(f"got {type(answer).__name__}, expected the text of a page")
         text = _FENCE.sub("", _THOUGHT.sub("", answer))
-        visit: LoggedVisit = state.inside
+        visit = visit_of(state)
         state = replace(state, needs=None)
         if SESSION_ENDED in (line.strip() for line in text.splitlines()):
             return self._end(state, visit, "model")
         page = read_page(text)
         place = guess_place(page, request.action, self.click_type(request.action))
         if not page.elements:
-            common = self.index.common.get(place, DEFAULT_ELEMENTS)
+            common = self.index.common_ids.get(place, DEFAULT_ELEMENTS)
             page = replace(page, elements=common)
-        visit = replace(visit, page=replace(page, place=place), order=OFF_THE_LOG)
+        visit = replace(visit, page=replace(page, place=place), order=NOT_LOGGED)
         return self._show(state, visit, "model")
 
     def offered_texts(self, user_id: str, name: str) -> tuple[str, ...]:
-        """What the field `name` offers to be typed; `step` takes other texts too."""
-        logged = self.index.typed.get(name, ())
+        """Return the texts that the field `name` offers; `step` takes other texts too."""
+        logged = self.index.typed_texts.get(name, ())
         own = [text for user, text in logged if user == user_id]
         others = [text for user, text in logged if user != user_id]
         texts = dict.fromkeys(
@@ -207,23 +267,23 @@ class WebShop:
 
     def _replayed(self, state: State, action: Action, visit: LoggedVisit) -> LoggedVisit | None:
         kind = self.click_type(action)
-        before: LoggedVisit = state.inside
-        key = replay_key(before.page.place, action, kind, before.typed)
-        found = self.index.find(key, visit.session_id, state.user_id, visit.order, state.seed)
-        if found is None:
+        before = visit_of(state)
+        key = replay_key(before.page.place, action, kind, before.typed_text)
+        logged = self.index.find(key, visit.session_id, state.user_id, visit.order, state.seed)
+        if logged is None:
             return None
-        page = found.page
-        elsewhere = (found.session_id, found.order) != (visit.session_id, visit.order + 1)
-        if elsewhere and action.kind == "click_element" and kind in KEEPS_LIST:
-            # a page of another moment, but what is looked at here stays what it was
+        page = logged.page
+        elsewhere = (logged.session_id, logged.order) != (visit.session_id, visit.order + 1)
+        if elsewhere and action.kind == "click_element" and kind in KEEPS_PRODUCTS:
+            # the page is of another moment, but the visitor still looks at the same products
             page = replace(page, products=before.page.products)
             if page.place == before.page.place:
                 context = before.page.context
                 if kind in IN_PLACE:
-                    context = noted(context, IN_PLACE[kind], action.target)
+                    context = with_change(context, IN_PLACE[kind], action.target)
                     page = replace(page, elements=before.page.elements)
                 page = replace(page, context=context, number=before.page.number)
-        return replace(visit, page=page, session_id=found.session_id, order=found.order)
+        return replace(visit, page=page, session_id=logged.session_id, order=logged.order)
 
     def _show(self, state: State, visit: LoggedVisit, source: str, feedback: str = "") -> State:
         page = visit.page
@@ -258,8 +318,15 @@ class WebShop:
 
 
 def guess_place(page: ShopPage, action: Action, click_type: str) -> str:
-    """The kind of a page whose writer did not say: from how its context begins, else from a
-    word in front of what it is about (` | `, `: `, ` for "`), else from the action.
+    """Return the kind of a page whose text does not say it.
+
+    It follows from how the context begins, else from a word in front of what the page is about
+    (before ` | `, `: ` or ` for "`), else from the action that led there.
+
+    Args:
+        page: The page.
+        action: The action that led to it.
+        click_type: The type of that click, "" for no click.
     """
     context = page.context.lower()
     named = re.split(r' \| |: | for "', context)[0]

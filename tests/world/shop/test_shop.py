@@ -36,7 +36,7 @@ def at(shop, session, order):
 def test_the_adapter_keeps_what_people_did():
     first, button, scroll, *_ = toy.STEPS
     assert first.action == type_text(FIELD, "usb cable") and first.rationale == "because"
-    assert (first.typed, button.typed) == ("", "usb cable")
+    assert (first.typed_text, button.typed_text) == ("", "usb cable")
     assert button.click_type == "search" and scroll.action is None
     assert toy.STEPS[5].action == TERMINATE
     assert [s.split for s in toy.TEST_STEPS] == ["test"] * 3
@@ -139,7 +139,7 @@ def test_test_sessions_never_enter_the_index(index):
         build_index([*toy.STEPS, *toy.TEST_STEPS])
     with pytest.raises(ValueError, match="two steps 0"):
         build_index([*toy.STEPS, toy.STEPS[0]])
-    assert index.sessions == {"ann-1", "bob-1"}
+    assert index.session_ids == {"ann-1", "bob-1"}
     shop = WebShop(index)
     state = at(shop, "ann-2", 1)  # a test state: only what it shows itself is known of it
     offered = [a.text for a in state.actions if a.kind == "input"]
@@ -190,10 +190,10 @@ def test_the_id_that_was_clicked_opens_a_product():
     wide = (*toy.CABLES[:3], ("search_results.red_usb_cable", RED))
     steps = [(wide, "click", RED, ""), (toy.RED_PAGE, "terminate", "", "")]
     index = build_index(logged_steps([toy.session("s", "u", *steps)]))
-    assert index.links["red_usb_cable"] == RED
+    assert index.product_links["red_usb_cable"] == RED
     steps = [(wide, "terminate", "", "")]
     index = build_index(logged_steps([toy.session("s", "u", *steps)]))
-    assert index.links["red_usb_cable"] == "search_results.red_usb_cable"
+    assert index.product_links["red_usb_cable"] == "search_results.red_usb_cable"
 
 
 def test_what_rules_know(shop):
@@ -213,7 +213,7 @@ def test_rules_that_look_alike():
     log = [toy.session("s", "u", *steps)]
     shop = WebShop(build_index(logged_steps(log)), config=WebShopConfig(sources=("rule",)))
     state = shop.at(logged_steps(log)[0])
-    rule = partial(rule_page, state.inside.page, index=shop.index, typed="usb cable")
+    rule = partial(rule_page, state.inside.page, index=shop.index, typed_text="usb cable")
     suggested = rule(click("related_searches.2.green_tea"), "suggested_term")
     assert suggested.context == 'Search results for "green tea"'
     assert rule(click("checkout.back_to_cart"), "other").place == "cart"
@@ -295,7 +295,7 @@ def test_a_model_that_writes_no_page_is_an_error(shop, text):
 
 def test_misuse(shop):
     state = at(shop, "ann-1", 4)
-    with pytest.raises(ValueError, match="asks for no page"):
+    with pytest.raises(ValueError, match="needs no page"):
         shop.resolve(state, "PAGE 1")
     with pytest.raises(ValueError, match="expected the text of a page"):
         shop.resolve(shop.step(state, click("footer.legal")), Slate(("1",)))
@@ -382,5 +382,5 @@ def test_pages_are_written_by_a_callable_in_one_batch(shop):
 
 def test_a_slate_needs_a_recommender(make_site):
     site = make_site()
-    with pytest.raises(ValueError, match="give a recommender"):
+    with pytest.raises(ValueError, match="pass a recommender"):
         fill(site, None, [site.reset("u", 0)])
