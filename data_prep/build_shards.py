@@ -21,7 +21,7 @@ from alignuser_jax.alignment.config import SOURCES, TASKS
 from alignuser_jax.personas import read_personas
 from alignuser_jax.runs.flags import experiment_flags, numbers, open_experiment
 from alignuser_jax.runs.flags import run as run_program
-from alignuser_jax.runs.stages import build_stage
+from alignuser_jax.runs.stages import ShardOptions, build_stage
 from alignuser_jax.shards import read_manifest
 
 FLAGS = flags.FLAGS
@@ -70,10 +70,8 @@ def main() -> None:
         dataset,
         run,
         FLAGS.stage,
-        folder=Path(FLAGS.out) if FLAGS.out else None,
-        personas=personas,
+        ShardOptions(Path(FLAGS.out) if FLAGS.out else None, changes, personas),
         say=print,
-        **changes,
     )
     manifest = read_manifest(folder)
     for task, entry in manifest["tasks"].items():

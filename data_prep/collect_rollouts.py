@@ -14,7 +14,7 @@ from pathlib import Path
 
 from absl import app, flags
 
-from alignuser_jax.runs.backend import METRICS, open_backend
+from alignuser_jax.runs.backend import METRICS_FILE, open_backend
 from alignuser_jax.runs.flags import (
     backend_choice,
     backend_flags,
@@ -22,7 +22,7 @@ from alignuser_jax.runs.flags import (
     open_experiment,
 )
 from alignuser_jax.runs.flags import run as run_program
-from alignuser_jax.runs.stages import build_stage
+from alignuser_jax.runs.stages import ShardOptions, build_stage
 from alignuser_jax.shards import read_manifest
 
 FLAGS = flags.FLAGS
@@ -35,7 +35,6 @@ flags.DEFINE_float("epsilon_end", None, "Share of random actions in the last.")
 flags.DEFINE_integer("max_actions", None, "Actions per episode, at most.")
 flags.DEFINE_integer("limit", None, "Examples, at most (default: all).")
 flags.DEFINE_bool("policy", False, "Let the run's trained policy take the greedy actions.")
-flags.DEFINE_string("adapter", None, "Another adapter's folder; '' for the first stage alone.")
 
 
 def main() -> None:
@@ -49,32 +48,25 @@ def main() -> None:
     experiment, dataset, run = open_experiment()
     names = ("episodes", "epsilon_start", "epsilon_end", "max_actions")
     given = {name: FLAGS[name].value for name in names if FLAGS[name].value is not None}
+    changes = {
+        "tasks": ("world_model",),
+        "sources": ("rollout",),
+        "limits": {} if FLAGS.limit is None else {"world_model": FLAGS.limit},
+        "rollouts": replace(experiment.stage("align")[1].rollouts, **given),
+    }
     with (
-        open_backend(
-            choice,
-            experiment,
-            dataset,
-            run,
-            adapter=FLAGS.adapter,
-            say=print,
-            metrics=out / METRICS,
-        )
+        open_backend(choice, experiment, dataset, run, say=print, metrics=out / METRICS_FILE)
         if FLAGS.policy or other
-        else nullcontext()
-    ) as backend:
+        else nullcontext((None, None))
+    ) as (backend, _):
         folder = build_stage(
             experiment,
             dataset,
             run,
             "align",
-            generator=backend and backend.generator,
-            policy_id=backend and backend.policy_id,
-            folder=out,
+            ShardOptions(out, changes),
+            writer=backend,
             say=print,
-            tasks=("world_model",),
-            sources=("rollout",),
-            limits={} if FLAGS.limit is None else {"world_model": FLAGS.limit},
-            rollouts=replace(experiment.stage("align")[1].rollouts, **given),
         )
     manifest = read_manifest(folder)
     print(f"{manifest['tasks']['world_model']['count']} transitions")

@@ -45,7 +45,7 @@ STATES = 1024
 """The states that the automaton of a proposal needs; it holds the ages and occupations."""
 FLAGS = flags.FLAGS
 experiment_flags(run_required=False)
-backend_flags()
+backend_flags(adapter="")
 flags.DEFINE_string("output", None, "Folder of the personas.")
 flags.DEFINE_enum(
     "part", "profile", list(PARTS), "Ratings to match by: what training may show, or all train."
@@ -64,7 +64,6 @@ flags.DEFINE_integer(
 flags.DEFINE_integer("fit_reasoning_tokens", 0, "Tokens before a judgement, at most.")
 flags.DEFINE_list("ages", None, "Closed list; default: the data's, else MovieLens-1M's.")
 flags.DEFINE_list("occupations", None, "Closed list; default as for ages.")
-flags.DEFINE_string("adapter", "", "Folder of an adapter for the run's model; '' for none.")
 flags.DEFINE_integer("seed", 0, "Names every draw.")
 flags.DEFINE_bool("estimate", False, "Only say what it will take.")
 flags.DEFINE_integer("sample", 8, "Users matched and timed for the estimate; 0: no time.")
@@ -88,18 +87,8 @@ def main() -> None:
         return
     engine = replace(experiment.engine, states=max(experiment.engine.states, STATES))
     experiment = replace(experiment, engine=engine)
-    with open_backend(
-        choice, experiment, dataset, run, adapter=FLAGS.adapter, say=print
-    ) as opened:
-        backend = Backend(
-            opened.generator,
-            opened.count_tokens,
-            opened.policy_id,
-            opened.engine,
-            opened.note,
-            opened.concurrency,
-        )
-        config = match_config(dataset, opened.experiment, backend)
+    with open_backend(choice, experiment, dataset, run, say=print) as (backend, experiment):
+        config = match_config(dataset, experiment, backend)
         if choice.server:
             prices = (choice.server.prompt_price, choice.server.generated_price)
             plan = replace(plan, prices=prices)

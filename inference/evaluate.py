@@ -19,6 +19,7 @@ for what is missing.
 
 import sys
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from absl import app, flags
 from alignuser_jax.evaluation import suite
 from alignuser_jax.evaluation.protocol import EvaluationConfig, OpenPolicy, Subject
 from alignuser_jax.personas import read_personas
-from alignuser_jax.runs.backend import METRICS, open_backend
+from alignuser_jax.runs.backend import METRICS_FILE, open_backend
 from alignuser_jax.runs.flags import (
     backend_choice,
     backend_flags,
@@ -42,7 +43,7 @@ from alignuser_jax.views import policy_and_agent_users
 
 FLAGS = flags.FLAGS
 experiment_flags(run_required=False)
-backend_flags()
+backend_flags(adapter_flag=False)
 flags.DEFINE_list("what", list(suite.NAMES), f"Some of {', '.join(suite.NAMES)}.")
 flags.DEFINE_list("adapters", [], "NAME=FOLDER of other policies; NAME= is the first stage.")
 flags.DEFINE_string("out", None, "Folder of the tables (default: the run's).")
@@ -93,11 +94,11 @@ def main() -> None:
     def opened(name: str, protocol: str, reply: int):
         """The policy's back end; answers of each are recorded in a file of their own."""
         part = choice.of_part(protocol if name == "agents" else f"{protocol}.{name}")
+        part = replace(part, adapter=folders[name], reply_tokens=reply)
         with open_backend(
-            part, experiment, dataset, run,
-            adapter=folders[name], reply=reply, say=print, metrics=out / METRICS,
-        ) as backend:  # fmt: skip
-            yield OpenPolicy(backend, backend.experiment.site, backend.experiment.session)
+            part, experiment, dataset, run, say=print, metrics=out / METRICS_FILE
+        ) as (backend, fitted):
+            yield OpenPolicy(backend, fitted.site, fitted.session)
 
     subject = Subject(
         dataset,

@@ -15,7 +15,7 @@ from pathlib import Path
 from absl import app, flags
 
 from alignuser_jax.personas import read_personas
-from alignuser_jax.runs.backend import METRICS, open_backend
+from alignuser_jax.runs.backend import METRICS_FILE, open_backend
 from alignuser_jax.runs.flags import (
     backend_choice,
     backend_flags,
@@ -23,17 +23,16 @@ from alignuser_jax.runs.flags import (
     open_experiment,
 )
 from alignuser_jax.runs.flags import run as run_program
-from alignuser_jax.runs.stages import build_stage
+from alignuser_jax.runs.stages import ShardOptions, build_stage
 from alignuser_jax.shards import read_manifest
 
 FLAGS = flags.FLAGS
 experiment_flags()
-backend_flags()
+backend_flags(adapter="")
 flags.DEFINE_string("out", None, "Folder of the shards.", required=True)
 flags.DEFINE_integer("k", None, "Alternatives per rating (default: the experiment's).")
 flags.DEFINE_integer("limit", None, "Reflections, at most (default: the experiment's).")
 flags.DEFINE_integer("reflection_tokens", 400, "Tokens of one reflection, at most.")
-flags.DEFINE_string("adapter", "", "Folder of an adapter for the writer; '' for none.")
 flags.DEFINE_bool("drop_failed", False, "Leave out reflections whose request failed.")
 flags.DEFINE_string("personas", None, "File of personas over those computed from the log.")
 flags.DEFINE_bool("shuffle_reflections", False, "Permute the reflections (the ablation).")
@@ -44,36 +43,30 @@ def main() -> None:
     for name in ("k", "limit"):
         if FLAGS[name].value is not None and FLAGS[name].value < 1:
             raise app.UsageError(f"--{name}={FLAGS[name].value}: expected 1 or more")
-    choice = backend_choice(out / "answers")
+    choice = backend_choice(out / "answers", reply_tokens=FLAGS.reflection_tokens)
     experiment, dataset, run = open_experiment()
     settings = experiment.stage("align")[1]
     limits = settings.limits if FLAGS.limit is None else {"reflection": FLAGS.limit}
+    changes = {
+        "tasks": ("reflection",),
+        "limits": limits,
+        "k": settings.k if FLAGS.k is None else FLAGS.k,
+        "reflection_tokens": FLAGS.reflection_tokens,
+        "shuffle_reflections": FLAGS.shuffle_reflections,
+    }
+    personas = read_personas(FLAGS.personas) if FLAGS.personas else None
+    options = ShardOptions(out, changes, personas, FLAGS.drop_failed)
     with open_backend(
-        choice,
-        experiment,
-        dataset,
-        run,
-        adapter=FLAGS.adapter,
-        reply=FLAGS.reflection_tokens,
-        say=print,
-        metrics=out / METRICS,
-    ) as backend:
+        choice, experiment, dataset, run, say=print, metrics=out / METRICS_FILE
+    ) as (backend, _):
         folder = build_stage(
             experiment,
             dataset,
             run,
             "align",
-            generator=backend.generator,
-            policy_id=backend.policy_id,
-            folder=out,
-            personas=read_personas(FLAGS.personas) if FLAGS.personas else None,
+            options,
+            writer=backend,
             say=print,
-            drop_failed=FLAGS.drop_failed,
-            tasks=("reflection",),
-            limits=limits,
-            k=settings.k if FLAGS.k is None else FLAGS.k,
-            reflection_tokens=FLAGS.reflection_tokens,
-            shuffle_reflections=FLAGS.shuffle_reflections,
         )
     manifest = read_manifest(folder)
     for reason, count in manifest["reflections_dropped"].items():

@@ -24,8 +24,7 @@ from absl import app, flags
 
 from alignuser_jax.personas import read_personas
 from alignuser_jax.recommenders import load_recommender
-from alignuser_jax.runs import simulate as simulation
-from alignuser_jax.runs.backend import METRICS, open_backend
+from alignuser_jax.runs.backend import METRICS_FILE, open_backend
 from alignuser_jax.runs.experiment import HORIZON
 from alignuser_jax.runs.flags import (
     backend_choice,
@@ -35,6 +34,7 @@ from alignuser_jax.runs.flags import (
 )
 from alignuser_jax.runs.flags import run as run_program
 from alignuser_jax.runs.folder import Stopwatch
+from alignuser_jax.runs.simulate import SimulationSettings, failures, simulate
 from alignuser_jax.views import policy_and_agent_users, simulation_view
 
 FLAGS = flags.FLAGS
@@ -45,7 +45,6 @@ flags.DEFINE_list(
     "arms", None, "NAME=FOLDER, URL, file or module:attr, two or more.", required=True
 )
 flags.DEFINE_integer("agents", None, "How many of the experiment's agents (default all).")
-flags.DEFINE_string("adapter", None, "Another adapter's folder; '' for the first stage alone.")
 flags.DEFINE_integer("horizon", HORIZON, "Pages of every visit.")
 flags.DEFINE_bool("show_means", True, "Show items' mean ratings on the pages.")
 flags.DEFINE_string("personas", None, "File of personas over those computed from the log.")
@@ -79,45 +78,29 @@ def main() -> None:
     view = simulation_view(dataset, personas)
     if personas:
         print(personas.told(users[: FLAGS.agents]))
+    settings = SimulationSettings(
+        users[: FLAGS.agents],
+        seed=FLAGS.seed,
+        horizon=FLAGS.horizon,
+        show_means=FLAGS.show_means,
+        visit_numbers=numbers,
+        shuffle=FLAGS.shuffle,
+        refresh=FLAGS.refresh,
+        rounds=FLAGS.rounds,
+    )
     watch = Stopwatch()
     with (
         open_backend(
-            choice,
-            experiment,
-            dataset,
-            run,
-            adapter=FLAGS.adapter,
-            say=print,
-            metrics=Path(FLAGS.out) / METRICS,
-        ) as backend,
+            choice, experiment, dataset, run, say=print, metrics=Path(FLAGS.out) / METRICS_FILE
+        ) as (backend, experiment),
         watch.stage("simulation"),
     ):
-        events = simulation.simulate(
-            backend.experiment,
-            dataset,
-            view,
-            arms,
-            backend.generator,
-            backend.count_tokens,
-            FLAGS.out,
-            users=users[: FLAGS.agents],
-            policy_id=backend.policy_id,
-            engine=backend.engine,
-            note=backend.note,
-            concurrency=backend.concurrency,
-            seed=FLAGS.seed,
-            horizon=FLAGS.horizon,
-            show_means=FLAGS.show_means,
-            visit_numbers=numbers,
-            shuffle=FLAGS.shuffle,
-            refresh=FLAGS.refresh,
-            rounds=FLAGS.rounds,
-        )
+        events = simulate(experiment, dataset, view, arms, backend, FLAGS.out, settings)
     pages = len(events.group_by(["arm", "user_id", "session", "page"]).aggregate([]))
     seconds = watch.seconds["simulation"]
     print(backend.note)
     print(f"{pages} pages in {seconds:.0f} s ({pages / seconds:.1f} pages/s)")
-    print(f"invalid or failed actions: {simulation.failures(events)} of {len(events)} events")
+    print(f"invalid or failed actions: {failures(events)} of {len(events)} events")
     print(f"events: {os.path.join(FLAGS.out, 'events.parquet')}")
 
 

@@ -21,7 +21,7 @@ from absl import app, flags
 from alignuser_jax.datasets.sessions import sessions
 from alignuser_jax.personas import read_personas
 from alignuser_jax.randomness import stable_key
-from alignuser_jax.runs.backend import METRICS, open_backend, with_room
+from alignuser_jax.runs.backend import METRICS_FILE, open_backend, with_room
 from alignuser_jax.runs.flags import (
     backend_choice,
     backend_flags,
@@ -29,7 +29,7 @@ from alignuser_jax.runs.flags import (
     open_experiment,
 )
 from alignuser_jax.runs.flags import run as run_program
-from alignuser_jax.runs.visit_shop import SHOP_AUTOMATA, visit_shop
+from alignuser_jax.runs.visit_shop import SHOP_AUTOMATA, ShopSettings, visit_shop
 from alignuser_jax.views import simulation_view
 from alignuser_jax.world import (
     CatalogueConfig,
@@ -49,7 +49,6 @@ flags.DEFINE_integer("agents", None, "How many users shop (default: all).", lowe
 flags.DEFINE_integer("max_actions", 60, "Actions of a visit, at most.", lower_bound=1)
 flags.DEFINE_string("goals", None, "Folder of WebShop's goals, for the generated shop.")
 flags.DEFINE_integer("catalogue_goals", 120, "Goals in the generated shop.", lower_bound=1)
-flags.DEFINE_string("adapter", None, "Another adapter's folder; '' for the first stage alone.")
 flags.DEFINE_string("personas", None, "File of personas over those computed from the log.")
 flags.DEFINE_integer("seed", 0, "Seed of the agents' randomness.")
 
@@ -79,32 +78,12 @@ def main() -> None:
     shop, about = open_shop(dataset)
     users = dataset.user_ids[: FLAGS.agents]
     view = simulation_view(dataset, read_personas(FLAGS.personas) if FLAGS.personas else None)
+    settings = ShopSettings(users, about, FLAGS.max_actions, FLAGS.seed)
     with open_backend(
-        choice,
-        experiment,
-        dataset,
-        run,
-        adapter=FLAGS.adapter,
-        say=print,
-        metrics=Path(FLAGS.out) / METRICS,
-    ) as backend:
-        events = visit_shop(
-            backend.experiment,
-            dataset,
-            view,
-            shop,
-            backend.generator,
-            backend.count_tokens,
-            FLAGS.out,
-            users=users,
-            policy_id=backend.policy_id,
-            engine=backend.engine,
-            note=backend.note,
-            concurrency=backend.concurrency,
-            about=about,
-            max_actions=FLAGS.max_actions,
-            seed=FLAGS.seed,
-        ).to_pylist()
+        choice, experiment, dataset, run, say=print, metrics=Path(FLAGS.out) / METRICS_FILE
+    ) as (backend, experiment):
+        table = visit_shop(experiment, dataset, view, shop, backend, FLAGS.out, settings)
+    events = table.to_pylist()
     of_kind = {
         kind: [event for event in events if event["kind"] == kind]
         for kind in ("page", "act", "purchase", "exit", "failure")

@@ -24,11 +24,11 @@ from alignuser_jax.decision.compare import (
 from alignuser_jax.decision.synthetic_truth import true_lift
 from alignuser_jax.recommenders import ALS, Random
 from alignuser_jax.report.plots import forest_plot
-from alignuser_jax.runs import simulate as simulation
-from alignuser_jax.runs.backend import METRICS, Choice, open_backend
+from alignuser_jax.runs.backend import METRICS_FILE, BackendChoice, open_backend
 from alignuser_jax.runs.experiment import load_experiment
 from alignuser_jax.runs.flags import run as run_program
 from alignuser_jax.runs.folder import Stopwatch, open_run
+from alignuser_jax.runs.simulate import SimulationSettings, failures, simulate
 from alignuser_jax.runs.stages import build_stage, train_stage
 from alignuser_jax.text import markdown_table
 from alignuser_jax.views import policy_and_agent_users, simulation_view
@@ -66,22 +66,23 @@ def main() -> None:
     with (
         watch.stage("simulation"),
         open_backend(
-            Choice(), experiment, dataset, run, say=print, metrics=run / "simulation" / METRICS
-        ) as backend,
+            BackendChoice(),
+            experiment,
+            dataset,
+            run,
+            say=print,
+            metrics=run / "simulation" / METRICS_FILE,
+        ) as (backend, _),
     ):
         users = policy_and_agent_users(dataset, experiment.agents, experiment.seed)[1]
-        events = simulation.simulate(
+        events = simulate(
             experiment,
             dataset,
             simulation_view(dataset),
             arms,
-            backend.generator,
-            backend.count_tokens,
+            backend,
             run / "simulation",
-            users=users,
-            policy_id=backend.policy_id,
-            seed=FLAGS.seed,
-            visit_numbers={"als, again": 1},
+            SimulationSettings(users, seed=FLAGS.seed, visit_numbers={"als, again": 1}),
         )
     with watch.stage("statistics"):
         metrics = arm_metrics(events)
@@ -105,7 +106,7 @@ def main() -> None:
     seconds = [[name, f"{value:.1f}"] for name, value in watch.seconds.items()]
     seconds.append(["all", f"{sum(watch.seconds.values()):.1f}"])
     print(f"\n{text}\n\n{markdown_table(seconds, ['stage', 'seconds'])}\n")
-    print(f"invalid or failed actions: {simulation.failures(events)} of {len(events)} events")
+    print(f"invalid or failed actions: {failures(events)} of {len(events)} events")
     print(f"everything is in {run}")
 
 

@@ -18,7 +18,7 @@ from absl import app, flags
 from alignuser_jax.runs.experiment import load_experiment
 from alignuser_jax.runs.flags import experiment_flags, numbers, open_experiment
 from alignuser_jax.runs.flags import run as run_program
-from alignuser_jax.runs.stages import plan_stage, train_stage
+from alignuser_jax.runs.stages import TrainOptions, plan_stage, train_stage
 
 FLAGS = flags.FLAGS
 experiment_flags(required=False)
@@ -82,12 +82,14 @@ def main() -> None:
         dataset,
         run,
         FLAGS.stage,
-        shards=Path(FLAGS.shards) if FLAGS.shards else None,
-        out=Path(FLAGS.out) if FLAGS.out else None,
-        mesh=mesh,
-        checkpoints=FLAGS.checkpoints,
-        profile=profile,
-        **changes,
+        TrainOptions(
+            Path(FLAGS.shards) if FLAGS.shards else None,
+            Path(FLAGS.out) if FLAGS.out else None,
+            mesh,
+            FLAGS.checkpoints,
+            profile,
+            changes,
+        ),
     )
     if first:
         for task, held in result.held_out.items():

@@ -1,5 +1,7 @@
-"""Who answers the agents: the run's own policy, a server, or a recording; and what manifests
-say of it, so that a run goes on under the same one only.
+"""Open whoever answers the agents: the run's own policy, a server, or a recording.
+
+What is opened says in a few plain values what it is. Manifests record these values, so that a run
+goes on under the same back end only.
 """
 
 from __future__ import annotations
@@ -8,33 +10,57 @@ import dataclasses
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from alignuser_jax.datasets import Dataset
+from alignuser_jax.driver.backend import Backend
 from alignuser_jax.language import TextTokenizer
-from alignuser_jax.records import Generator
+from alignuser_jax.records import CountTokens
 from alignuser_jax.runs.experiment import Experiment
 from alignuser_jax.runs.policy import load_policy, make_engine, tokenizer_of, warm_up
 from alignuser_jax.sampling import Recording, Replay, ServerConfig, ServerGenerator
 from alignuser_jax.text import Say
 
-METRICS = "metrics.jsonl"
+METRICS_FILE = "metrics.jsonl"
+"""File beside a result that holds what the back end did, one JSON object per opening."""
+
 ESTIMATE = "estimated: UTF-8 bytes / 3"
+"""How tokens of a served model are counted if no tokenizer is given."""
+
 SERVED_CONTEXT = 8192
-"""Tokens of a served model's context, if nothing else is said."""
+"""Context of a served model in tokens, if none is given (DEFAULT)."""
 
 
 @dataclass(frozen=True)
-class Choice:
-    """What is asked for. At most one of `server` and `replay`; with neither the run's own
-    policy answers. `record` keeps every answer in that file; without it those of a server are
-    kept in a file of the folder `keep`, named by the model and the program's `part`. For a
-    server, `tokenizer` is the folder of its model's tokenizer ("": tokens are estimated, rather
-    too many) and `context_tokens` its context."""
+class BackendChoice:
+    """Who is to answer; with neither `server` nor `replay` the run's own policy does.
+
+    Attributes:
+        server: An OpenAI-compatible server and its model. Excludes `replay`.
+        tokenizer: Folder of the served model's tokenizer; "" estimates token counts, rather too
+            high than too low.
+        context_tokens: Context of the served model in tokens.
+        record: File that keeps every answer. An answer in it is not asked for again.
+        replay: File of kept answers, which answers without any model.
+        keep: Folder for a server's answers if `record` names no file; the file is named after
+            the model and `part`. "" keeps none.
+        part: Part of a program that has a recording of its own, such as "ratings".
+        adapter: Folder of an adapter in place of the run's own; "" for the base model alone,
+            `None` for the run's own. Only for the run's policy.
+        reply_tokens: Tokens of a reply that a conversation must have room for beyond what a
+            session needs. Only for the run's policy.
+
+    Raises:
+        ValueError: If `replay` comes with `server` or `record`, or `adapter` with either.
+
+    Example:
+        >>> BackendChoice(replay="answers.log").needs_run
+        False
+    """
 
     server: ServerConfig | None = None
     tokenizer: str = ""
@@ -43,19 +69,28 @@ class Choice:
     replay: str = ""
     keep: str = ""
     part: str = ""
+    adapter: str | Path | None = None
+    reply_tokens: int = 0
 
     def __post_init__(self) -> None:
+        """Refuse choices that exclude each other."""
         if self.replay and (self.server or self.record):
             raise ValueError("--replay answers from a file: give no --server or --record to it")
+        if self.adapter and not self.needs_run:
+            raise ValueError(
+                f"--adapter={self.adapter} is for the policy of --run, not for a server or a "
+                "replay: leave it out"
+            )
 
     @property
     def needs_run(self) -> bool:
+        """Whether the run's own policy answers."""
         return not (self.server or self.replay)
 
-    def of_part(self, part: str) -> Choice:
-        """The same with files of their own for a part of a program."""
-        names = {"record": self.record, "replay": self.replay}
-        named = {k: f"{name}.{part}" for k, name in names.items() if name}
+    def of_part(self, part: str) -> BackendChoice:
+        """Return the choice for one part of a program, with recordings of its own."""
+        files = {"record": self.record, "replay": self.replay}
+        named = {name: f"{file}.{part}" for name, file in files.items() if file}
         return replace(self, part=part, **named)
 
     @property
@@ -67,61 +102,66 @@ class Choice:
         return Path(self.keep) / ".".join(filter(None, (model, self.part, "log")))
 
 
-@dataclass(frozen=True)
-class Backend:
-    """`experiment` is the run's, with the context of what answers; `policy_id` and `engine` are
-    for manifests, `concurrency` is how many sessions keep it busy."""
+class OpenedBackend(NamedTuple):
+    """What `open_backend` yields.
 
-    generator: Generator
-    count_tokens: Callable[[str], int]
+    Attributes:
+        backend: Who answers, and what manifests say of it.
+        experiment: The experiment with the context length of what answers.
+    """
+
+    backend: Backend
     experiment: Experiment
-    policy_id: str
-    engine: Mapping[str, Any]
-    note: str
-    concurrency: int
 
 
 def estimated_tokens(text: str) -> int:
-    """Rather too many: English prose has four bytes a token, pages of brackets and numbers
-    some three."""
+    """Estimate the tokens of a text, rather too many.
+
+    English prose has some four bytes a token, pages of brackets and numbers some three.
+    """
     return -(-len(text.encode()) // 3)
 
 
 @contextmanager
 def open_backend(
-    choice: Choice,
+    choice: BackendChoice,
     experiment: Experiment,
     dataset: Dataset,
     run: Path | None,
     *,
-    adapter: str | Path | None = None,
-    reply: int = 0,
     say: Say | None = None,
     metrics: Path | None = None,
-) -> Iterator[Backend]:
-    """The chosen back end, open until the block ends; `say` is then told what it did, and
-    figures of that are added to the file `metrics` as a line of JSON.
+) -> Iterator[OpenedBackend]:
+    """Open the chosen back end for the length of the block.
 
-    `run` is needed for the run's own policy (`adapter` as in `load_policy`; `reply` makes room
-    for so many tokens more than a session needs) and for the replay of one."""
+    Args:
+        choice: Who answers.
+        experiment: The run's experiment.
+        dataset: The run's data set.
+        run: The run folder. Needed for the run's own policy and for a replay of it.
+        say: Is told what the back end did, when it closes.
+        metrics: File to which the same figures are added as one line of JSON.
+
+    Example:
+        >>> with open_backend(BackendChoice(), experiment, dataset, run) as (backend, fitted):
+        ...     events = simulate(fitted, dataset, view, arms, backend, "ab", settings)
+    """
     say = say or (lambda text: None)
-    if adapter and not choice.needs_run:
-        raise ValueError(f"--adapter={adapter} is for the policy of --run, not for a back end")
     if choice.replay:
         yield _replayed(choice, experiment, dataset, run)
         return
     if choice.server:
-        backend = _served(choice, choice.server, experiment, dataset)
+        opened = _served(choice, choice.server, experiment, dataset)
     else:
         assert run is not None
-        backend = _own(experiment, run, adapter, reply, say)
-    inner, recording = backend.generator, None
+        opened = _own(choice, experiment, run, say)
+    inner, recording = opened.backend.generator, None
     compiled = getattr(inner, "compilations", 0)
     try:
         if choice.recording:
-            recording = Recording(inner, choice.recording, _identity(backend))
-            backend = replace(backend, generator=recording)
-        yield backend
+            recording = Recording(inner, choice.recording, _identity(opened))
+            opened = opened._replace(backend=replace(opened.backend, generator=recording))
+        yield opened
     except BaseException:
         if recording and recording.kept:
             say(
@@ -134,115 +174,126 @@ def open_backend(
             recording.close()
             if recording.reused:
                 say(f"{recording.reused} answers were in {choice.recording} and not asked for")
-        if isinstance(inner, ServerGenerator):
-            inner.close()
-            figures: dict[str, Any] = dict(inner.stats)
-            say(_server_summary(figures))
-        else:
-            late = inner.compilations - compiled
-            figures = inner.report() | {"compiled_ahead": compiled, "compiled_later": late}
-            say(_engine_summary(figures))
+        figures = _close(inner, compiled, say)
         if metrics:
-            _add_line(metrics, {"policy": backend.policy_id, "part": choice.part, **figures})
+            policy_id = opened.backend.policy_id
+            _add_line(metrics, {"policy": policy_id, "part": choice.part, **figures})
 
 
-def _identity(backend: Backend) -> dict[str, Any]:
+def _close(generator: Any, compiled: int, say: Say) -> dict[str, Any]:
+    """Close what was opened, say what it did, and return its figures."""
+    if isinstance(generator, ServerGenerator):
+        generator.close()
+        figures: dict[str, Any] = dict(generator.stats)
+        say(_server_summary(figures))
+        return figures
+    late = generator.compilations - compiled
+    figures = generator.report() | {"compiled_ahead": compiled, "compiled_later": late}
+    say(_engine_summary(figures))
+    return figures
+
+
+def _identity(opened: OpenedBackend) -> dict[str, Any]:
+    """What a recording must agree on with the back end that adds to it."""
     return {
-        "policy": backend.policy_id,
-        "engine": dict(backend.engine),
-        "dtype": backend.experiment.dtype,
-        "note": backend.note,
+        "policy": opened.backend.policy_id,
+        "engine": dict(opened.backend.engine),
+        "dtype": opened.experiment.dtype,
+        "note": opened.backend.note,
     }
 
 
-def _own(
-    experiment: Experiment,
-    run: Path,
-    adapter: str | Path | None,
-    reply: int,
-    say: Say,
-) -> Backend:
-    decoder, tokenizer, policy_id = load_policy(experiment, run, adapter)
+def _own(choice: BackendChoice, experiment: Experiment, run: Path, say: Say) -> OpenedBackend:
+    decoder, tokenizer, policy_id = load_policy(experiment, run, choice.adapter)
     geometry = experiment.engine
-    room = geometry.context + reply + -reply % geometry.chunk
+    room = geometry.context + choice.reply_tokens + -choice.reply_tokens % geometry.chunk
     geometry = replace(geometry, context=room)
     experiment = replace(experiment, engine=geometry)
     engine = make_engine(experiment, decoder, tokenizer)
-    del decoder
+    del decoder  # the engine has its own copy; the cache takes this room
     warm_up(engine, say)
-    return Backend(
+    backend = Backend(
         engine,
         tokenizer.count,
-        experiment,
         policy_id,
-        dataclasses.asdict(geometry),
-        experiment.note,
-        engine.slots,
+        engine=dataclasses.asdict(geometry),
+        note=experiment.note,
+        concurrency=engine.slots,
     )
+    return OpenedBackend(backend, experiment)
 
 
 def _served(
-    choice: Choice, server: ServerConfig, experiment: Experiment, dataset: Dataset
-) -> Backend:
-    count_tokens, counted_by = estimated_tokens, ESTIMATE
+    choice: BackendChoice, server: ServerConfig, experiment: Experiment, dataset: Dataset
+) -> OpenedBackend:
+    count_tokens: CountTokens = estimated_tokens
+    counted_by = ESTIMATE
     if choice.tokenizer:
         tokenizer = TextTokenizer.load(choice.tokenizer)
         count_tokens, counted_by = tokenizer.count, tokenizer.fingerprint
     generator = ServerGenerator(server)
     about = {"tokens": counted_by, "context_tokens": choice.context_tokens}
     note = f"{server.model}, served as it is and not trained here"
-    return Backend(
+    backend = Backend(
         generator,
         count_tokens,
-        with_context(experiment, choice.context_tokens),
         f"server: {server.model}",
-        generator.about | about,
-        f"SYNTHETIC data; {note}" if dataset.synthetic else note,
-        server.transport.concurrency * len(server.transport.urls),
+        engine=generator.about | about,
+        note=f"SYNTHETIC data; {note}" if dataset.synthetic else note,
+        concurrency=server.transport.concurrency * len(server.transport.urls),
     )
+    return OpenedBackend(backend, with_context(experiment, choice.context_tokens))
 
 
 def _replayed(
-    choice: Choice, experiment: Experiment, dataset: Dataset, run: Path | None
-) -> Backend:
+    choice: BackendChoice, experiment: Experiment, dataset: Dataset, run: Path | None
+) -> OpenedBackend:
     replay = Replay(choice.replay)
-    about = replay.about
-    engine = about["engine"]
-    counted_by = engine.get("tokens")
+    engine = replay.about["engine"]
+    count_tokens = _counter_of(choice, engine.get("tokens"), experiment, dataset, run)
+    if "context_tokens" in engine:
+        experiment = with_context(experiment, engine["context_tokens"])
+    backend = Backend(
+        replay,
+        count_tokens,
+        replay.about["policy"],
+        engine=engine,
+        note=replay.about["note"],
+        concurrency=experiment.engine.slots,
+    )
+    return OpenedBackend(backend, experiment)
+
+
+def _counter_of(
+    choice: BackendChoice,
+    counted_by: str | None,
+    experiment: Experiment,
+    dataset: Dataset,
+    run: Path | None,
+) -> CountTokens:
+    """The counter of tokens that a recording was made with (`counted_by` as it says)."""
     if counted_by == ESTIMATE:
-        count_tokens = estimated_tokens
-    elif counted_by is None and run is None:
-        raise ValueError(f"{choice.replay} is of a policy trained here: give its --run")
-    elif counted_by is None:
-        count_tokens = tokenizer_of(experiment, dataset, run).count
-    elif not choice.tokenizer:
+        return estimated_tokens
+    if counted_by is None:
+        if run is None:
+            raise ValueError(f"{choice.replay} is of a policy trained here: give its --run")
+        return tokenizer_of(experiment, dataset, run).count
+    if not choice.tokenizer:
         raise ValueError(
             f"{choice.replay} was made with a --tokenizer, of fingerprint {counted_by[:12]}: "
             "give its folder"
         )
-    else:
-        tokenizer = TextTokenizer.load(choice.tokenizer)
-        if tokenizer.fingerprint != counted_by:
-            raise ValueError(
-                f"--tokenizer={choice.tokenizer} has fingerprint {tokenizer.fingerprint[:12]}, "
-                f"{choice.replay} was made with {counted_by[:12]}: give the folder of that one"
-            )
-        count_tokens = tokenizer.count
-    if "context_tokens" in engine:
-        experiment = with_context(experiment, engine["context_tokens"])
-    return Backend(
-        replay,
-        count_tokens,
-        experiment,
-        about["policy"],
-        engine,
-        about["note"],
-        experiment.engine.slots,
-    )
+    tokenizer = TextTokenizer.load(choice.tokenizer)
+    if tokenizer.fingerprint != counted_by:
+        raise ValueError(
+            f"--tokenizer={choice.tokenizer} has fingerprint {tokenizer.fingerprint[:12]}, "
+            f"{choice.replay} was made with {counted_by[:12]}: give the folder of that one"
+        )
+    return tokenizer.count
 
 
 def with_context(experiment: Experiment, tokens: int) -> Experiment:
-    """The experiment with conversations of at most so many tokens."""
+    """Return the experiment with conversations of at most `tokens` tokens."""
     shards = {
         name: replace(config, session=replace(config.session, context_tokens=tokens))
         for name in ("align_shards", "pretrain_shards")
@@ -252,9 +303,16 @@ def with_context(experiment: Experiment, tokens: int) -> Experiment:
 
 
 def with_room(experiment: Experiment, tokens: int, states: int, edges: int) -> Experiment:
-    """The experiment with conversations of `tokens` tokens and an engine that holds them, and
-    automata of so many states and edges. The cache keeps its size where it has room for four
-    such conversations."""
+    """Return the experiment with an engine that has room for longer conversations.
+
+    The cache keeps its size if four such conversations fit into it.
+
+    Args:
+        experiment: The experiment.
+        tokens: Tokens of a conversation, rounded up to a multiple of the engine's chunk.
+        states: States of an answer's automaton that the engine must hold.
+        edges: Edges of one state that the engine must hold.
+    """
     engine = experiment.engine
     tokens += -tokens % engine.chunk
     engine = replace(
@@ -274,7 +332,7 @@ def _add_line(path: Path, record: Mapping[str, Any]) -> None:
 
 
 def _engine_summary(report: Mapping[str, float]) -> str:
-    """What an engine did, in a line."""
+    """Say in one line what an engine did."""
     parts = ", ".join(
         f"{part} {report[f'{part}_seconds']:.1f}"
         for part in ("prefill", "score", "decode", "host")
@@ -288,7 +346,7 @@ def _engine_summary(report: Mapping[str, float]) -> str:
 
 
 def _server_summary(stats: Mapping[str, float]) -> str:
-    """What a server did, in a line."""
+    """Say in one line what a server did."""
     n = Counter({name: round(value) for name, value in stats.items()})
     return (
         f"server: {n['requests']} requests in {n['calls']} calls, {n['retries']} retries, "

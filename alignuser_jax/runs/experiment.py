@@ -1,6 +1,6 @@
-"""An experiment: the settings of every room in one frozen record, read from a file in configs/.
+"""Read an experiment: the settings of every room in one frozen record.
 
-A config file defines `experiment = Experiment(...)`; its docstring says the command, the
+A file in configs/ defines `experiment = Experiment(...)`; its docstring says the command, the
 hardware and the number to expect. `--set section.field=value` overrides one setting by name.
 """
 
@@ -25,16 +25,45 @@ from alignuser_jax.training.config import TrainConfig
 from alignuser_jax.world import SiteConfig
 
 HORIZON = 5
-"""Pages of every A/B session: a fixed horizon, since exit is not validated (EVIDENCE.md)."""
+"""Pages of every A/B session.
+
+The horizon is fixed because rating logs hold no exits to validate an agent's own against
+(docs/evidence.md).
+"""
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """`decoder` is the shape of a model trained from scratch in the first stage, `pretrain`
-    (full-parameter, on world-model text and reconstructed visits), with a vocabulary of
-    `vocabulary` pieces trained on the same text. A real experiment has a pretrained `backbone`
-    (a Hugging Face directory or hub id, whose own `config.json` says its shape) instead, and no
-    first stage. `align` is the method proper: LoRA on the world-model and reflection losses.
+    """The settings of one experiment.
+
+    A real experiment starts from a pretrained `backbone`. Without one, a first stage trains a
+    model from scratch: its shape is `decoder`, its settings are `pretrain` and
+    `pretrain_shards`. The method proper is the stage "align": LoRA on the world-model and
+    reflection losses.
+
+    Attributes:
+        name: Short name, written to manifests.
+        note: What to print beside every result ("SYNTHETIC data; ...").
+        align: Training of the stage "align".
+        align_shards: Examples of the stage "align"; its site and session are the experiment's.
+        decoder: Shape of a model that is trained from scratch.
+        pretrain: Training of the first stage: all parameters.
+        pretrain_shards: Examples of the first stage: world-model text and reconstructed visits.
+        backbone: Hugging Face directory or hub id; its own `config.json` says its shape.
+        vocabulary: Pieces of the tokenizer that a model from scratch gets.
+        dtype: Type of the weights and of the computation.
+        lora: Rank, scale and targets of the adapters.
+        engine: Geometry of the engine that samples.
+        agents: Users kept out of training to become agents.
+        seed: Names the draws of agents and weights.
+
+    Raises:
+        ValueError: If settings contradict each other; names them.
+
+    Example:
+        >>> experiment = load_experiment("configs/tiny.py", ["align.steps=10"])
+        >>> experiment.stage("align")[0].steps
+        10
     """
 
     name: str
@@ -53,31 +82,46 @@ class Experiment:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        """Refuse settings that contradict each other."""
         if (self.pretrain is None) != (self.pretrain_shards is None):
             raise ValueError("pretrain and pretrain_shards belong together: give both or none")
-        given = {"pretrain": self.pretrain is not None, "decoder": self.decoder is not None}
-        if bool(self.backbone) in given.values():
+        from_scratch = {"pretrain": self.pretrain, "decoder": self.decoder}
+        present = [name for name, value in from_scratch.items() if value is not None]
+        if present and self.backbone or len(present) == 1 or not (present or self.backbone):
             raise ValueError(
-                f"backbone is {self.backbone!r}, and given are "
-                f"{[name for name, there in given.items() if there]}: a model has either a "
+                f"backbone is {self.backbone!r}, and given are {present}: a model has either a "
                 "pretrained backbone, or a decoder and a first stage that trains it"
             )
+        if self.agents < 0:
+            raise ValueError(f"agents is {self.agents}: expected 0 or more users")
         shards = self.pretrain_shards
         if shards and (shards.site, shards.session) != (self.site, self.session):
             raise ValueError(
                 "both stages must build their shards for the same site and session"
             )
 
+    def scratch_decoder(self, vocab_size: int) -> DecoderConfig:
+        """Return the shape of the model from scratch, with its tokenizer's vocabulary."""
+        if self.decoder is None:
+            raise ValueError(f"{self.name} has a backbone and no model from scratch")
+        return dataclasses.replace(self.decoder, vocab_size=vocab_size)
+
     @property
     def site(self) -> SiteConfig:
+        """The site, the same in every stage."""
         return self.align_shards.site
 
     @property
     def session(self) -> SessionConfig:
+        """The agents' session, the same in every stage."""
         return self.align_shards.session
 
     def stage(self, name: str) -> tuple[TrainConfig, BuildConfig]:
-        """The settings of "pretrain" or "align"."""
+        """Return the training and the shard settings of "pretrain" or "align".
+
+        Raises:
+            ValueError: If the experiment has no such stage.
+        """
         stages = {"align": (self.align, self.align_shards)}
         if self.pretrain and self.pretrain_shards:
             stages["pretrain"] = (self.pretrain, self.pretrain_shards)
@@ -87,11 +131,17 @@ class Experiment:
 
 
 def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
-    """The `experiment` of a config file, with `section.field=value` overrides applied;
-    `site.field` and `session.field` are those of every stage.
+    """Run a config file and return its experiment, with overrides applied.
 
-    Raises `FileNotFoundError` for a missing file and `ValueError` for a file without an
-    experiment, an unknown name (with the nearest one) or a value of another type.
+    Args:
+        path: The config file, a Python program.
+        overrides: `section.field=value` each; `site.field` and `session.field` change every
+            stage at once.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file defines no experiment, a name is unknown (the nearest one is
+            named), or a value has another type.
     """
     path = Path(path)
     if not path.is_file():
@@ -104,10 +154,7 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experime
         if not equals:
             raise ValueError(f"--set {override!r}: expected section.field=value")
         names, text = name.strip().split("."), value.strip()
-        if names[0] in (
-            "site",
-            "session",
-        ):  # the same in every stage, so changed in all at once
+        if names[0] in ("site", "session"):
             stages = [s for s in ("pretrain_shards", "align_shards") if getattr(experiment, s)]
             changed = {
                 s: override_setting(getattr(experiment, s), names, text, name) for s in stages
@@ -119,15 +166,25 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experime
 
 
 def override_setting(settings: Any, names: Sequence[str], text: str, full_name: str) -> Any:
-    """`settings` with the field at the dotted path replaced by `text` read as its type."""
-    known = {f.name for f in dataclasses.fields(settings)}
+    """Return `settings` with the field at the dotted path set to `text`, read as its type.
+
+    Args:
+        settings: A frozen dataclass, which may hold others.
+        names: The path, one field name per level.
+        text: The new value as a person typed it.
+        full_name: The whole path, for error messages.
+
+    Raises:
+        ValueError: If a name is unknown or the value has another type.
+    """
+    fields = {f.name for f in dataclasses.fields(settings)}
     head, *rest = names
-    if head not in known:
-        near = get_close_matches(head, known, n=1)
+    if head not in fields:
+        near = get_close_matches(head, fields, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise ValueError(
             f"--set {full_name}: {type(settings).__name__} has no {head!r}; {hint}"
-            f"it has {', '.join(sorted(known))}"
+            f"it has {', '.join(sorted(fields))}"
         )
     current = getattr(settings, head)
     if rest:
@@ -168,5 +225,5 @@ def _is_a(value: Any, expected: Any) -> bool:
 
 
 def resolved(experiment: Experiment) -> dict[str, Any]:
-    """Every setting as plain values, to be stored beside what was made with it."""
+    """Return every setting as plain values, to be stored beside what was made with it."""
     return dataclasses.asdict(experiment)

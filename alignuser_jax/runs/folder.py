@@ -14,13 +14,23 @@ from alignuser_jax.runs.experiment import Experiment, resolved
 
 
 class Stopwatch:
-    """Seconds per named stage, in order."""
+    """Seconds per named stage, in the order in which the stages began.
+
+    Attributes:
+        seconds: Stage name to the seconds spent in it, summed over its blocks.
+
+    Example:
+        >>> watch = Stopwatch()
+        >>> with watch.stage("training"):
+        ...     train()
+    """
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
+        """Add the time of the block to the stage `name`."""
         started = time.perf_counter()
         try:
             yield
@@ -30,17 +40,23 @@ class Stopwatch:
 
 
 def open_run(experiment: Experiment, dataset: Dataset, run: str | Path) -> Path:
-    """The run folder, holding this experiment and no other. Raises `ValueError` naming what
-    differs where the folder belongs to other settings or other data."""
+    """Return the run folder, made if it is missing, that holds this experiment and no other.
+
+    The folder's `experiment.json` records every setting and the data set's hash. The engine's
+    geometry is left out: only a simulation depends on it, and its own manifest records it.
+
+    Raises:
+        ValueError: If the folder belongs to other settings or other data; names what differs.
+    """
     run = Path(run)
     path = run / "experiment.json"
-    now = {"dataset": dataset.name, "dataset_hash": dataset.hash, **resolved(experiment)}
-    del now["engine"]  # a simulation's own manifest holds its geometry; training has none
-    now = json.loads(json.dumps(now))
+    settings = {"dataset": dataset.name, "dataset_hash": dataset.hash, **resolved(experiment)}
+    del settings["engine"]
+    settings = json.loads(json.dumps(settings))
     if path.is_file():
-        before = json.loads(path.read_text())
-        refuse_other(before, now, run, option="--run folder", error=ValueError)
+        recorded = json.loads(path.read_text())
+        refuse_other(recorded, settings, run, option="--run folder", error=ValueError)
         return run
     run.mkdir(parents=True, exist_ok=True)
-    write_whole(path, json.dumps(now, indent=1, sort_keys=True) + "\n")
+    write_whole(path, json.dumps(settings, indent=1, sort_keys=True) + "\n")
     return run

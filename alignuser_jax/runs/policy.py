@@ -1,10 +1,11 @@
-"""Load the policy of a run and open an engine on it."""
+"""Load the policy of a run, and open an engine on it."""
 
 from __future__ import annotations
 
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from alignuser_jax.alignment import build_shards
 from alignuser_jax.datasets import Dataset
@@ -14,12 +15,19 @@ from alignuser_jax.shards import read_examples
 from alignuser_jax.text import Say
 from alignuser_jax.views import policy_and_agent_users
 
+if TYPE_CHECKING:  # datasets and worlds work without jax
+    from alignuser_jax.model.decoder import Decoder
+    from alignuser_jax.sampling.engine.engine import Engine
+    from alignuser_jax.sampling.engine.replicas import Replicas
+
 
 def tokenizer_of(experiment: Experiment, dataset: Dataset, run: Path) -> TextTokenizer:
-    """The backbone's tokenizer; for a model from scratch one trained on a sample of the
-    first stage's own text, made once."""
+    """Return the backbone's tokenizer, or for a model from scratch the run's own.
+
+    The run's own is trained once, on a sample of the first stage's text and all titles.
+    """
     if experiment.backbone:
-        return TextTokenizer.load(_model_directory(experiment, run))
+        return TextTokenizer.load(model_directory(experiment, run))
     folder = run / "tokenizer"
     if not (folder / "sentencepiece.model").exists():
         sample = run / "tokenizer-sample"
@@ -41,27 +49,43 @@ def tokenizer_of(experiment: Experiment, dataset: Dataset, run: Path) -> TextTok
     return TextTokenizer.load(folder)
 
 
-def _model_directory(experiment: Experiment, run: Path) -> Path:
-    """The backbone's directory (a hub id is downloaded), or the first stage's model."""
+def model_directory(experiment: Experiment, run: Path) -> Path:
+    """Return the backbone's directory (a hub id is downloaded), or the first stage's model.
+
+    Raises:
+        FileNotFoundError: If the first stage has not been trained.
+    """
     from alignuser_jax.model import local_directory
 
     if experiment.backbone:
         return local_directory(experiment.backbone)
     directory = run / "pretrain" / "model"
     if not directory.is_dir():
-        raise FileNotFoundError(f"no model in {directory}: train the first stage")
+        raise FileNotFoundError(
+            f"no model in {directory}: train the first stage (alignuser train --stage=pretrain)"
+        )
     return directory
 
 
-def load_policy(experiment: Experiment, run: Path, adapter: str | Path | None = None):
-    """`(decoder, tokenizer, policy id)`: the backbone with the adapter of the "align" stage,
-    or with another one; `adapter=""` is the backbone alone."""
+def load_policy(
+    experiment: Experiment, run: Path, adapter: str | Path | None = None
+) -> tuple[Decoder, TextTokenizer, str]:
+    """Load the backbone with an adapter.
+
+    Args:
+        experiment: The run's experiment.
+        run: The run folder.
+        adapter: Folder of the adapter; `None` for that of the "align" stage, "" for none.
+
+    Returns:
+        The decoder, its tokenizer, and the policy id: a hash of all weights.
+    """
     import jax.numpy as jnp
 
     from alignuser_jax.model import load_decoder, split
     from alignuser_jax.training.checkpoint import weights_hash
 
-    directory = _model_directory(experiment, run)
+    directory = model_directory(experiment, run)
     adapter = run / "align" / "adapter" if adapter is None else adapter
     adapters = {"policy": adapter} if str(adapter) else None
     decoder = load_decoder(directory, adapters=adapters, dtype=jnp.dtype(experiment.dtype))
@@ -70,19 +94,28 @@ def load_policy(experiment: Experiment, run: Path, adapter: str | Path | None = 
     return decoder, tokenizer, weights_hash((lora, base))
 
 
-def make_engine(experiment: Experiment, decoder, tokenizer):
-    """The engine with the experiment's geometry, or one for each part of this host's devices;
-    adapters are merged into the weights, of which the engine has a copy of its own: forget
-    `decoder`, then `warm_up` takes the room of the cache."""
+def make_engine(
+    experiment: Experiment, decoder: Decoder, tokenizer: TextTokenizer
+) -> Engine | Replicas:
+    """Build an engine of the experiment's geometry on this host's devices.
+
+    Adapters are merged into the weights. The engine has its own copy of these, so delete
+    `decoder` before `warm_up`, which allocates the KV cache.
+
+    Returns:
+        One engine, or replicas of it on parts of the devices, as the geometry says.
+    """
     from alignuser_jax.model import merge_lora
     from alignuser_jax.sampling import make_replicas
 
     return make_replicas(merge_lora(decoder), tokenizer, experiment.engine)
 
 
-def warm_up(engine, say: Say | None = None) -> None:
-    """Compiles all that the engine may need, or has it read from the compilation cache:
-    nothing is compiled afterwards, whatever is asked. `say` is told so."""
+def warm_up(engine: Engine | Replicas, say: Say | None = None) -> None:
+    """Compile every program that the engine can need, so that no request waits for one.
+
+    Programs in JAX's compilation cache are read from there. `say` is told how many there were.
+    """
     from alignuser_jax.parallel.compiling import counted
 
     say = say or (lambda text: None)

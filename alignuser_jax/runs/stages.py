@@ -1,35 +1,60 @@
-"""The steps from a dataset to a simulated A/B test, each with its place in a run folder.
+"""Build the shards of a stage, train it, or plan its training; each result has its place in a run.
 
-    run/experiment.json  tokenizer/  shards/<stage>/  <stage>/{checkpoints,model|adapter}/
+    RUN/experiment.json  RUN/tokenizer/  RUN/shards/STAGE/  RUN/STAGE/{checkpoints,model|adapter}/
 
-A step whose result is there is not done again, so running a command again goes on where it was.
+A step whose result is there is not done again, so a command that is run again goes on where it
+was.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from alignuser_jax.alignment import BuildConfig, build_shards
 from alignuser_jax.alignment.parts import config_of
 from alignuser_jax.alignment.reflections import TEMPLATE
 from alignuser_jax.datasets import Dataset
+from alignuser_jax.driver.backend import Backend
 from alignuser_jax.durable.whole import refuse_other
 from alignuser_jax.language import TextTokenizer
 from alignuser_jax.personas import GivenPersonas
 from alignuser_jax.randomness import stable_key
-from alignuser_jax.records import Generator
 from alignuser_jax.runs.experiment import Experiment, resolved
-from alignuser_jax.runs.policy import _model_directory, tokenizer_of
+from alignuser_jax.runs.policy import model_directory, tokenizer_of
 from alignuser_jax.shards import read_manifest
 from alignuser_jax.text import Say
 from alignuser_jax.views import policy_and_agent_users
 from alignuser_jax.views.split import held_out_users
 
-# --- training -----------------------------------------------------------------------------
+if TYPE_CHECKING:  # shards are built without jax
+    import jax
+
+    from alignuser_jax.model.decoder import Decoder
+    from alignuser_jax.training.loop import TrainResult
+    from alignuser_jax.training.plan import Plan
+
+
+@dataclass(frozen=True)
+class ShardOptions:
+    """How one command's shards differ from the stage's own.
+
+    Attributes:
+        folder: Where they go; `None` for `RUN/shards/STAGE`. Shards with `changes` or
+            `personas` need a folder of their own.
+        changes: Fields of the stage's `BuildConfig` to their new values.
+        personas: Personas that stand over those computed from the log.
+        drop_failed: Whether examples whose request failed are left out; if not, one failure
+            stops the build.
+    """
+
+    folder: Path | None = None
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    personas: GivenPersonas | None = None
+    drop_failed: bool = False
 
 
 def build_stage(
@@ -37,41 +62,51 @@ def build_stage(
     dataset: Dataset,
     run: Path,
     stage: str,
+    options: ShardOptions | None = None,
     *,
-    generator: Generator | None = None,
-    policy_id: str | None = None,
-    folder: Path | None = None,
-    personas: GivenPersonas | None = None,
+    writer: Backend | None = None,
     say: Say | None = None,
-    drop_failed: bool = False,
-    **changes: Any,
 ) -> Path:
-    """The stage's shards, built from the policy's users only; `changes` to its `BuildConfig`
-    and shards with given `personas` go to a `folder` of their own. `drop_failed`: see
-    `build_shards`. Raises `ValueError` where the shards there were built from other data,
-    settings, users or personas or by another policy, and where `personas` has no such user."""
-    folder = folder or run / "shards" / stage
-    config = replace(experiment.stage(stage)[1], **changes)
+    """Build the shards of a stage from its policy users, unless they are there already.
+
+    Args:
+        experiment: The run's experiment.
+        dataset: The run's data set.
+        run: The run folder.
+        stage: "pretrain" or "align".
+        options: How these shards differ from the stage's own.
+        writer: Writes reflections and takes greedy actions; `None` for templates and chance.
+        say: Is told how far the build is.
+
+    Returns:
+        The folder of the shards.
+
+    Raises:
+        ValueError: If the shards that are there were built from other data, settings, users or
+            personas, or by another policy, or if no user of this data set has such a persona.
+    """
+    options = options or ShardOptions()
+    personas = options.personas
+    folder = options.folder or run / "shards" / stage
+    config = replace(experiment.stage(stage)[1], **options.changes)
     users = policy_and_agent_users(dataset, experiment.agents, experiment.seed)[0]
-    if personas:
-        told = personas.told(users)
-        if say:
-            say(told)
+    if personas and say:
+        say(personas.told(users))
+    policy_id = writer.policy_id if writer else TEMPLATE
     if (folder / "manifest.json").is_file():
-        _check_shards(folder, dataset, config, users, policy_id or TEMPLATE, personas)
+        _check_shards(folder, dataset, config, users, policy_id, personas)
     else:
-        named = {} if policy_id is None else {"policy_id": policy_id}
         build_shards(
             dataset,
             folder,
             config,
             users=users,
-            generator=generator,
+            generator=writer.generator if writer else None,
+            policy_id=policy_id,
             count_tokens=tokenizer_of(experiment, dataset, run).count,
             personas=personas,
             progress=say,
-            drop_failed=drop_failed,
-            **named,
+            drop_failed=options.drop_failed,
         )
     return folder
 
@@ -84,7 +119,8 @@ def _check_shards(
     policy_id: str,
     personas: GivenPersonas | None,
 ) -> None:
-    there = read_manifest(folder)
+    """Refuse shards that another command built."""
+    manifest = read_manifest(folder)
     training = held_out_users(users, config.validation_share, config.seed)[0]
     now = {
         "dataset_hash": dataset.hash,
@@ -92,35 +128,52 @@ def _check_shards(
         "users_hash": f"{stable_key(*training):x}",
         "config": config_of(config),
     }
-    before = {name: there.get(name) for name in now}
+    before = {name: manifest.get(name) for name in now}
     computed = "computed from the log"
-    before["personas"] = there["labels"].get("personas", computed)
+    before["personas"] = manifest["labels"].get("personas", computed)
     now["personas"] = personas.label if personas else computed
     refuse_other(before, now, folder, option="--out folder", error=ValueError)
 
 
 def start_decoder(
-    experiment: Experiment, tokenizer: TextTokenizer, run: Path, stage: str, mesh=None
-):
-    """The decoder that a stage starts from: random before "pretrain", else the backbone (or
-    the first stage's result) with fresh adapters, laid out over `mesh` where one is given."""
+    experiment: Experiment,
+    tokenizer: TextTokenizer,
+    run: Path,
+    stage: str,
+    mesh: jax.sharding.Mesh | None = None,
+) -> Decoder:
+    """Return the decoder that a stage starts from.
+
+    That is a random one for "pretrain", and for "align" the backbone (or the first stage's
+    result) with fresh adapters, laid out over `mesh` if there is one.
+    """
     import jax.numpy as jnp
 
-    from alignuser_jax.model import init_decoder, load_decoder
+    from alignuser_jax.model.files.weights import load_decoder
+    from alignuser_jax.model.states import init_decoder
 
     dtype = jnp.dtype(experiment.dtype)
     if stage == "pretrain":
-        config = replace(experiment.decoder, vocab_size=tokenizer.vocab_size)
+        config = experiment.scratch_decoder(tokenizer.vocab_size)
         return init_decoder(config, seed=experiment.seed, dtype=dtype)
-    directory = _model_directory(experiment, run)
+    directory = model_directory(experiment, run)
     return load_decoder(directory, experiment.lora, dtype=dtype, mesh=mesh)
 
 
-def plan_stage(experiment: Experiment, stage: str, mesh: Mapping[str, int], chip: str | None):
-    """What training a stage would need and reach on a mesh of chips (`training.plan.Plan`).
+def plan_stage(
+    experiment: Experiment, stage: str, mesh: Mapping[str, int], chip: str | None
+) -> Plan:
+    """Return what training a stage would need and reach on a mesh of chips.
 
-    Only the shape of the model is read, and devices that are not here are simulated; call it
-    before jax has made any array. `chip` None: the one that is here."""
+    Only the model's shape is read, and devices that are not here are simulated, so call it
+    before jax has made any array.
+
+    Args:
+        experiment: The experiment.
+        stage: "pretrain" or "align".
+        mesh: Mesh axis to its size, as `parallel.mesh_sizes` takes it.
+        chip: Name of the chip; `None` for the one that is here.
+    """
     import jax
     import jax.numpy as jnp
 
@@ -129,14 +182,14 @@ def plan_stage(experiment: Experiment, stage: str, mesh: Mapping[str, int], chip
     from alignuser_jax.training.plan import devices_for, plan
 
     config = experiment.stage(stage)[0]
-    here = len(jax.devices()) if "fsdp" not in mesh else 1
-    count = max(here, math.prod(mesh.values()))
+    present = len(jax.devices()) if "fsdp" not in mesh else 1
+    count = max(present, math.prod(mesh.values()))
     devices = devices_for(count)
     over = make_mesh(**mesh_sizes(mesh, count), devices=devices)
     if experiment.backbone:
         shape = read_config(config_directory(experiment.backbone) / "config.json")
     else:
-        shape = replace(experiment.decoder, vocab_size=experiment.vocabulary)
+        shape = experiment.scratch_decoder(experiment.vocabulary)
     dtype = jnp.dtype(experiment.dtype)
     lora = experiment.lora if config.trainable == "lora" else None
     decoder = abstract_decoder(shape, lora, dtype=dtype, param_dtype=dtype)
@@ -144,43 +197,63 @@ def plan_stage(experiment: Experiment, stage: str, mesh: Mapping[str, int], chip
     return plan(decoder, tasks, config, over, chip or devices[0].device_kind)
 
 
+@dataclass(frozen=True)
+class TrainOptions:
+    """How one command's training differs from the stage's own.
+
+    Attributes:
+        shards: Folder of the shards; `None` for `RUN/shards/STAGE`.
+        out: Folder of the result; `None` for `RUN/STAGE`.
+        mesh: The devices (`parallel.make_mesh`); `None` trains on the first device.
+        checkpoints: Path of the checkpoints; `None` for a folder in `out`.
+        profile: First and last step that the profiler records.
+        changes: Fields of the stage's `TrainConfig` to their new values.
+    """
+
+    shards: Path | None = None
+    out: Path | None = None
+    mesh: jax.sharding.Mesh | None = None
+    checkpoints: str | None = None
+    profile: tuple[int, int] | None = None
+    changes: Mapping[str, Any] = field(default_factory=dict)
+
+
 def train_stage(
     experiment: Experiment,
     dataset: Dataset,
     run: Path,
     stage: str,
-    *,
-    shards: Path | None = None,
-    out: Path | None = None,
-    mesh=None,
-    checkpoints: str | None = None,
-    profile: tuple[int, int] | None = None,
-    **changes: Any,
-):
-    """Train one stage (or finish it); returns the `TrainResult`.
+    options: TrainOptions | None = None,
+) -> TrainResult:
+    """Train one stage, or finish a training that was interrupted.
 
-    `mesh`: the devices (`parallel.make_mesh`); without one the first device trains.
-    `checkpoints`, `profile`: see `training.loop.train`. `changes` are to the stage's
-    `TrainConfig`."""
+    Args:
+        experiment: The run's experiment.
+        dataset: The run's data set.
+        run: The run folder.
+        stage: "pretrain" or "align".
+        options: How this training differs from the stage's own.
+    """
     from alignuser_jax.training.loop import train
     from alignuser_jax.training.step import check_rows
 
-    config = replace(experiment.stage(stage)[0], **changes)
-    if mesh is not None:
-        check_rows(config, mesh)  # before anything is loaded
-    shards = shards or run / "shards" / stage
+    options = options or TrainOptions()
+    config = replace(experiment.stage(stage)[0], **options.changes)
+    if options.mesh is not None:
+        check_rows(config, options.mesh)  # before anything is loaded
+    shards = options.shards or run / "shards" / stage
     tokenizer = tokenizer_of(experiment, dataset, run)
     validation = shards / "validation"
     return train(
         config,
-        start_decoder(experiment, tokenizer, run, stage, mesh),
+        start_decoder(experiment, tokenizer, run, stage, options.mesh),
         shards,
         tokenizer,
-        out or run / stage,
-        mesh=mesh,
-        checkpoints_dir=checkpoints,
+        options.out or run / stage,
+        mesh=options.mesh,
+        checkpoints_dir=options.checkpoints,
         validation_dir=validation if validation.is_dir() else None,
         base=experiment.backbone,
         about={"experiment": resolved(experiment), "stage": stage, "dataset": dataset.hash},
-        profile=profile,
+        profile=options.profile,
     )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +18,47 @@ from alignuser_jax.agents import (
     write_events,
 )
 from alignuser_jax.agents.events import to_table
+from alignuser_jax.agents.session import SessionCoroutine
 from alignuser_jax.datasets import Dataset
+from alignuser_jax.driver.backend import Backend
 from alignuser_jax.durable.journal import Journal
-from alignuser_jax.randomness import stable_key
-from alignuser_jax.records import Generator
 from alignuser_jax.runs.experiment import Experiment
+from alignuser_jax.runs.simulate import population_manifest
 from alignuser_jax.views import View
 from alignuser_jax.world import GeneratedShop, WebShop
 
 SHOP_ARM = "shop"
-
+"""The arm of every event, since a shop has no recommender of its own to compare."""
 
 SHOP_AUTOMATA = {"states": 4096, "edges": 64}
-"""What an engine needs for the some hundred actions of a shop's page (DEFAULT)."""
+"""What an engine needs for the hundred or so actions of a shop's page (DEFAULT)."""
+
+
+@dataclass(frozen=True)
+class ShopSettings:
+    """Who shops and for how long.
+
+    Attributes:
+        users: Ids of the users that become agents.
+        about: What names the shop in the manifest, as plain values.
+        max_actions: Actions of a visit, at most.
+        seed: Seed of the agents' randomness.
+        progress: Whether progress is shown.
+
+    Raises:
+        ValueError: If `max_actions` is below 1.
+    """
+
+    users: Sequence[str]
+    about: Mapping[str, Any] = field(default_factory=dict)
+    max_actions: int = 60
+    seed: int = 0
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse a visit without actions."""
+        if self.max_actions < 1:
+            raise ValueError(f"max_actions is {self.max_actions}: expected at least 1")
 
 
 def visit_shop(
@@ -38,64 +66,55 @@ def visit_shop(
     dataset: Dataset,
     view: View,
     shop: WebShop | GeneratedShop,
-    generator: Generator,
-    count_tokens: Callable[[str], int],
+    backend: Backend,
     out: str | Path,
-    *,
-    users: Sequence[str],
-    policy_id: str,
-    engine: Mapping[str, Any],
-    note: str,
-    concurrency: int,
-    about: Mapping[str, Any],
-    max_actions: int = 60,
-    seed: int = 0,
-    progress: bool = True,
+    settings: ShopSettings,
 ) -> pa.Table:
-    """One visit of every user to a web shop (`agents.shop_session`); the event table, also
-    written to `out/events.parquet`. Run again, it goes on from the journal in `out`. `about`
-    names the shop in the manifest."""
+    """Simulate one visit of every user to a web shop and return the event table.
+
+    The table is also written to `OUT/events.parquet`; the same call goes on from the journal in
+    `OUT`. `agents.shop_session` says what each kind of event holds.
+
+    Args:
+        experiment: Gives the session; its context is that of `backend`.
+        dataset: The data set of the users.
+        view: Their personas.
+        shop: The shop of a log, or a generated one.
+        backend: Who answers the agents.
+        out: Folder of these visits.
+        settings: Who shops and for how long.
+    """
     out = Path(out)
-    config = replace(experiment.session, max_actions=max_actions)
+    config = replace(experiment.session, max_actions=settings.max_actions)
 
     def spec(user: str) -> SessionSpec:
-        def make():
+        def make() -> SessionCoroutine:
             return shop_session(
                 AgentUser(view.personas[user]),
                 shop,
                 config,
                 arm=SHOP_ARM,
                 number=0,
-                seed=seed,
-                count_tokens=count_tokens,
+                seed=settings.seed,
+                count_tokens=backend.count_tokens,
             )
 
         return SessionSpec(SHOP_ARM, user, 0, make)
 
-    manifest = {
-        "experiment": experiment.name,
-        "note": note,
-        "dataset": dataset.name,
-        "dataset_hash": dataset.hash,
+    manifest = population_manifest(experiment, dataset, view, backend, settings.users) | {
         "synthetic": dataset.synthetic or isinstance(shop, GeneratedShop),
-        "policy": policy_id,
-        "engine": dict(engine),
-        "dtype": experiment.dtype,
-        "shop": dict(about),
+        "shop": dict(settings.about),
         "session": dataclasses.asdict(config),
-        "seed": seed,
-        "users": len(users),
-        "users_hash": f"{stable_key(*users):x}",
-        **({"personas": view.given} if view.given else {}),
+        "seed": settings.seed,
     }
     with Journal.open(out / "journal", manifest) as journal:
         events = run_population(
-            [spec(user) for user in users],
-            generator,
+            [spec(user) for user in settings.users],
+            backend.generator,
             {SHOP_ARM: None},
             journal,
-            concurrency=concurrency,
-            progress=progress,
+            concurrency=backend.concurrency,
+            progress=settings.progress,
         )
     write_events(events, out / "events.parquet")
     return to_table(events)

@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 
 from alignuser_jax.alignment import BuildConfig, build_shards
+from alignuser_jax.driver.backend import Backend
 from alignuser_jax.personas import GivenPersonas
 from alignuser_jax.runs.experiment import load_experiment
-from alignuser_jax.runs.stages import build_stage
+from alignuser_jax.runs.stages import ShardOptions, build_stage
+from alignuser_jax.sampling import ScriptedGenerator
 from alignuser_jax.views import policy_and_agent_users
 from tests.alignment.alignment_toy import Listed
 
@@ -32,20 +34,21 @@ def built(dataset, experiment, tmp_path_factory):
 
 
 def test_the_same_command_goes_on(dataset, experiment, built):
-    same = build_stage(experiment, dataset, built, "align", folder=built, **ONLY)
+    same = build_stage(experiment, dataset, built, "align", ShardOptions(built, ONLY))
     assert same == built
 
 
 def test_other_shards_than_those_there_are_refused(dataset, experiment, built):
-    def stage(**options):
-        build_stage(experiment, dataset, built, "align", folder=built, **options)
+    def stage(writer=None, personas=None, **changes):
+        options = ShardOptions(built, changes, personas)
+        build_stage(experiment, dataset, built, "align", options, writer=writer)
 
     with pytest.raises(ValueError, match=r"config.k was 4, now 2\n.*another --out folder"):
         stage(**ONLY, k=2)
     with pytest.raises(ValueError, match="config.limits.imitation was 5, now 6"):
         stage(tasks=("imitation",), limits={"imitation": 6})
     with pytest.raises(ValueError, match="policy_id was 'template', now 'writer'"):
-        stage(**ONLY, policy_id="writer")
+        stage(Backend(ScriptedGenerator([]), len, "writer"), **ONLY)
     given = GivenPersonas({u: {} for u in dataset.user_ids}, "mine", "h")
     with pytest.raises(
         ValueError, match="personas was 'computed from the log', now 'given, h'"
@@ -55,7 +58,7 @@ def test_other_shards_than_those_there_are_refused(dataset, experiment, built):
         stage(**ONLY, personas=replace(given, rows={"elsewhere": {}}))
     with pytest.raises(ValueError, match="users_hash"):
         build_stage(
-            replace(experiment, agents=7), dataset, built, "align", folder=built, **ONLY
+            replace(experiment, agents=7), dataset, built, "align", ShardOptions(built, ONLY)
         )
 
 

@@ -144,10 +144,12 @@ class Peer:
 
 def world_share(agents):
     """The seconds of a simulation and those spent inside the site, and the pages shown."""
+    from alignuser_jax.driver.backend import Backend
     from alignuser_jax.runs import simulate as simulation
     from alignuser_jax.runs.experiment import load_experiment
     from alignuser_jax.runs.folder import open_run
     from alignuser_jax.runs.policy import make_engine, tokenizer_of, warm_up
+    from alignuser_jax.runs.simulate import SimulationSettings
     from alignuser_jax.runs.stages import start_decoder
     from alignuser_jax.views import policy_and_agent_users, simulation_view
 
@@ -185,8 +187,9 @@ def world_share(agents):
 
         def simulate(name, seed):
             return simulation.simulate(
-                experiment, dataset, view, arms, engine, tokenizer.count, run / name,
-                users=users, policy_id="untrained", seed=seed, progress=False,
+                experiment, dataset, view, arms,
+                Backend(engine, tokenizer.count, "untrained"), run / name,
+                SimulationSettings(users, seed=seed, progress=False),
             )  # fmt: skip
 
         simulate("warm up", 0)

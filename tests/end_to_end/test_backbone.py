@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from alignuser_jax.datasets.formats import synthetic
+from alignuser_jax.driver.backend import Backend
 from alignuser_jax.language import TextTokenizer, prompts
 from alignuser_jax.model import DecoderConfig, export_merged, init_decoder, save_pretrained
 from alignuser_jax.recommenders import Random
@@ -14,6 +15,7 @@ from alignuser_jax.runs import simulate as simulation
 from alignuser_jax.runs.experiment import load_experiment
 from alignuser_jax.runs.folder import open_run
 from alignuser_jax.runs.policy import load_policy, make_engine
+from alignuser_jax.runs.simulate import SimulationSettings
 from alignuser_jax.runs.stages import build_stage, train_stage
 from alignuser_jax.sampling import EngineConfig
 from alignuser_jax.views import policy_and_agent_users, simulation_view
@@ -92,8 +94,8 @@ def test_from_shards_to_events(experiment, dataset, tmp_path):
     users = policy_and_agent_users(dataset, experiment.agents, experiment.seed)[1]
     events = simulation.simulate(
         experiment, dataset, simulation_view(dataset), arms,
-        make_engine(experiment, decoder, tokenizer), tokenizer.count,
-        tmp_path / "simulation", users=users, policy_id=policy_id, horizon=2, progress=False,
+        Backend(make_engine(experiment, decoder, tokenizer), tokenizer.count, policy_id),
+        tmp_path / "simulation", SimulationSettings(users, horizon=2, progress=False),
     )  # fmt: skip
     assert simulation.failures(events) == 0
     kinds = events["kind"].to_pylist()

@@ -16,8 +16,9 @@ from alignuser_jax.durable.whole import JournalError
 from alignuser_jax.recommenders import Random, load_recommender
 from alignuser_jax.runs import flags as programs
 from alignuser_jax.runs import simulate as simulation
-from alignuser_jax.runs.backend import Choice, open_backend, with_context
+from alignuser_jax.runs.backend import BackendChoice, open_backend, with_context
 from alignuser_jax.runs.experiment import load_experiment
+from alignuser_jax.runs.simulate import SimulationSettings
 from alignuser_jax.sampling import NotRecorded, ServerConfig, ServerError, TransportConfig
 from alignuser_jax.views import policy_and_agent_users, simulation_view
 from tests.hostile_server import HostileServer, completion, failure, obedient
@@ -64,12 +65,10 @@ def simulate(place, out, choice, seed=0):
         name: load_recommender(str(place / f"random{n}")) for n, name in ((1, "a"), (2, "b"))
     }
     users = policy_and_agent_users(dataset, experiment.agents, experiment.seed)[1]
-    with open_backend(choice, experiment, dataset, None) as backend:
+    with open_backend(choice, experiment, dataset, None) as (backend, experiment):
         return simulation.simulate(
-            backend.experiment, dataset, simulation_view(dataset), arms, backend.generator,
-            backend.count_tokens, place / out, users=users, policy_id=backend.policy_id,
-            engine=backend.engine, note=backend.note, concurrency=backend.concurrency,
-            seed=seed, horizon=1, progress=False,
+            experiment, dataset, simulation_view(dataset), arms, backend, place / out,
+            SimulationSettings(users, seed=seed, horizon=1, progress=False),
         )  # fmt: skip
 
 
@@ -92,23 +91,23 @@ def test_served_recorded_replayed(place, server):
     table = pq.read_table(place / "first" / "events.parquet")
     assert len(set(table["user_id"].to_pylist())) == AGENTS and simulation.failures(table) == 0
 
-    simulate(place, "again", Choice(replay=log))
+    simulate(place, "again", BackendChoice(replay=log))
     events = [(place / out / "events.parquet").read_bytes() for out in ("first", "again")]
     assert events[0] == events[1] and len(server.bodies) == asked
     with pytest.raises(NotRecorded, match="differs in key"):
-        simulate(place, "other", Choice(replay=log), seed=1)
+        simulate(place, "other", BackendChoice(replay=log), seed=1)
 
-    simulate(place, "recorded", Choice(served(server), record=log))
+    simulate(place, "recorded", BackendChoice(served(server), record=log))
     assert len(server.bodies) == asked  # nothing is paid for twice
     with pytest.raises(JournalError, match="engine.server_model was 'm', now 'another'"):
-        simulate(place, "first", Choice(served(server, "another")))
+        simulate(place, "first", BackendChoice(served(server, "another")))
 
 
 def test_a_key_that_is_refused_leaves_what_was_answered(place, server):
     def revoked(body, number):
         return obedient(body) if number < 15 else failure(401, "revoked")
 
-    choice = Choice(served(server, concurrency=2))
+    choice = BackendChoice(served(server, concurrency=2))
     server.reply = revoked
     with pytest.raises(ServerError, match="401: revoked"):
         simulate(place, "revoked", choice)
@@ -160,10 +159,9 @@ def test_flags_that_cannot_be(given, text, monkeypatch):
 
 def test_a_choice_and_what_it_changes():
     experiment = load_experiment(ROOT / "configs" / "tiny.py")
-    with pytest.raises(ValueError, match="--adapter=a is for the policy of --run"):  # noqa: SIM117
-        with open_backend(Choice(replay="x"), experiment, None, None, adapter="a"):
-            pass
-    assert Choice(record="a", replay="").of_part("ratings").record == "a.ratings"
+    with pytest.raises(ValueError, match="--adapter=a is for the policy of --run"):
+        BackendChoice(replay="x", adapter="a")
+    assert BackendChoice(record="a", replay="").of_part("ratings").record == "a.ratings"
     longer = with_context(experiment, 9000)
     assert longer.session.context_tokens == 9000 and longer.site == experiment.site
 

@@ -7,11 +7,13 @@ import pytest
 
 from alignuser_jax.datasets.formats import synthetic
 from alignuser_jax.decision.compare import VERDICT_METRICS, arm_metrics
+from alignuser_jax.driver.backend import Backend
 from alignuser_jax.recommenders import Random
 from alignuser_jax.runs import simulate as simulation
 from alignuser_jax.runs.experiment import load_experiment
 from alignuser_jax.runs.folder import open_run
 from alignuser_jax.runs.policy import load_policy, make_engine
+from alignuser_jax.runs.simulate import SimulationSettings
 from alignuser_jax.runs.stages import build_stage, train_stage
 from alignuser_jax.statistics.multiple import holm
 from alignuser_jax.statistics.paired import paired_difference
@@ -42,14 +44,14 @@ def test_family_wise_error_of_re_sampled_aa_tests(tmp_path):
         dataset,
         simulation_view(dataset),
         {arm: Random(dataset.item_ids) for arm in arms},
-        make_engine(experiment, decoder, tokenizer),
-        tokenizer.count,
+        Backend(make_engine(experiment, decoder, tokenizer), tokenizer.count, policy_id),
         tmp_path / "simulation",
-        users=policy_and_agent_users(dataset, experiment.agents, experiment.seed)[1],
-        policy_id=policy_id,
-        horizon=2,
-        visit_numbers=arms,
-        progress=False,
+        SimulationSettings(
+            policy_and_agent_users(dataset, experiment.agents, experiment.seed)[1],
+            horizon=2,
+            visit_numbers=arms,
+            progress=False,
+        ),
     )
     metrics = arm_metrics(events)
     values = {

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.compute as pc
@@ -18,11 +19,12 @@ from alignuser_jax.parallel.compiling import counted
 from alignuser_jax.recommenders import ALS, Random
 from alignuser_jax.records import Message, Request
 from alignuser_jax.runs import simulate as simulation
-from alignuser_jax.runs.backend import Choice, open_backend, with_room
+from alignuser_jax.runs.backend import BackendChoice, open_backend, with_room
 from alignuser_jax.runs.experiment import load_experiment
 from alignuser_jax.runs.folder import open_run
-from alignuser_jax.runs.stages import build_stage, train_stage
-from alignuser_jax.runs.visit_shop import SHOP_AUTOMATA, visit_shop
+from alignuser_jax.runs.simulate import SimulationSettings
+from alignuser_jax.runs.stages import ShardOptions, TrainOptions, build_stage, train_stage
+from alignuser_jax.runs.visit_shop import SHOP_AUTOMATA, ShopSettings, visit_shop
 from alignuser_jax.sampling import generate
 from alignuser_jax.views import policy_and_agent_users, simulation_view
 from alignuser_jax.world import CatalogueConfig, GeneratedShop, make_catalogue
@@ -66,7 +68,10 @@ def told():
 
 @pytest.fixture(scope="module")
 def backend(experiment, dataset, run, told):
-    with open_backend(Choice(), experiment, dataset, run, say=told.append) as opened:
+    with open_backend(BackendChoice(), experiment, dataset, run, say=told.append) as (
+        opened,
+        _,
+    ):
         yield opened
 
 
@@ -81,9 +86,8 @@ def simulate(experiment, dataset, backend):
 
     def simulated(out, **options):
         return simulation.simulate(
-            experiment, dataset, simulation_view(dataset), arms, backend.generator,
-            backend.count_tokens, out, users=users, policy_id=backend.policy_id, horizon=2,
-            progress=False, **options,
+            experiment, dataset, simulation_view(dataset), arms, backend, out,
+            SimulationSettings(users, horizon=2, progress=False, **options),
         )  # fmt: skip
 
     return simulated
@@ -162,18 +166,19 @@ def test_plain_imitation_and_a_world_model_alone_run(experiment, dataset, run, t
         dataset,
         run,
         "align",
-        folder=tmp_path / "k0",
-        k=0,
-        shuffle_reflections=False,
+        ShardOptions(tmp_path / "k0", {"k": 0, "shuffle_reflections": False}),
     )
     imitated = train_stage(
-        experiment, dataset, run, "align", shards=shards, out=tmp_path / "il",
-        mix={"imitation": 1, "world_model": 1},
+        experiment, dataset, run, "align",
+        TrainOptions(
+            shards, tmp_path / "il", changes={"mix": {"imitation": 1, "world_model": 1}}
+        ),
     )  # fmt: skip
     assert set(imitated.held_out) == {"imitation", "world_model"}
     alone = train_stage(
-        experiment, dataset, run, "align", out=tmp_path / "wm", task_weights={"reflection": 0.0}
-    )
+        experiment, dataset, run, "align",
+        TrainOptions(out=tmp_path / "wm", changes={"task_weights": {"reflection": 0.0}}),
+    )  # fmt: skip
     assert "reflection" not in alone.metrics[-2].get("task_loss", {})
 
 
@@ -228,13 +233,14 @@ def test_the_policy_shops_and_a_second_run_writes_the_same_bytes(
     roomy = with_room(experiment, 4000, **SHOP_AUTOMATA)
     assert roomy.engine.context == 4000 and roomy.engine.all_pages >= 4 * roomy.engine.row_pages
     written = []
-    with open_backend(Choice(), roomy, dataset, run) as backend:
+    with open_backend(BackendChoice(), roomy, dataset, run) as (backend, _):
         for name in ("one", "two"):
             events = visit_shop(
-                backend.experiment, dataset, simulation_view(dataset), shop, backend.generator,
-                backend.count_tokens, tmp_path / name, users=dataset.user_ids[:5],
-                policy_id=backend.policy_id, engine=backend.engine, note=backend.note,
-                concurrency=3, about={"kind": "generated"}, max_actions=4, progress=False,
+                roomy, dataset, simulation_view(dataset), shop,
+                replace(backend, concurrency=3), tmp_path / name,
+                ShopSettings(
+                    dataset.user_ids[:5], {"kind": "generated"}, max_actions=4, progress=False
+                ),
             )  # fmt: skip
             written.append((tmp_path / name / "events.parquet").read_bytes())
     assert written[0] == written[1] and simulation.failures(events) == 0

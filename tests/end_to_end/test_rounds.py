@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from alignuser_jax.datasets.formats import synthetic
+from alignuser_jax.driver.backend import Backend
 from alignuser_jax.language.parsing import answer_text
 from alignuser_jax.randomness import stable_key
 from alignuser_jax.recommenders import (
@@ -27,6 +28,7 @@ from alignuser_jax.records import Event, Interaction, Slate
 from alignuser_jax.runs import simulate as simulation
 from alignuser_jax.runs.backend import with_context
 from alignuser_jax.runs.experiment import load_experiment
+from alignuser_jax.runs.simulate import SimulationSettings
 from alignuser_jax.sampling import ScriptedGenerator
 from alignuser_jax.views import simulation_view
 
@@ -74,9 +76,10 @@ def simulate(dataset, out, arms, stop_after=None, **options):
     experiment = with_context(load_experiment(ROOT / "configs" / "tiny.py"), 8192)
     table = simulation.simulate(
         experiment, dataset, simulation_view(dataset), arms,
-        ScriptedGenerator(reply, 1 if stop_after else None), len, out,
-        policy_id="scripted", progress=False,
-        **{"horizon": 3, "users": dataset.user_ids[:6], **options},
+        Backend(ScriptedGenerator(reply, 1 if stop_after else None), len, "scripted"), out,
+        SimulationSettings(
+            progress=False, **{"horizon": 3, "users": dataset.user_ids[:6], **options}
+        ),
     )  # fmt: skip
     return table, len(answered)
 

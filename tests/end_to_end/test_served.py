@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from alignuser_jax.datasets.formats import synthetic
+from alignuser_jax.driver.backend import Backend
 from alignuser_jax.durable.answers import unpack
 from alignuser_jax.durable.frames import records_in
 from alignuser_jax.language.parsing import answer_text
@@ -28,6 +29,7 @@ from alignuser_jax.recommenders import Random
 from alignuser_jax.runs import simulate as simulation
 from alignuser_jax.runs.backend import with_context
 from alignuser_jax.runs.experiment import load_experiment
+from alignuser_jax.runs.simulate import SimulationSettings
 from alignuser_jax.sampling import ScriptedGenerator
 from alignuser_jax.views import policy_and_agent_users, simulation_view
 from tests.end_to_end.test_backbone import byte_level
@@ -76,8 +78,8 @@ def asked_and_answered(place):
     users = policy_and_agent_users(dataset, AGENTS, experiment.seed)[0]
     simulation.simulate(
         experiment, dataset, simulation_view(dataset), {"a": Random(dataset.item_ids)},
-        ScriptedGenerator(reply), len, folder / "scripted", users=users, policy_id="random",
-        horizon=1, progress=False,
+        Backend(ScriptedGenerator(reply), len, "random"), folder / "scripted",
+        SimulationSettings(users, horizon=1, progress=False),
     )  # fmt: skip
     return replies
 
