@@ -89,9 +89,9 @@ class BackendChoice:
 
     def of_part(self, part: str) -> BackendChoice:
         """Return the choice for one part of a program, with recordings of its own."""
-        files = {"record": self.record, "replay": self.replay}
-        named = {name: f"{file}.{part}" for name, file in files.items() if file}
-        return replace(self, part=part, **named)
+        record = f"{self.record}.{part}" if self.record else ""
+        replay = f"{self.replay}.{part}" if self.replay else ""
+        return replace(self, part=part, record=record, replay=replay)
 
     @property
     def recording(self) -> Path | None:

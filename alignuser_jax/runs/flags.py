@@ -203,7 +203,7 @@ def run(main: Callable[..., None], *, arguments: bool = False) -> None:
 
 def numbers(flag: str, kind: type) -> dict[str, Any]:
     """Read a list flag of `name=number` items as a dictionary of `kind` (`int` or `float`)."""
-    items = FLAGS[flag].value
+    items: list[str] = FLAGS[flag].value or []
     try:
         return {name: kind(number) for name, number in (item.split("=") for item in items)}
     except ValueError as error:

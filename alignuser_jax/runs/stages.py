@@ -90,8 +90,10 @@ def build_stage(
     folder = options.folder or run / "shards" / stage
     config = replace(experiment.stage(stage)[1], **options.changes)
     users = policy_and_agent_users(dataset, experiment.agents, experiment.seed)[0]
-    if personas and say:
-        say(personas.told(users))
+    if personas:
+        summary = personas.told(users)  # refuses personas of other users
+        if say:
+            say(summary)
     policy_id = writer.policy_id if writer else TEMPLATE
     if (folder / "manifest.json").is_file():
         _check_shards(folder, dataset, config, users, policy_id, personas)
