@@ -146,8 +146,8 @@ class Part:
             "config": config_of(replace(config, limits=dict(self.limits))),
             "reflections_dropped": self.dropped,
         }
-        if self.view.given:
-            manifest["labels"]["personas"] = self.view.given
+        if self.view.persona_source:
+            manifest["labels"]["personas"] = self.view.persona_source
         if uses_pages:
             name = getattr(common.recommender, "name", type(common.recommender).__name__)
             manifest["recommender"] = [name, getattr(common.recommender, "version", "")]

@@ -109,7 +109,7 @@ def collect_rollouts(
     Example:
         >>> transitions = collect_rollouts(
         ...     site, recommender, ["u1", "u2"], RolloutConfig(episodes=10), seed=1
-        ... )  # doctest: +SKIP
+        ... )
     """
     if not user_ids:
         raise ValueError("user_ids is empty: pass at least one user id to roll out")

@@ -162,9 +162,9 @@ def compare(
         One comparison per treatment and metric, treatment by treatment.
 
     Example:
-        >>> events = pq.read_table("runs/demo/simulation/events.parquet")  # doctest: +SKIP
-        >>> comparisons = compare(arm_metrics(events), control="random")  # doctest: +SKIP
-        >>> print(comparison_table(comparisons))  # doctest: +SKIP
+        >>> events = pq.read_table("runs/demo/simulation/events.parquet")
+        >>> comparisons = compare(arm_metrics(events), control="random")
+        >>> print(comparison_table(comparisons))
     """
     if control not in metrics.arms:
         raise ValueError(

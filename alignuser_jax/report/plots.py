@@ -22,7 +22,7 @@ def forest_plot(comparisons: Sequence[Comparison], path: str | Path, title: str 
         title: Printed above the panels.
 
     Example:
-        >>> forest_plot(compare(metrics, "random"), "ab_test.png")  # doctest: +SKIP
+        >>> forest_plot(compare(metrics, "random"), "ab_test.png")
     """
     import matplotlib
 

@@ -242,7 +242,7 @@ def population_manifest(
         "dtype": experiment.dtype,
         "users": len(users),
         "users_hash": f"{stable_key(*users):x}",
-        **({"personas": view.given} if view.given else {}),
+        **({"personas": view.persona_source} if view.persona_source else {}),
     }
 
 

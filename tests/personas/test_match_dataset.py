@@ -174,11 +174,11 @@ def test_views_show_matched_personas_in_place_of_the_true_ones(dataset, given):
         row, persona = given.rows["u03"], view.personas["u03"]
         assert (persona.age, persona.occupation) == (row["age"], row["occupation"])
         assert persona.big_five == row["big_five"] and persona.pickiness > 0
-        assert "Personality traits" in persona_block(persona) and view.given == given.label
+        assert "Personality traits" in persona_block(persona) and view.persona_source == given.label
         absent = view.personas["u22"]  # not in the file: never the data's true ones
         assert (absent.age, absent.occupation, absent.big_five) == ("", "", ())
         assert absent.pickiness > 0
-    assert training_view(dataset).given == ""
+    assert training_view(dataset).persona_source == ""
     of_train = GivenPersonas(given.rows, "x", "h", {**given.about, "part": "train"})
     simulation_view(dataset, of_train)
     with pytest.raises(ValueError, match="--part=profile"):
