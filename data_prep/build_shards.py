@@ -17,7 +17,7 @@ from pathlib import Path
 from absl import app, flags
 
 from alignuser_jax.alignment import ExposureMixture
-from alignuser_jax.alignment.config import SOURCES, TASKS
+from alignuser_jax.alignment.config import TASKS, TRANSITION_SOURCES
 from alignuser_jax.personas import read_personas
 from alignuser_jax.runs.flags import experiment_flags, numbers, open_experiment
 from alignuser_jax.runs.flags import run as run_program
@@ -30,7 +30,7 @@ flags.DEFINE_enum("stage", "align", ["pretrain", "align"], "Whose settings are u
 flags.DEFINE_string("out", None, "Folder of the shards; default: the stage's in the run.")
 flags.DEFINE_list("tasks", None, f"Some of {', '.join(TASKS)}.")
 flags.DEFINE_list("limits", None, "At most so many examples: visit=1000,world_model=500.")
-flags.DEFINE_list("sources", None, f"World model: some of {', '.join(SOURCES)}.")
+flags.DEFINE_list("sources", None, f"World model: some of {', '.join(TRANSITION_SOURCES)}.")
 flags.DEFINE_list("exposure", None, "Filler: weights of uniform, popularity, model_top.")
 flags.DEFINE_integer("k", None, "Alternatives per human step; 0: plain imitation.")
 flags.DEFINE_integer("seed", None, "Names every draw.")

@@ -1,6 +1,6 @@
 """The method: human logs and a world in, training examples out."""
 
-from alignuser_jax.alignment.build import build_shards
+from alignuser_jax.alignment.build import ShardSource, build_shards
 from alignuser_jax.alignment.config import BuildConfig
 from alignuser_jax.alignment.rollouts import RolloutConfig, collect_rollouts
 from alignuser_jax.alignment.visits import (
@@ -14,6 +14,7 @@ __all__ = [
     "BuildConfig",
     "ExposureMixture",
     "RolloutConfig",
+    "ShardSource",
     "Visit",
     "VisitConfig",
     "build_shards",

@@ -1,74 +1,131 @@
-"""From a dataset to shards: which users and ratings become which examples, and their labels."""
+"""Build shards from a dataset: which users and ratings become examples, and their labels."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from alignuser_jax.alignment.config import BuildConfig
-from alignuser_jax.alignment.parts import Common, Part
+from alignuser_jax.alignment.counterfactuals import Generate
+from alignuser_jax.alignment.parts import Part, Shared
 from alignuser_jax.alignment.reflections import TEMPLATE
 from alignuser_jax.datasets import Dataset
+from alignuser_jax.driver import Backend
 from alignuser_jax.personas import GivenPersonas
-from alignuser_jax.records import (
-    Generator,
-    Recommender,
-)
-from alignuser_jax.views.split import held_out_users
-from alignuser_jax.views.view import training_view
+from alignuser_jax.records import Completion, CountTokens, Recommender, Request
+from alignuser_jax.sampling import generate
+from alignuser_jax.sampling.generate import check_answered
+from alignuser_jax.text import Say
+from alignuser_jax.views import held_out_users, training_view
+
+
+@dataclass(frozen=True)
+class ShardSource:
+    """What shards are built from.
+
+    Attributes:
+        dataset: The log.
+        users: Whose ratings may become targets (default: all). A policy must be built from
+            users other than the agents (`views.policy_and_agent_users`).
+        personas: Personas that replace those computed from the log.
+        recommender: Fills pages, among filler and where actions lead (default: ALS, fitted on
+            the profile part when it is first needed).
+    """
+
+    dataset: Dataset
+    users: Sequence[str] | None = None
+    personas: GivenPersonas | None = None
+    recommender: Recommender | None = None
 
 
 def build_shards(
-    dataset: Dataset,
+    source: ShardSource,
     out_dir: str | Path,
     config: BuildConfig,
+    writer: Backend | None = None,
     *,
-    users: Sequence[str] | None = None,
-    recommender: Recommender | None = None,
-    generator: Generator | None = None,
-    policy_id: str = TEMPLATE,
-    count_tokens: Callable[[str], int] | None = None,
-    personas: GivenPersonas | None = None,
-    progress: Callable[[str], None] | None = None,
+    count_tokens: CountTokens | None = None,
     drop_failed: bool = False,
+    say: Say | None = None,
 ) -> dict[str, Any]:
-    """Writes `<out_dir>` and, where users are held out, `<out_dir>/validation`; returns the
-    manifest. The same arguments give the same bytes.
+    """Build the examples of some users and write them as shards.
 
-    `users`: whose ratings may become targets (default: all); policies must be built from users
-    other than the agents (`split.policy_and_agent_users`). `recommender` fills pages (exposure
-    and imagined pages); default: ALS fitted on the profile part. `generator` writes the
-    reflections, draws alternatives and acts in rollouts; without it reflections are the
-    labelled template and rollouts random. `policy_id` names it in the manifest.
-    `count_tokens` must be given where `config.session.context_tokens` is. `personas` stand
-    over those computed from the log. Where requests to the generator fail, `RequestsFailed` is
-    raised and nothing written; with `drop_failed` what they were for is left out and counted
-    (an action of a rollout cannot be).
+    If users are held out for validation, their part is written to `<out_dir>/validation`. The
+    same arguments give the same bytes.
+
+    Args:
+        source: The log and what belongs to it.
+        out_dir: Folder of the shards.
+        config: What is built.
+        writer: Writes the reflections, draws alternatives and acts in rollouts. Without it
+            reflections are the labelled template, and alternatives and rollouts random.
+        count_tokens: Counts tokens as the model that will be trained does (default: as
+            `writer` does). Needed where `config.session.context_tokens` is set.
+        drop_failed: Leave out, and count, what failed requests were for, instead of raising.
+            An action of a rollout cannot be left out.
+        say: Prints a line of progress.
+
+    Returns:
+        The manifest of the training part.
+
+    Raises:
+        ValueError: There are no users or unknown ones, `count_tokens` is missing, or no
+            example can be made.
+        RequestsFailed: Requests to the writer failed; nothing is written.
+
+    Example:
+        >>> policy_users, _ = policy_and_agent_users(dataset, n_agents=200)
+        >>> source = ShardSource(dataset, users=policy_users)
+        >>> manifest = build_shards(source, "shards/align", BuildConfig(k=4))
+        >>> manifest["tasks"]["reflection"]["count"]
+        12000
     """
-    if generator is None and policy_id != TEMPLATE:
-        raise ValueError(f"policy_id is {policy_id!r} but no generator was given")
-    if generator is not None and policy_id == TEMPLATE:
-        raise ValueError("give the policy_id of the generator, so that the shards can name it")
+    dataset, say = source.dataset, say or (lambda text: None)
+    if writer is not None and writer.policy_id == TEMPLATE:
+        raise ValueError(
+            f"the writer's policy_id is {TEMPLATE!r}, which labels reflections without a "
+            "model: name the model"
+        )
+    if count_tokens is None and writer is not None:
+        count_tokens = writer.count_tokens
     if config.session.context_tokens is not None and count_tokens is None:
         raise ValueError("session.context_tokens is set, so count_tokens is needed: pass it")
-    users = tuple(dataset.user_ids if users is None else users)
+    users = tuple(dataset.user_ids if source.users is None else source.users)
     if not users:
-        raise ValueError("no users to build from: give user ids, or None for all")
+        raise ValueError("no users to build from: pass user ids, or None for all")
     if unknown := sorted(set(users) - set(dataset.user_ids)):
         raise ValueError(f"{len(unknown)} unknown users, the first is {unknown[0]!r}")
     training, validation = held_out_users(users, config.validation_share, config.seed)
-    view = training_view(dataset, config.profile_share, personas)
-    common = Common(
-        dataset, view, config, recommender, generator, count_tokens, progress, drop_failed
+    shared = Shared(
+        dataset,
+        training_view(dataset, config.profile_share, source.personas),
+        config,
+        source.recommender,
+        _asking(writer, drop_failed) if writer else None,
+        count_tokens,
+        say,
     )
+    policy_id = writer.policy_id if writer else TEMPLATE
     out_dir = Path(out_dir)
     if validation:
         share = len(validation) / len(training)
         limits = {task: max(1, round(n * share)) for task, n in config.limits.items()}
         episodes = max(1, round(config.rollouts.episodes * share))
-        part = Part(common, validation, limits, episodes)
+        part = Part(shared, validation, limits, episodes)
         part.write(out_dir / "validation", policy_id, "validation")
-    return Part(common, training, config.limits, config.rollouts.episodes).write(
-        out_dir, policy_id, "training"
-    )
+    part = Part(shared, training, config.limits, config.rollouts.episodes)
+    return part.write(out_dir, policy_id, "training")
+
+
+def _asking(writer: Backend, drop_failed: bool) -> Generate:
+    """A function that answers a batch of requests, or raises where some failed."""
+
+    def ask(requests: Sequence[Request]) -> list[Completion]:
+        completions = generate(writer.generator, requests)
+        if not drop_failed:
+            check_answered(completions, requests[0].purpose if requests else "none")
+        return completions
+
+    return ask

@@ -14,7 +14,7 @@ from alignuser_jax.world import SiteConfig
 
 TASKS = ("world_model", "reflection", "imitation", "visit")
 """The kinds of examples (docs/method.md sections 7 and 8); `visit` is a DEFAULT of ours."""
-SOURCES = ("human", "counterfactual", "rollout")
+TRANSITION_SOURCES = ("human", "counterfactual", "rollout")
 """Where world-model transitions come from (docs/method.md section 7)."""
 
 
@@ -33,8 +33,8 @@ class BuildConfig:
         ratings_per_user: Target ratings of one user at item level, at most (drawn); `None`
             for all.
         visits_per_user: Visits of one user, at most (the first ones); `None` for all.
-        sources: Where world-model examples come from, some of `SOURCES`. Where `limits`
-            binds, they share it evenly.
+        sources: Where world-model examples come from, some of `TRANSITION_SOURCES`. They share
+            the limit evenly, as far as each has examples.
         shuffle_reflections: Permute the reflections among the examples: the ablation that
             shows what their content is worth.
         reflection_tokens: A generated reflection is dropped if it has more tokens than this.
@@ -59,7 +59,7 @@ class BuildConfig:
     seed: int = 0
     ratings_per_user: int | None = 20
     visits_per_user: int | None = None
-    sources: tuple[str, ...] = SOURCES
+    sources: tuple[str, ...] = TRANSITION_SOURCES
     shuffle_reflections: bool = False
     reflection_tokens: int = REFLECTION_TOKENS
     validation_share: float = 0.05
@@ -74,7 +74,7 @@ class BuildConfig:
         for name, values, options in (
             ("tasks", self.tasks, TASKS),
             ("limits", self.limits, TASKS),
-            ("sources", self.sources, SOURCES),
+            ("sources", self.sources, TRANSITION_SOURCES),
         ):
             if unknown := sorted(set(values) - set(options)):
                 raise ValueError(f"{name} has {unknown}; expected some of {', '.join(options)}")
@@ -83,7 +83,7 @@ class BuildConfig:
         if "world_model" in self.tasks and not self.sources:
             raise ValueError(
                 f"sources is empty: world-model examples need at least one of "
-                f"{', '.join(SOURCES)}"
+                f"{', '.join(TRANSITION_SOURCES)}"
             )
         least: dict[str, tuple[int | None, int]] = {
             "k": (self.k, 0),

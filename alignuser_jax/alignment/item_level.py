@@ -1,28 +1,27 @@
-"""Reflection at the level of ratings (METHOD.md section 8): logs without clicks have no other.
+"""Reflect at the level of ratings (docs/method.md section 8): all that rating logs allow.
 
 Per target rating: the agents' own rating prompt, K other ratings as alternative actions, the
-world's next states of each, and one reflection per alternative. With K = 0 the example is the
+world's next state of each, and one reflection per alternative. With K = 0 the example is the
 human's rating alone (task `imitation`). Outcomes differ in little but the echo of the rating,
 so what these reflections can teach is weak; that is the data's limit, not the world's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
-from alignuser_jax.agents import SessionConfig, rate_item
+from alignuser_jax.agents import AgentUser, SessionConfig, rate_item
 from alignuser_jax.alignment.counterfactuals import (
+    Alternatives,
     Counterfactual,
     Generate,
-    policy_alternatives,
     step_alternatives,
-    uniform_alternatives,
 )
 from alignuser_jax.alignment.examples import Call, choice_example
 from alignuser_jax.alignment.reflections import (
     REFLECTION_TOKENS,
-    Evidence,
+    ItemEvidence,
     ReflectionConfig,
     rating_reflection_request,
     rating_template,
@@ -38,101 +37,118 @@ from alignuser_jax.records import (
     CountTokens,
     Example,
     Interaction,
-    Item,
+    RecommendationRequest,
+    Request,
     Slate,
     Transition,
 )
 from alignuser_jax.views.sites import Sites, agent_user
-from alignuser_jax.views.view import View
 from alignuser_jax.world.site.page import title_of
 
 
 @dataclass(frozen=True, slots=True)
 class RatingStep:
-    """One human rating: its call (the prompt as at inference), the evidence that the prompt
-    shows, and what other ratings would have led to."""
+    """One human rating and what other ratings would have led to.
+
+    Attributes:
+        user_id: Who rated.
+        call: The rating call: its request is the prompt as at inference.
+        evidence: What that prompt shows of the item.
+        counterfactual: The human rating and its alternatives as transitions.
+    """
 
     user_id: str
     call: Call
-    evidence: Evidence
+    evidence: ItemEvidence
     counterfactual: Counterfactual
 
     @property
     def name(self) -> str:
+        """The step's part of example ids: user and item."""
         return f"{self.user_id}/{self.evidence.item.item_id}"
 
 
 def rating_steps(
-    view: View,
     sites: Sites,
-    items: Mapping[str, Item],
     targets: Sequence[tuple[str, Interaction]],
     session: SessionConfig,
-    *,
-    k: int = 4,
-    seed: int = 0,
-    generate: Generate | None = None,
+    alternatives: Alternatives,
     count_tokens: CountTokens | None = None,
 ) -> list[RatingStep]:
-    """Steps of `targets` (user id, rating). Alternatives: with a model, where K leaves a
-    choice, drawn from its own ratings (METHOD.md 8.1), else uniformly. Items that the user had
-    rated before are left out: their page would show the earlier rating."""
-    if not 0 <= k <= len(RATINGS) - 1:
-        raise ValueError(f"k is {k}: of 5 ratings 0 to 4 are alternatives")
-    site = sites.of_one_item()
-    calls, evidence, taken = [], [], []
+    """Turn target ratings into steps with alternatives.
+
+    A target whose item the user had rated before is left out: its page would show that
+    earlier rating.
+
+    Args:
+        sites: The sites of a view; the targets must be later than its profile.
+        targets: (user id, rating) pairs.
+        session: How the agents ask.
+        alternatives: How other ratings are drawn. If K leaves no choice, all are taken without
+            asking the model.
+        count_tokens: Needed if `session.context_tokens` is set.
+
+    Raises:
+        ValueError: K is more than the 4 other ratings that there are.
+    """
+    most = len(RATINGS) - 1
+    if not 0 <= alternatives.k <= most:
+        raise ValueError(f"k is {alternatives.k}: of 5 ratings 0 to 4 are alternatives")
+    if alternatives.k == most:
+        alternatives = replace(alternatives, generate=None)
+    site, seed = sites.of_one_item(), alternatives.seed
+    calls, evidence, human = [], [], []
     for user_id, target in targets:
-        user = agent_user(view, user_id, session)
-        coroutine = rate_item(
-            user, items[target.item_id], site, session, seed=seed, count_tokens=count_tokens
-        )
-        request = next(coroutine)
-        coroutine.close()
         state = site.reset(user_id, stable_key(seed, user_id, target.item_id, "page"))
+        assert isinstance(state.needs, RecommendationRequest), "a visit begins with a page"
         if target.item_id in state.needs.exclude:
             continue
         state = site.resolve(state, Slate((target.item_id,)))
-        rating = stars(target.rating)
-        action = Action("rate", "ITEM_1", rating)
-        calls.append(Call(request, (rating - 1,)))
-        taken.append(Transition(state, action, site.step(state, action), "human"))
-        told = request.messages[-1].content
-        evidence.append(
-            Evidence(
-                item=items[target.item_id],
-                items=items,
-                persona=user.persona if session.persona else None,
-                history=tuple(
-                    past
-                    for past in user.history
-                    if past.item_id in items
-                    and title_of(items[past.item_id]).replace(";", ",") in told
-                ),
-                mean_rating=view.mean_ratings.get(target.item_id)
-                if sites.config.show_mean_rating
-                else None,
-                recalled=user.recollection.about(target.item_id).similar
-                if user.recollection
-                else None,
-            )
+        action = Action("rate", "ITEM_1", stars(target.rating))
+        human.append(Transition(state, action, site.step(state, action), "human"))
+        user = agent_user(sites.view, user_id, session)
+        coroutine = rate_item(
+            user,
+            sites.items[target.item_id],
+            site,
+            session,
+            seed=seed,
+            count_tokens=count_tokens,
         )
-    human = [call.choices[0] for call in calls]
-    if generate is not None and 0 < k < len(RATINGS) - 1:
-        others = policy_alternatives(generate, [call.request for call in calls], human, k, seed)
-    else:
-        others = [
-            uniform_alternatives(
-                len(RATINGS), choice, k, stable_key(seed, "alternatives", call.request.key)
-            )
-            for call, choice in zip(calls, human, strict=True)
-        ]
+        calls.append(Call(next(coroutine), (RATINGS.index(stars(target.rating)),)))
+        coroutine.close()
+        evidence.append(_evidence(sites, user, calls[-1].request, session))
+    others = alternatives.draw(
+        [call.request for call in calls], [call.choices[0] for call in calls]
+    )
     actions = [[Action("rate", "ITEM_1", RATINGS[n]) for n in indices] for indices in others]
     return [
-        RatingStep(step.state.user_id, call, shown, pair)
-        for call, shown, step, pair in zip(
-            calls, evidence, taken, step_alternatives(site, taken, actions), strict=True
+        RatingStep(pair.human.state.user_id, call, shown, pair)
+        for call, shown, pair in zip(
+            calls, evidence, step_alternatives(site, human, actions), strict=True
         )
     ]
+
+
+def _evidence(
+    sites: Sites, user: AgentUser, request: Request, session: SessionConfig
+) -> ItemEvidence:
+    """What the rating request shows the user of its item."""
+    items, item_id, prompt = sites.items, request.subject, request.messages[-1].content
+    mean = sites.view.mean_ratings.get(item_id) if sites.config.show_mean_rating else None
+    return ItemEvidence(
+        item=items[item_id],
+        items=items,
+        persona=user.persona if session.persona else None,
+        history=tuple(
+            past
+            for past in user.history
+            if past.item_id in items
+            and title_of(items[past.item_id]).replace(";", ",") in prompt
+        ),
+        mean_rating=mean,
+        recalled=user.recollection.about(item_id).similar if user.recollection else None,
+    )
 
 
 def reasonings(
@@ -144,41 +160,52 @@ def reasonings(
     max_tokens: int = REFLECTION_TOKENS,
     shuffle: bool = False,
 ) -> tuple[list[str | None], dict[str, int]]:
-    """One text per (step, alternative) in order, `None` where the filter dropped it, and the
-    counts of why. By template without `generate`. `shuffle` permutes the texts that are left
-    among themselves (the ablation)."""
-    pairs = [(s, other) for s in steps for other in s.counterfactual.alternatives]
-    keys = [stable_key(seed, "reflect", s.name, other.action.value) for s, other in pairs]
+    """Write one reflection per pair of a human rating and an alternative.
+
+    Args:
+        steps: The human ratings.
+        session: How the agents ask.
+        seed: Names the draws.
+        generate: Writes the reflections; by template without it.
+        max_tokens: A longer generated reflection is dropped.
+        shuffle: Permute the texts among the pairs (the ablation).
+
+    Returns:
+        One text per pair, in order, `None` where the filter dropped it; and how many were
+        dropped, by reason.
+    """
+    pairs = [(step, pair) for step in steps for pair in step.counterfactual.pairs]
+    keys = [
+        stable_key(seed, "reflect", step.name, pair.alternative.action.value)
+        for step, pair in pairs
+    ]
+    texts: list[str | None]
+    dropped: dict[str, int] = {}
     if generate is None:
-        texts: list[str | None] = [
-            rating_template(step.evidence, other, key)
-            for (step, other), key in zip(pairs, keys, strict=True)
+        texts = [
+            rating_template(step.evidence, pair.alternative, key)
+            for (step, pair), key in zip(pairs, keys, strict=True)
         ]
-        dropped: dict[str, int] = {}
     else:
+        config = ReflectionConfig(session.item_type, max_tokens)
         requests = [
             rating_reflection_request(
-                step.evidence,
-                _history_text(step, session),
-                step.counterfactual.taken,
-                other,
-                ReflectionConfig(session.item_type, max_tokens),
-                key,
+                step.evidence, _history_text(step, session), pair, config, key
             )
-            for (step, other), key in zip(pairs, keys, strict=True)
+            for (step, pair), key in zip(pairs, keys, strict=True)
         ]
-        taken = [step.counterfactual.taken for step, _ in pairs]
-        kept = reflect(generate, requests, taken, [other for _, other in pairs])
-        texts, dropped = list(kept.texts), dict(kept.dropped)
+        reflected = reflect(generate, requests, [pair for _, pair in pairs])
+        texts, dropped = list(reflected.texts), dict(reflected.dropped)
     if shuffle:
-        left = [n for n, text in enumerate(texts) if text is not None]
-        for n, text in zip(left, shuffled([texts[n] for n in left], seed), strict=True):
+        rows = [(n, text) for n, text in enumerate(texts) if text is not None]
+        moved = shuffled([text for _, text in rows], seed)
+        for (n, _), text in zip(rows, moved, strict=True):
             texts[n] = text
     return texts, dropped
 
 
 def imitation_examples(steps: Sequence[RatingStep]) -> Iterator[Example]:
-    """The human's rating and nothing else, one example per step."""
+    """Yield one example per step: the human's rating and nothing else."""
     for step in steps:
         yield choice_example(step.call, "imitation", f"imitation/{step.name}", step.user_id)
 
@@ -186,8 +213,8 @@ def imitation_examples(steps: Sequence[RatingStep]) -> Iterator[Example]:
 def reflection_examples(
     steps: Sequence[RatingStep], texts: Sequence[str | None]
 ) -> Iterator[Example]:
-    """One example per (step, alternative) with a text: reasoning, then the human's rating."""
-    pairs = [(s, other) for s in steps for other in s.counterfactual.alternatives]
+    """Yield one example per pair that has a text: the text, then the human's rating."""
+    pairs = [(step, other) for step in steps for other in step.counterfactual.alternatives]
     for (step, other), text in zip(pairs, texts, strict=True):
         if text is not None:
             name = f"reflection/{step.name}/{other.action.value}"

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from alignuser_jax.alignment.counterfactuals import Generate
+from alignuser_jax.alignment.counterfactuals import Generate, Pair
 from alignuser_jax.language.parsing import ReplyError, parse_tags
 from alignuser_jax.language.prompts import ITEM_TAGS, TRAJECTORY_TAGS, persona_block
 from alignuser_jax.language.reflection_prompts import (
@@ -65,7 +65,7 @@ class ReflectionConfig:
 
 
 @dataclass(frozen=True)
-class Evidence:
+class ItemEvidence:
     """What a prompt shows a user about one item, and nothing else.
 
     Attributes:
@@ -110,7 +110,7 @@ _TRUST = (
 _STAYS = ("", "The page stays; ")
 
 
-def rating_template(evidence: Evidence, alternative: Transition, key: int) -> str:
+def rating_template(evidence: ItemEvidence, alternative: Transition, key: int) -> str:
     """Write a reflection on a rating: `WHY: …` and `LESSON: …`, each ended by a newline.
 
     The alternative's rating is compared with the evidence. The human's rating is no argument
@@ -188,8 +188,7 @@ _STEP_LESSONS = (
 def trajectory_template(
     persona: Persona | None,
     items: Mapping[str, Item],
-    taken: Transition,
-    alternative: Transition,
+    pair: Pair,
     key: int,
 ) -> str:
     """Write the four tagged lines of docs/method.md section 8.3 on a step of a session.
@@ -199,17 +198,16 @@ def trajectory_template(
     Args:
         persona: The user's persona; `None` where the prompt has none.
         items: The catalogue by item id.
-        taken: The human step.
-        alternative: The step of another action from the same state.
+        pair: The human step and the alternative to it.
         key: Names the draw of the lesson.
     """
     rng = generator_of(key)
     favourites = persona.favourite_genres if persona else ()
     lines = (
-        f"{_offer(taken.state, favourites, items)} here.",
+        f"{_offer(pair.human.state, favourites, items)} here.",
         f"{_PATIENCE[persona.engagement if persona else 0]}.",
-        f"{_outcome(taken.next_state, favourites, items)} instead of "
-        f"{_outcome(alternative.next_state, favourites, items, lower=True)}.",
+        f"{_outcome(pair.human.next_state, favourites, items)} instead of "
+        f"{_outcome(pair.alternative.next_state, favourites, items, lower=True)}.",
         _STEP_LESSONS[int(rng.integers(len(_STEP_LESSONS)))],
     )
     return "".join(f"{tag}: {line}\n" for tag, line in zip(TRAJECTORY_TAGS, lines, strict=True))
@@ -249,10 +247,9 @@ class Reflected:
 
 
 def rating_reflection_request(
-    evidence: Evidence,
+    evidence: ItemEvidence,
     history_text: str,
-    taken: Transition,
-    alternative: Transition,
+    pair: Pair,
     config: ReflectionConfig,
     key: int,
 ) -> Request:
@@ -264,17 +261,16 @@ def rating_reflection_request(
     similar = [past.rating for _, past in evidence.similar()]
     fit = f"past ratings of similar items: mean {np.mean(similar):.1f}" if similar else ""
     signals = [
-        "; ".join(part for part in (step.next_state.feedback, fit) if part)
-        for step in (taken, alternative)
+        "; ".join(part for part in (step.next_state.feedback, fit) if part) for step in pair
     ]
     block = persona_block(evidence.persona, config.item_type)
     messages = rating_reflection_messages(
         UserText(block, history_text, config.item_type),
         title_of(evidence.item),
         evidence.item.description or ", ".join(evidence.item.genres),
-        taken.action.value,
+        pair.human.action.value,
         signals[0],
-        alternative.action.value,
+        pair.alternative.action.value,
         signals[1],
     )
     return _request(messages, config, key, evidence.item.item_id)
@@ -283,8 +279,7 @@ def rating_reflection_request(
 def trajectory_reflection_request(
     persona: Persona | None,
     history_text: str,
-    taken: Transition,
-    alternative: Transition,
+    pair: Pair,
     config: ReflectionConfig,
     key: int,
 ) -> Request:
@@ -292,11 +287,11 @@ def trajectory_reflection_request(
     block = persona_block(persona, config.item_type)
     messages = trajectory_reflection_messages(
         UserText(block, history_text, config.item_type),
-        taken.state.text,
-        taken.action.token,
-        taken.next_state.text,
-        alternative.action.token,
-        alternative.next_state.text,
+        pair.human.state.text,
+        pair.human.action.token,
+        pair.human.next_state.text,
+        pair.alternative.action.token,
+        pair.alternative.next_state.text,
     )
     return _request(messages, config, key)
 
@@ -315,10 +310,7 @@ def _request(
 
 
 def reflect(
-    generate: Generate,
-    requests: Sequence[Request],
-    taken: Sequence[Transition],
-    alternatives: Sequence[Transition],
+    generate: Generate, requests: Sequence[Request], pairs: Sequence[Pair]
 ) -> Reflected:
     """Ask for all reflections in one batch and drop those that `accept` refuses.
 
@@ -327,14 +319,12 @@ def reflect(
     Args:
         generate: Answers the requests.
         requests: One per pair of steps.
-        taken: The human step of each pair.
-        alternatives: The alternative step of each pair.
+        pairs: What each request is about.
     """
     texts: list[str | None] = []
     dropped: Counter[str] = Counter()
     lessons: set[tuple[object, ...]] = set()
-    completions = generate(requests)
-    for completion, human, other in zip(completions, taken, alternatives, strict=True):
+    for completion, (human, other) in zip(generate(requests), pairs, strict=True):
         text, reason = None, f"generation failed: {completion.error}"
         if completion.finish_reason == "length":
             reason = "too long"
@@ -351,7 +341,7 @@ def reflect(
     return Reflected(tuple(texts), dict(dropped))
 
 
-def accept(text: str, taken: Action, alternative: Action) -> tuple[str | None, str]:
+def accept(text: str, choice: Action, alternative: Action) -> tuple[str | None, str]:
     """Check a generated reflection (docs/method.md section 8.3).
 
     It is refused if tags are missing, if it names the human's choice or calls the alternative
@@ -361,7 +351,7 @@ def accept(text: str, taken: Action, alternative: Action) -> tuple[str | None, s
     Returns:
         `(text as tagged lines, "")`, or `(None, reason)` if it is refused.
     """
-    tags = ITEM_TAGS if taken.kind == "rate" else TRAJECTORY_TAGS
+    tags = ITEM_TAGS if choice.kind == "rate" else TRAJECTORY_TAGS
     try:
         values = parse_tags(text, tags)
     except ReplyError:
@@ -369,7 +359,7 @@ def accept(text: str, taken: Action, alternative: Action) -> tuple[str | None, s
     body = " ".join(values.values())
     if re.search(r"\b(expert|the human|as an ai)\b", body, re.IGNORECASE):
         return None, "talks about an expert"
-    if re.search(_named(taken), body, re.IGNORECASE):
+    if re.search(_named(choice), body, re.IGNORECASE):
         return None, "names the choice"
     better = r"(is|was|seems|would be|fits|suits|matches)\W+(\w+\W+){0,2}?(better|best|right)"
     if re.search(rf"({_named(alternative)})\W+(\w+\W+){{0,3}}?{better}", body, re.IGNORECASE):

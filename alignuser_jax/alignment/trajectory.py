@@ -1,7 +1,7 @@
-"""Reflection at the level of sessions, for data that has clicks (METHOD.md section 8).
+"""Reflect at the level of sessions, for data that has clicks (docs/method.md section 8).
 
-The session coroutine runs with the human's own actions; at every act call K other offered
-actions are stepped in the world, their missing pages asked for in one batch, and each pair of
+The session coroutine runs with the human's own actions. At every act call K other offered
+actions are stepped in the world, their missing pages requested in one batch, and each pair of
 next states becomes one reflection. Visits reconstructed from ratings hold no human actions and
 must not be used here.
 """
@@ -10,15 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 from alignuser_jax.agents import AgentUser, SessionConfig, session
 from alignuser_jax.agents.conversation import remembered
 from alignuser_jax.alignment.counterfactuals import (
+    Alternatives,
     Counterfactual,
     Generate,
-    policy_alternatives,
     step_alternatives,
-    uniform_alternatives,
 )
 from alignuser_jax.alignment.examples import (
     Call,
@@ -36,18 +36,18 @@ from alignuser_jax.alignment.reflections import (
 )
 from alignuser_jax.alignment.visits import Visit
 from alignuser_jax.randomness import stable_key
-from alignuser_jax.records import (
-    Action,
-    CountTokens,
-    Example,
-    Recommender,
-)
+from alignuser_jax.records import Action, CountTokens, Example, Recommender, Request
 from alignuser_jax.world import RecommendationSite
 
 
 @dataclass(frozen=True, slots=True)
 class HumanSession:
-    """A logged session: its pages, what was rated on them, and every action in order."""
+    """A logged session.
+
+    Attributes:
+        visit: Its pages and what was rated on them.
+        actions: Every other action of the human, in order.
+    """
 
     visit: Visit
     actions: tuple[Action, ...]
@@ -55,7 +55,13 @@ class HumanSession:
 
 @dataclass(frozen=True, slots=True)
 class ActStep:
-    """One human action at an act call of the session, and what others would have led to."""
+    """One human action at an act call of a session, and what others would have led to.
+
+    Attributes:
+        name: The step's part of example ids: user, visit and number of the act call.
+        call: The act call and the human's choice.
+        counterfactual: The human action and its alternatives as transitions.
+    """
 
     name: str
     call: Call
@@ -68,52 +74,54 @@ def act_steps(
     recommender: Recommender,
     human: HumanSession,
     config: SessionConfig,
-    *,
-    k: int = 4,
-    seed: int = 0,
-    generate: Generate | None = None,
+    alternatives: Alternatives,
     count_tokens: CountTokens | None = None,
 ) -> list[ActStep]:
-    """The act calls of one human session. Alternatives are drawn from the model's own choices
-    where there is one, else uniformly from what the call offered; those without effect of
-    their own are dropped."""
+    """Return the act calls of one human session with their alternatives.
+
+    Alternatives that lead to the same state as the human's action, or as each other, are
+    dropped.
+
+    Args:
+        user: The human as agents know their user.
+        world: The site on which the session happened.
+        recommender: Answers for the pages that alternatives lead to.
+        human: The session.
+        config: How the agents ask.
+        alternatives: How other actions are drawn from those that a call offered.
+        count_tokens: Needed if `config.context_tokens` is set.
+    """
     watched = WatchedWorld(world)
     replies = HumanVisit(human.visit, human.actions)
     coroutine = session(
         user,
-        watched,
+        cast(RecommendationSite, watched),  # it has all that a session uses of a site
         config,
         arm="human",
         number=human.visit.number,
-        seed=seed,
+        seed=alternatives.seed,
         count_tokens=count_tokens,
     )
-    at: list[int] = []
+    steps_before: list[int] = []  # for each call: transitions recorded before it
 
-    def choose(request):
-        at.append(len(watched.transitions))
+    def choose(request: Request) -> tuple[int, ...]:
+        steps_before.append(len(watched.transitions))
         return replies.choose(request)
 
     calls, _ = drive(coroutine, choose, replies.show)
-    timed = zip(calls, at, strict=True)
-    acts = [(call, n) for call, n in timed if call.request.purpose == "act"]
-    requests = [call.request for call, _ in acts]
-    chosen = [call.choices[0] for call, _ in acts]
-    if generate is not None and k:
-        others = policy_alternatives(generate, requests, chosen, k, seed)
-    else:
-        others = [
-            uniform_alternatives(
-                len(r.answer[0]), taken, k, stable_key(seed, "alternatives", r.key)
-            )
-            for r, taken in zip(requests, chosen, strict=True)
-        ]
-    taken = [watched.transitions[n] for _, n in acts]
+    acts = [
+        (call, watched.transitions[n])
+        for call, n in zip(calls, steps_before, strict=True)
+        if call.request.purpose == "act"
+    ]
+    others = alternatives.draw(
+        [call.request for call, _ in acts], [call.choices[0] for call, _ in acts]
+    )
     actions = []
-    for call, step, indices in zip(requests, taken, others, strict=True):
+    for (call, step), indices in zip(acts, others, strict=True):
         by_line = {action_line(action): action for action in step.state.actions}
-        actions.append([by_line[call.answer[0][index]] for index in indices])
-    pairs = step_alternatives(world, taken, actions, recommender)
+        actions.append([by_line[call.request.answer[0][index]] for index in indices])
+    pairs = step_alternatives(world, [step for _, step in acts], actions, recommender)
     return [
         ActStep(f"{user.user_id}/{human.visit.number}/{number}", call, pair)
         for number, ((call, _), pair) in enumerate(zip(acts, pairs, strict=True))
@@ -129,42 +137,53 @@ def trajectory_examples(
     seed: int = 0,
     generate: Generate | None = None,
 ) -> tuple[list[Example], Mapping[str, int]]:
-    """One example per (step, alternative): the act call as it was asked; trained: the four
-    tagged lines and the human's `BEST-ACTION`. Also why reflections were dropped."""
-    pairs = [(step, other) for step in steps for other in step.counterfactual.alternatives]
-    keys = [stable_key(seed, "reflect", s.name, other.action.token) for s, other in pairs]
+    """Make one example per pair of a human action and an alternative.
+
+    The prompt is the act call as at inference; trained are the four tagged lines of the
+    reflection and the human's `BEST-ACTION`.
+
+    Args:
+        user: The human as agents know their user.
+        world: The site on which the session happened.
+        steps: The act calls with their alternatives.
+        config: How the agents ask.
+        seed: Names the draws.
+        generate: Writes the reflections; by template without it.
+
+    Returns:
+        The examples, and how many reflections were dropped, by reason.
+    """
+    pairs = [(step, pair) for step in steps for pair in step.counterfactual.pairs]
+    keys = [
+        stable_key(seed, "reflect", step.name, pair.alternative.action.token)
+        for step, pair in pairs
+    ]
     persona = user.persona if config.persona else None
-    told = remembered(user, world.items).summary(config.history_items)
     dropped: Mapping[str, int] = {}
+    texts: Sequence[str | None]
     if generate is None:
-        texts: Sequence[str | None] = [
-            trajectory_template(persona, world.items, step.counterfactual.taken, other, key)
-            for (step, other), key in zip(pairs, keys, strict=True)
+        texts = [
+            trajectory_template(persona, world.items, pair, key)
+            for (_, pair), key in zip(pairs, keys, strict=True)
         ]
     else:
+        history = remembered(user, world.items).summary(config.history_items)
+        reflection = ReflectionConfig(config.item_type)
         requests = [
-            trajectory_reflection_request(
-                persona,
-                told,
-                step.counterfactual.taken,
-                other,
-                ReflectionConfig(config.item_type),
-                key,
-            )
-            for (step, other), key in zip(pairs, keys, strict=True)
+            trajectory_reflection_request(persona, history, pair, reflection, key)
+            for (_, pair), key in zip(pairs, keys, strict=True)
         ]
-        taken = [step.counterfactual.taken for step, _ in pairs]
-        kept = reflect(generate, requests, taken, [other for _, other in pairs])
-        texts, dropped = kept.texts, kept.dropped
+        reflected = reflect(generate, requests, [pair for _, pair in pairs])
+        texts, dropped = reflected.texts, reflected.dropped
     examples = [
         choice_example(
             step.call,
             "reflection",
-            f"reflection/{step.name}/{other.action.token}",
+            f"reflection/{step.name}/{pair.alternative.action.token}",
             user.user_id,
             text,
         )
-        for (step, other), text in zip(pairs, texts, strict=True)
+        for (step, pair), text in zip(pairs, texts, strict=True)
         if text is not None
     ]
     return examples, dropped

@@ -16,6 +16,7 @@ import numpy as np
 from alignuser_jax.datasets import Dataset, Log
 from alignuser_jax.randomness import named_generator
 from alignuser_jax.records import RATINGS, Interaction, RecommendationRequest, Recommender
+from alignuser_jax.views import View
 
 _TRIES = 1000
 """Draws from one source before the items that are left are listed instead."""
@@ -135,8 +136,7 @@ class Visit:
 
 def reconstruct_visits(
     dataset: Dataset,
-    profile: Log,
-    targets: Log,
+    view: View,
     config: VisitConfig,
     *,
     model: Recommender | None = None,
@@ -151,12 +151,12 @@ def reconstruct_visits(
     always full: where the catalogue has no filler left, the visit ends.
 
     Args:
-        dataset: The dataset that `profile` and `targets` are parts of.
-        profile: The ratings known before the first visit.
-        targets: The ratings that the visits are made of, later than `profile`.
+        dataset: The log.
+        view: Its profile are the ratings known before the first visit; its targets are the
+            ratings that the visits are made of.
         config: How visits are cut and laid out.
-        model: The recommender behind `exposure.model_top`, fitted on `profile`. May be `None`
-            only if that weight is 0.
+        model: The recommender behind `exposure.model_top`, fitted on the profile. May be
+            `None` only if that weight is 0.
         users: User ids whose ratings are cut (default: all).
         seed: Names every draw, together with the user id, so that a user's visits do not
             depend on which other users are asked for.
@@ -164,7 +164,13 @@ def reconstruct_visits(
 
     Returns:
         The visits in the order of `users`, each user's in time order.
+
+    Example:
+        >>> uniform = ExposureMixture(popularity=0, model_top=0)
+        >>> config = VisitConfig(exposure=uniform)
+        >>> visits = reconstruct_visits(dataset, training_view(dataset), config, users=["u1"])
     """
+    profile, targets = view.profile, view.targets
     if config.exposure.model_top > 0 and model is None:
         raise ValueError(
             f"exposure.model_top is {config.exposure.model_top}, but no `model` was passed: "

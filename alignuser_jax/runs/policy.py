@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from alignuser_jax.alignment import build_shards
+from alignuser_jax.alignment import ShardSource, build_shards
 from alignuser_jax.datasets import Dataset
 from alignuser_jax.language import TextTokenizer, train_sentencepiece
 from alignuser_jax.runs.experiment import Experiment
@@ -41,7 +41,7 @@ def tokenizer_of(experiment: Experiment, dataset: Dataset, run: Path) -> TextTok
             validation_share=0.0,
         )
         users = policy_and_agent_users(dataset, experiment.agents, experiment.seed)[0]
-        build_shards(dataset, sample, config, users=users[:400])
+        build_shards(ShardSource(dataset, users[:400]), sample, config)
         texts = [m.content for example in read_examples(sample) for m in example.messages]
         genres = sorted({genre for item in dataset.items.values() for genre in item.genres})
         titles = [item.title for item in dataset.items.values()]

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alignuser_jax.alignment import BuildConfig, build_shards
+from alignuser_jax.alignment import BuildConfig, ShardSource, build_shards
 from alignuser_jax.alignment.parts import config_of
 from alignuser_jax.alignment.reflections import TEMPLATE
 from alignuser_jax.datasets import Dataset
@@ -99,16 +99,13 @@ def build_stage(
         _check_shards(folder, dataset, config, users, policy_id, personas)
     else:
         build_shards(
-            dataset,
+            ShardSource(dataset, users, personas),
             folder,
             config,
-            users=users,
-            generator=writer.generator if writer else None,
-            policy_id=policy_id,
+            writer,
             count_tokens=tokenizer_of(experiment, dataset, run).count,
-            personas=personas,
-            progress=say,
             drop_failed=options.drop_failed,
+            say=say,
         )
     return folder
 

@@ -6,9 +6,11 @@ from alignuser_jax.alignment import (
     BuildConfig,
     ExposureMixture,
     RolloutConfig,
+    ShardSource,
     VisitConfig,
     build_shards,
 )
+from alignuser_jax.driver import Backend
 from alignuser_jax.records import RATINGS
 from alignuser_jax.sampling import ScriptedGenerator
 from alignuser_jax.shards import read_examples, read_manifest
@@ -26,8 +28,13 @@ SMALL = BuildConfig(
 
 
 def build(dataset, out, config=SMALL, **arguments):
-    arguments.setdefault("recommender", Listed(dataset.item_ids))
-    return build_shards(dataset, out, config, **arguments)
+    source = {"recommender": Listed(dataset.item_ids)}
+    source |= {k: arguments.pop(k) for k in ("users", "recommender") if k in arguments}
+    return build_shards(ShardSource(dataset, **source), out, config, **arguments)
+
+
+def by(generator, policy_id):
+    return Backend(generator, lambda text: len(text.split()), policy_id)
 
 
 def files(directory):
@@ -141,7 +148,7 @@ def test_shards_by_a_model(dataset, tmp_path):
     limits = {"reflection": 10, "world_model": 10}
     config = replace(config, tasks=("reflection", "world_model"), limits=limits)
     generator = ScriptedGenerator(reply)
-    manifest = build(dataset, tmp_path, config, generator=generator, policy_id="scripted-1")
+    manifest = build(dataset, tmp_path, config, writer=by(generator, "scripted-1"))
     assert manifest["policy_id"] == manifest["labels"]["rollouts"] == "scripted-1"
     assert manifest["labels"]["reflections"] == "generated"
     assert {r.purpose for r in generator.requests} == {"act", "rate", "reflect"}
@@ -153,7 +160,7 @@ def test_what_was_dropped_is_counted(dataset, tmp_path):
     config = replace(SMALL, tasks=("reflection", "imitation"), validation_share=0)
     config = replace(config, limits={"reflection": 8, "imitation": 2})
     generator = ScriptedGenerator(lambda request: "no tags")
-    manifest = build(dataset, tmp_path, config, generator=generator, policy_id="bad")
+    manifest = build(dataset, tmp_path, config, writer=by(generator, "bad"))
     assert manifest["reflections_dropped"] == {"tags missing": 8}
     assert list(manifest["tasks"]) == ["imitation"]
 
@@ -167,6 +174,10 @@ def test_what_was_dropped_is_counted(dataset, tmp_path):
         ({"sources": ("humans",)}, "sources has"),
         ({"visits": VisitConfig(items_per_page=3)}, "items a page"),
         ({"site": SiteConfig(horizon=3)}, "up to 5 pages"),
+        ({"sources": ()}, "sources is empty"),
+        ({"validation_share": 1.0}, "validation_share is 1.0, expected 0 <= share < 1"),
+        ({"hidden_mean_share": 1.5}, "hidden_mean_share is 1.5"),
+        ({"profile_share": 0.0}, "profile_share is 0.0, expected 0 < share < 1"),
     ],
 )
 def test_bad_configurations(changes, message):
@@ -175,10 +186,8 @@ def test_bad_configurations(changes, message):
 
 
 def test_bad_arguments(dataset, tmp_path):
-    with pytest.raises(ValueError, match="no generator"):
-        build(dataset, tmp_path, policy_id="qwen")
-    with pytest.raises(ValueError, match="policy_id"):
-        build(dataset, tmp_path, generator=ScriptedGenerator([]))
+    with pytest.raises(ValueError, match="policy_id is 'template'.* name the model"):
+        build(dataset, tmp_path, writer=by(ScriptedGenerator([]), "template"))
     limited = replace(SMALL, session=replace(SMALL.session, context_tokens=500))
     with pytest.raises(ValueError, match="count_tokens"):
         build(dataset, tmp_path, limited)

@@ -31,7 +31,7 @@ def sites(dataset, view):
 @pytest.fixture(scope="module")
 def visits(dataset, view):
     config = VisitConfig(exposure=ExposureMixture(popularity=0, model_top=0))
-    return reconstruct_visits(dataset, view.profile, view.targets, config)
+    return reconstruct_visits(dataset, view, config)
 
 
 def page(site, recommender, user="u01"):

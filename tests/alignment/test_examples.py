@@ -8,6 +8,7 @@ from alignuser_jax.agents.rating import rate_item
 from alignuser_jax.alignment import (
     BuildConfig,
     ExposureMixture,
+    ShardSource,
     VisitConfig,
     build_shards,
     reconstruct_visits,
@@ -40,7 +41,7 @@ def shards(dataset, tmp_path_factory):
         ratings_per_user=3,
     )
     out = tmp_path_factory.mktemp("shards")
-    build_shards(dataset, out, config, users=dataset.user_ids[:6])
+    build_shards(ShardSource(dataset, dataset.user_ids[:6]), out, config)
     examples = {e.example_id: e for e in read_examples(out)}
     texts = [m.content for e in examples.values() for m in e.messages]
     return examples, train_sentencepiece(texts, 1200, tmp_path_factory.mktemp("tokenizer"))
@@ -58,9 +59,7 @@ class HumanPages:
 
 def test_tokens_of_the_shards_are_those_that_simulate_submits(dataset, view, shards, tmp_path):
     examples, tokenizer = shards
-    found = reconstruct_visits(
-        dataset, view.profile, view.targets, UNIFORM, users=dataset.user_ids[:6]
-    )
+    found = reconstruct_visits(dataset, view, UNIFORM, users=dataset.user_ids[:6])
     visits = {}
     for visit in found:  # of each user the visit with most pages: its number names its example
         if len(visit.pages) > len(getattr(visits.get(visit.user_id), "pages", ())):
@@ -153,7 +152,7 @@ def test_template_reflections_are_short_in_tokens(shards):
 
 
 def test_a_conversation_that_starts_anew_gives_one_example_per_window(dataset, view):
-    visits = reconstruct_visits(dataset, view.profile, view.targets, UNIFORM)
+    visits = reconstruct_visits(dataset, view, UNIFORM)
     visit = max(visits, key=lambda v: len(v.pages))
     config = SessionConfig(context_tokens=500, page_reserve_tokens=60)
 
@@ -202,7 +201,7 @@ def prompts(dataset, view, users):
             item = dataset.items[target.item_id]
             request = next(rate_item(person, item, sites.site(), SessionConfig(), seed=0))
             found[user, target.item_id] = request
-    for visit in reconstruct_visits(dataset, view.profile, view.targets, UNIFORM, users=users):
+    for visit in reconstruct_visits(dataset, view, UNIFORM, users=users):
         human = HumanVisit(visit)
         person = agent_user(view, visit.user_id, SessionConfig())
         site = sites.site()

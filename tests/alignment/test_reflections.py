@@ -4,6 +4,7 @@ import re
 import pytest
 
 from alignuser_jax.agents import AgentUser, SessionConfig
+from alignuser_jax.alignment.counterfactuals import Alternatives
 from alignuser_jax.alignment.item_level import (
     imitation_examples,
     rating_steps,
@@ -39,7 +40,7 @@ def targets(dataset, view):
 
 @pytest.fixture(scope="module")
 def steps(dataset, view, sites, targets):
-    return rating_steps(view, sites, dataset.items, targets, SESSION)
+    return rating_steps(sites, targets, SESSION, Alternatives())
 
 
 def texts_of(steps, **arguments):
@@ -50,10 +51,10 @@ def test_k_other_ratings_and_their_next_states(steps, targets):
     assert len(steps) == len(targets)
     for step, (user, target) in zip(steps, targets, strict=True):
         pair = step.counterfactual
-        assert pair.taken.action.value == target.rating and step.user_id == user
+        assert pair.human.action.value == target.rating and step.user_id == user
         values = [t.action.value for t in pair.alternatives]
-        assert sorted([*values, pair.taken.action.value]) == [1, 2, 3, 4, 5]
-        for transition in (pair.taken, *pair.alternatives):
+        assert sorted([*values, pair.human.action.value]) == [1, 2, 3, 4, 5]
+        for transition in (pair.human, *pair.alternatives):
             echo = transition.next_state.feedback
             assert echo.startswith("You rated ") and echo.endswith(
                 f"{transition.action.value}/5"
@@ -99,7 +100,7 @@ def test_template_evidence_is_what_the_prompt_shows(steps, view):
 
 def test_hidden_means_are_no_evidence(dataset, view, targets):
     sites = Sites(dataset.items, view, SiteConfig(show_mean_rating=False))
-    steps = rating_steps(view, sites, dataset.items, targets, SessionConfig(persona=False))
+    steps = rating_steps(sites, targets, SessionConfig(persona=False), Alternatives())
     assert all("thers" not in t and "usually" not in t for t in texts_of(steps))
     assert all("hidden" in s.call.request.messages[-1].content for s in steps)
 
@@ -113,7 +114,7 @@ def test_examples_of_ratings(steps):
         assert example.messages[:-1] == step.call.request.messages
         reasoning, answer = example.messages[-1].spans
         assert (reasoning.text, reasoning.trained, reasoning.action) == (texts[n], True, False)
-        assert answer.text == f"RATING: {step.counterfactual.taken.action.value}"
+        assert answer.text == f"RATING: {step.counterfactual.human.action.value}"
         assert answer.trained and answer.action
         assert not any(s.trained for m in example.messages[:-1] for s in m.spans)
     plain = list(imitation_examples(steps))
@@ -123,9 +124,9 @@ def test_examples_of_ratings(steps):
 
 def test_k_is_checked_and_items_rated_before_are_left_out(dataset, view, sites):
     with pytest.raises(ValueError, match="0 to 4"):
-        rating_steps(view, sites, dataset.items, [], SESSION, k=5)
+        rating_steps(sites, [], SESSION, Alternatives(k=5))
     known = view.histories["u01"][0]
-    assert rating_steps(view, sites, dataset.items, [("u01", known)], SESSION) == []
+    assert rating_steps(sites, [("u01", known)], SESSION, Alternatives()) == []
 
 
 def test_shuffled_reflections_keep_prompts_answers_and_the_set_of_texts(steps):
@@ -184,7 +185,7 @@ def test_reflections_by_a_model(dataset, steps):
     assert len(list(reflection_examples(steps[:1], texts))) == 2
     first = prompts[0].messages[-1].content
     pair = steps[0].counterfactual
-    assert f"My rating: {pair.taken.action.value}/5. You rated" in first
+    assert f"My rating: {pair.human.action.value}/5. You rated" in first
     assert f"Other rating: {pair.alternatives[0].action.value}/5. You rated" in first
     assert prompts[0].purpose == "reflect" and prompts[0].temperature == 0.7
 
@@ -195,8 +196,7 @@ def test_repeated_lessons_and_cut_off_texts_are_dropped(steps):
     result = reflect(
         lambda requests: generate(ScriptedGenerator(replies), requests),
         [steps[0].call.request] * 3,
-        [pair.taken] * 3,
-        list(pair.alternatives[:3]),
+        pair.pairs[:3],
     )
     assert result.texts[1:] == (None, None)
     assert result.dropped == {"lesson repeated": 1, "too long": 1}
@@ -218,21 +218,23 @@ def run(dataset, view, sites, generate=None, k=4):
     user = AgentUser(view.personas["u05"], view.histories["u05"])
     recommender = Listed(dataset.item_ids)
     world = sites.site()
-    steps = act_steps(user, world, recommender, human, SESSION, k=k, generate=generate)
+    steps = act_steps(
+        user, world, recommender, human, SESSION, Alternatives(k, generate=generate)
+    )
     return human, user, world, recommender, steps
 
 
 def test_trajectory_steps_are_the_sessions_own_act_calls(dataset, view, sites):
     human, _, _, recommender, steps = run(dataset, view, sites)
-    assert [s.counterfactual.taken.action for s in steps] == list(human.actions)
-    assert steps[0].counterfactual.taken.next_state.kind == "detail"
-    assert steps[1].counterfactual.taken.next_state.pages == human.visit.pages
-    assert steps[2].counterfactual.taken.next_state.terminal
+    assert [s.counterfactual.human.action for s in steps] == list(human.actions)
+    assert steps[0].counterfactual.human.next_state.kind == "detail"
+    assert steps[1].counterfactual.human.next_state.pages == human.visit.pages
+    assert steps[2].counterfactual.human.next_state.terminal
     for step in steps:
         assert 1 <= len(step.counterfactual.alternatives) <= 4
         for other in step.counterfactual.alternatives:
-            assert other.action != step.counterfactual.taken.action
-            assert other.next_state.text != step.counterfactual.taken.next_state.text
+            assert other.action != step.counterfactual.human.action
+            assert other.next_state.text != step.counterfactual.human.next_state.text
     purposes = {r.purpose for batch in recommender.batches for r in batch}
     assert purposes <= {"counterfactual"} and len(recommender.batches) <= 1
 
@@ -281,4 +283,4 @@ def test_a_session_that_does_what_is_not_offered(dataset, view, sites):
     wrong = HumanSession(human.visit, (Action("click", "ITEM_9"),))
     user = AgentUser(view.personas["u05"], view.histories["u05"])
     with pytest.raises(ValueError, match="not offered"):
-        act_steps(user, sites.site(), Listed(dataset.item_ids), wrong, SESSION)
+        act_steps(user, sites.site(), Listed(dataset.item_ids), wrong, SESSION, Alternatives())

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from alignuser_jax.alignment import BuildConfig, build_shards
+from alignuser_jax.alignment import BuildConfig, ShardSource, build_shards
 from alignuser_jax.driver.backend import Backend
 from alignuser_jax.personas import GivenPersonas
 from alignuser_jax.runs.experiment import load_experiment
@@ -28,8 +28,8 @@ def built(dataset, experiment, tmp_path_factory):
     folder = tmp_path_factory.mktemp("stage")
     config = replace(experiment.stage("align")[1], **ONLY)
     users = policy_and_agent_users(dataset, 6, experiment.seed)[0]
-    options = {"users": users, "recommender": Listed(dataset.item_ids)}
-    build_shards(dataset, folder, config, count_tokens=lambda t: len(t) // 4, **options)
+    source = ShardSource(dataset, users, recommender=Listed(dataset.item_ids))
+    build_shards(source, folder, config, count_tokens=lambda t: len(t) // 4)
     return folder
 
 
@@ -81,8 +81,9 @@ def test_no_example_is_an_error(dataset, tmp_path):
     config = BuildConfig(
         tasks=("world_model",), sources=("counterfactual",), k=0, validation_share=0
     )
+    source = ShardSource(dataset, recommender=Listed(dataset.item_ids))
     with pytest.raises(
         ValueError, match="no example was made of 24 users by tasks world_model"
     ):
-        build_shards(dataset, tmp_path, config, recommender=Listed(dataset.item_ids))
+        build_shards(source, tmp_path, config)
     assert not (tmp_path / "manifest.json").exists()

@@ -17,7 +17,7 @@ UNIFORM = ExposureMixture(popularity=0, model_top=0)
 
 def visits_of(dataset, view, config=None, **arguments):
     config = config or VisitConfig(exposure=UNIFORM)
-    return reconstruct_visits(dataset, view.profile, view.targets, config, **arguments)
+    return reconstruct_visits(dataset, view, config, **arguments)
 
 
 def filler_of(visit):

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from alignuser_jax.alignment import BuildConfig, build_shards
+from alignuser_jax.alignment import BuildConfig, ShardSource, build_shards
 from alignuser_jax.datasets.dataset import content_hash
 from alignuser_jax.driver import Backend
 from alignuser_jax.language.parsing import answer_text
@@ -174,7 +175,10 @@ def test_views_show_matched_personas_in_place_of_the_true_ones(dataset, given):
         row, persona = given.rows["u03"], view.personas["u03"]
         assert (persona.age, persona.occupation) == (row["age"], row["occupation"])
         assert persona.big_five == row["big_five"] and persona.pickiness > 0
-        assert "Personality traits" in persona_block(persona) and view.persona_source == given.label
+        assert (
+            "Personality traits" in persona_block(persona)
+            and view.persona_source == given.label
+        )
         absent = view.personas["u22"]  # not in the file: never the data's true ones
         assert (absent.age, absent.occupation, absent.big_five) == ("", "", ())
         assert absent.pickiness > 0
@@ -189,9 +193,9 @@ def test_views_show_matched_personas_in_place_of_the_true_ones(dataset, given):
 
 def test_shards_hold_them_and_say_so(dataset, given, tmp_path):
     config = BuildConfig(tasks=("imitation",), limits={"imitation": 9}, validation_share=0)
-    options = {"users": dataset.user_ids[:6], "recommender": Listed(dataset.item_ids)}
-    build_shards(dataset, tmp_path / "a", config, personas=given, **options)
-    build_shards(dataset, tmp_path / "b", config, **options)
+    plain = ShardSource(dataset, dataset.user_ids[:6], recommender=Listed(dataset.item_ids))
+    build_shards(replace(plain, personas=given), tmp_path / "a", config)
+    build_shards(plain, tmp_path / "b", config)
     assert read_manifest(tmp_path / "a")["labels"]["personas"] == given.label
     assert "personas" not in read_manifest(tmp_path / "b")["labels"]
     for example, plain in zip(
