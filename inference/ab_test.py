@@ -9,30 +9,23 @@ With several simulations (one per exposure assumption) a verdict that flips is p
 hit@20 stands beside the simulated likes, with Kendall's tau and its interval.
 """
 
-import json
-from collections.abc import Iterable
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
-from absl import app, flags
+from absl import flags
 
-from alignuser_jax.datasets import item_statistics, load_dataset
-from alignuser_jax.decision.compare import (
-    VERDICTS_BY_HOLM,
-    arm_metrics,
-    arms_table,
-    compare,
-    comparison_table,
-    not_validated_table,
+from alignuser_jax.datasets import load_dataset
+from alignuser_jax.decision.ab_test import (
+    AbTestSettings,
+    ab_test,
+    held_out_tables,
+    same_agents,
+    tables,
 )
-from alignuser_jax.decision.held_out_order import agreement, agreement_table
-from alignuser_jax.decision.synthetic_truth import true_lift
-from alignuser_jax.randomness import generator_of, stable_key
-from alignuser_jax.recommenders import held_out_hits, load_recommender
+from alignuser_jax.durable.whole import write_whole
+from alignuser_jax.recommenders import load_recommender
 from alignuser_jax.report.plots import forest_plot
 from alignuser_jax.runs.flags import run as run_program
+from alignuser_jax.runs.simulate import read_simulation
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list("simulations", None, "FOLDER or NAME=FOLDER of simulations.", required=True)
@@ -49,83 +42,31 @@ flags.DEFINE_integer("seed", 0, "Seed of the bootstrap.")
 
 
 def named(text: str) -> tuple[str, str]:
+    """Split NAME=VALUE; a value without a name is named after its last part."""
     name, equals, value = text.partition("=")
     return (name, value) if equals else (Path(text).name, text)
 
 
-def draw_agents(simulations: Iterable[pa.Table], count: int) -> pa.Array:
-    """The same `count` users of every simulation, drawn by --seed."""
-    users = sorted(set.intersection(*(set(t["user_id"].to_pylist()) for t in simulations)))
-    if not 2 <= count <= len(users):
-        raise app.UsageError(f"--agents={count}: the simulations share {len(users)} agents")
-    key = stable_key("ab-test agents", FLAGS.seed)
-    order = generator_of(key).permutation(len(users))
-    return pa.array([users[n] for n in order[:count]])
-
-
 def main() -> None:
     folders = dict(map(named, FLAGS.simulations))
-    events, manifests = {}, {}
-    for name, folder in folders.items():
-        path = Path(folder) / "events.parquet"
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"no {path}: finish `alignuser simulate --out={folder}` first"
-            )
-        events[name] = pq.read_table(path)
-        manifests[name] = json.loads((Path(folder) / "journal" / "manifest.json").read_text())
+    simulations = {name: read_simulation(folder) for name, folder in folders.items()}
+    events = {name: simulation.events for name, simulation in simulations.items()}
     if FLAGS.agents is not None:
-        drawn = draw_agents(events.values(), FLAGS.agents)
-        events = {
-            name: table.filter(pc.is_in(table["user_id"], drawn))
-            for name, table in events.items()
-        }
-    metrics = {name: arm_metrics(table) for name, table in events.items()}
-    comparisons = {
-        name: compare(
-            m, FLAGS.control, FLAGS.treatments, resamples=FLAGS.resamples, seed=FLAGS.seed
-        )
-        for name, m in metrics.items()
-    }
-    first, *others = comparisons
-    main_metrics, note = metrics[first], manifests[first]["note"]
-    parts = [f"A/B test, {len(main_metrics.user_ids)} agents; {note}"]
-    if others:
-        parts.append(f"figures of {first!r}; verdicts of all: {', '.join(comparisons)}")
-    lift = None
+        events = same_agents(events, FLAGS.agents, FLAGS.seed)
+    settings = AbTestSettings(FLAGS.control, FLAGS.treatments, FLAGS.resamples, FLAGS.seed)
+    test = ab_test(events, settings)
+    note = simulations[test.first].manifest["note"]
     dataset = load_dataset(FLAGS.dataset) if FLAGS.dataset else None
-    if dataset is not None and dataset.truth:
-        lift = true_lift(dataset, events[first], FLAGS.control)
-    parts.append(
-        comparison_table(comparisons[first], lift, {n: comparisons[n] for n in others})
-    )
-    parts.append(VERDICTS_BY_HOLM)
-    for name, m in metrics.items():
-        parts += [f"Means per arm, {name}", arms_table(m), not_validated_table(m)]
+    parts = tables(test, note, dataset)
     if dataset is not None and FLAGS.recommenders:
-        train = dataset.log.of_split("train")
-        mean, count = item_statistics(train)
-        known = [(i, c) for c, i in enumerate(dataset.item_ids) if count[c]]
-        hits = {}
-        for text in FLAGS.recommenders:
-            arm, spec = named(text)
-            found = held_out_hits(load_recommender(spec), dataset, main_metrics.user_ids)
-            hits[arm] = dict(zip(found.user_ids, found.hits.tolist(), strict=True))
-        for name, m in metrics.items():
-            result = agreement(
-                m,
-                hits,
-                events[name],
-                {i: float(count[c]) for i, c in known},
-                {i: float(mean[c]) for i, c in known},
-                seed=FLAGS.seed,
-            )
-            parts += [f"Held-out behaviour, {name}", agreement_table(result)]
-    out = Path(FLAGS.out or folders[first])
+        specs = dict(map(named, FLAGS.recommenders))
+        recommenders = {arm: load_recommender(spec) for arm, spec in specs.items()}
+        parts += held_out_tables(test, dataset, recommenders)
+    out = Path(FLAGS.out or folders[test.first])
     out.mkdir(parents=True, exist_ok=True)
     text = "\n\n".join(parts)
-    (out / "ab_test.md").write_text(text + "\n")
-    forest_plot(comparisons[first], out / "ab_test.png", note)
+    write_whole(out / "ab_test.md", text + "\n")
+    forest_plot(test.comparisons[test.first], out / "ab_test.png", note)
     print(f"{text}\n\ntables and plot: {out}/ab_test.md, {out}/ab_test.png")
 
 

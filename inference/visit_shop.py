@@ -12,15 +12,11 @@ Pages are long: conversations have --context_tokens, with the policy of --run to
 """
 
 import os
-from collections import Counter
 from pathlib import Path
 
-import numpy as np
-from absl import app, flags
+from absl import flags
 
-from alignuser_jax.datasets.sessions import sessions
 from alignuser_jax.personas import read_personas
-from alignuser_jax.randomness import stable_key
 from alignuser_jax.runs.backend import METRICS_FILE, open_backend, with_room
 from alignuser_jax.runs.flags import (
     backend_choice,
@@ -29,17 +25,14 @@ from alignuser_jax.runs.flags import (
     open_experiment,
 )
 from alignuser_jax.runs.flags import run as run_program
-from alignuser_jax.runs.visit_shop import SHOP_AUTOMATA, ShopSettings, visit_shop
-from alignuser_jax.views import simulation_view
-from alignuser_jax.world import (
-    CatalogueConfig,
-    GeneratedShop,
-    WebShop,
-    build_index,
-    logged_steps,
-    make_catalogue,
+from alignuser_jax.runs.visit_shop import (
+    SHOP_AUTOMATA,
+    ShopSettings,
+    open_shop,
+    summary,
+    visit_shop,
 )
-from alignuser_jax.world.generated_shop.goals import read_shop_goals
+from alignuser_jax.views import simulation_view
 
 FLAGS = flags.FLAGS
 experiment_flags(run_required=False)
@@ -53,68 +46,20 @@ flags.DEFINE_string("personas", None, "File of personas over those computed from
 flags.DEFINE_integer("seed", 0, "Seed of the agents' randomness.")
 
 
-def open_shop(dataset):
-    """(the shop, what it is)."""
-    if "sessions" in dataset.extra_tables:
-        if FLAGS.goals:
-            raise app.UsageError(f"--goals is for the generated shop; {dataset.name} is a log")
-        index = build_index(logged_steps(sessions(dataset, "train")))
-        return WebShop(index), {"kind": "log", "sessions": len(index.session_ids)}
-    goals = read_shop_goals(FLAGS.goals) if FLAGS.goals else None
-    made = make_catalogue(goals, CatalogueConfig(goals=FLAGS.catalogue_goals))
-    name = f"{stable_key(made.products, made.goals):016x}"
-    return GeneratedShop(made), {"kind": "generated", "catalogue": name, "source": made.source}
-
-
-def counted(kinds):
-    return ", ".join(f"{name} {n}" for name, n in Counter(kinds).most_common())
-
-
 def main() -> None:
     choice = backend_choice()
     experiment, dataset, run = open_experiment()
     if choice.needs_run:
         experiment = with_room(experiment, FLAGS.context_tokens, **SHOP_AUTOMATA)
-    shop, about = open_shop(dataset)
+    shop, about = open_shop(dataset, FLAGS.goals, FLAGS.catalogue_goals)
     users = dataset.user_ids[: FLAGS.agents]
     view = simulation_view(dataset, read_personas(FLAGS.personas) if FLAGS.personas else None)
     settings = ShopSettings(users, about, FLAGS.max_actions, FLAGS.seed)
     with open_backend(
         choice, experiment, dataset, run, say=print, metrics=Path(FLAGS.out) / METRICS_FILE
     ) as (backend, experiment):
-        table = visit_shop(experiment, dataset, view, shop, backend, FLAGS.out, settings)
-    events = table.to_pylist()
-    of_kind = {
-        kind: [event for event in events if event["kind"] == kind]
-        for kind in ("page", "act", "purchase", "exit", "failure")
-    }
-    if not of_kind["exit"]:
-        why = of_kind["failure"][0]["text"] if of_kind["failure"] else "there are no users"
-        raise RuntimeError(f"no agent visited the shop: {why}")
-    lengths = [event["value"] for event in of_kind["exit"]]
-    bought = len(of_kind["purchase"])
-    print(backend.note)
-    if about["kind"] == "generated":
-        print(f"a generated shop, SYNTHETIC ({about['source']})")
-    print(
-        f"{len(of_kind['exit'])} visits, {bought} with a purchase; pages a visit: mean "
-        f"{np.mean(lengths):.1f}, median {np.median(lengths):.0f}, most {max(lengths):.0f}"
-    )
-    if about["kind"] == "log":
-        logged = list(sessions(dataset, "train"))
-        human = sum(session.outcome == "purchase" for session in logged)
-        steps = np.mean([len(session.steps) for session in logged])
-        print(
-            f"in the log: {len(logged)} training sessions, {human} with a purchase, "
-            f"{steps:.1f} steps on average"
-        )
-    print(f"pages by kind: {counted(event['text'] for event in of_kind['page'])}")
-    print(f"pages made by: {counted(event['item_id'] for event in of_kind['page'])}")
-    clicks = counted(event["item_id"] or "no click" for event in of_kind["act"])
-    print(f"actions by click type: {clicks}")
-    print(f"failures: {len(of_kind['failure'])} of {len(events)} events")
-    for text in dict.fromkeys(event["text"] for event in of_kind["failure"][:3]):
-        print(f"failed: {text}")
+        events = visit_shop(experiment, dataset, view, shop, backend, FLAGS.out, settings)
+    print("\n".join([backend.note, *summary(events, dataset, about)]))
     print(f"events: {os.path.join(FLAGS.out, 'events.parquet')}")
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from alignuser_jax.agents import SessionSpec, run_population, session, write_events
 from alignuser_jax.agents.events import to_table
@@ -244,6 +246,31 @@ def population_manifest(
         "users_hash": f"{stable_key(*users):x}",
         **({"personas": view.persona_source} if view.persona_source else {}),
     }
+
+
+class Simulation(NamedTuple):
+    """A finished simulation, as it stands in its folder.
+
+    Attributes:
+        events: The event table.
+        manifest: What decided the result, as plain values.
+    """
+
+    events: pa.Table
+    manifest: dict[str, Any]
+
+
+def read_simulation(folder: str | Path) -> Simulation:
+    """Read a finished simulation.
+
+    Raises:
+        FileNotFoundError: If the folder holds none, or one that is not finished.
+    """
+    path = Path(folder) / "events.parquet"
+    if not path.is_file():
+        raise FileNotFoundError(f"no {path}: finish `alignuser simulate --out={folder}` first")
+    manifest = json.loads((Path(folder) / "journal" / "manifest.json").read_text())
+    return Simulation(pq.read_table(path), manifest)
 
 
 def failures(events: pa.Table) -> int:
