@@ -1,6 +1,6 @@
-"""Let language-model agents shop, in the shop of a log or in a generated one.
+r"""Let language-model agents shop, in the shop of a log or in a generated one.
 
-    alignuser visit-shop --config=configs/qwen3_8b.py --dataset=OPERA --out=runs/visits \\
+    alignuser visit-shop --config=configs/qwen3_8b.py --dataset=OPERA --out=runs/visits \
         --server=http://HOST:8000/v1 --model=Qwen/Qwen3-8B
 
 A dataset with sessions (OPeRA) is the shop: pages come from its training sessions, else from

@@ -26,6 +26,7 @@ from alignuser_jax.datasets.sessions import sessions
 from alignuser_jax.driver.backend import Backend
 from alignuser_jax.durable.journal import Journal
 from alignuser_jax.randomness import stable_key
+from alignuser_jax.records import RecommendationRequest, Slate
 from alignuser_jax.runs.experiment import Experiment
 from alignuser_jax.runs.simulate import population_manifest
 from alignuser_jax.views import View
@@ -44,6 +45,13 @@ SHOP_ARM = "shop"
 
 SHOP_AUTOMATA = {"states": 4096, "edges": 64}
 """What an engine needs for the hundred or so actions of a shop's page (DEFAULT)."""
+
+
+class _NoRecommender:
+    """Stands for the recommender of the shop's arm, which no session asks."""
+
+    def recommend(self, requests: Sequence[RecommendationRequest]) -> list[Slate]:
+        raise RuntimeError("a web shop has no recommender, and a session asked for one")
 
 
 class OpenedShop(NamedTuple):
@@ -164,7 +172,7 @@ def visit_shop(
         events = run_population(
             [spec(user) for user in settings.users],
             backend.generator,
-            {SHOP_ARM: None},
+            {SHOP_ARM: _NoRecommender()},
             journal,
             concurrency=backend.concurrency,
             progress=settings.progress,
