@@ -18,18 +18,15 @@ for what is missing.
 """
 
 import sys
-from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 from absl import app, flags
 
 from alignuser_jax.evaluation import suite
-from alignuser_jax.evaluation.protocol import EvaluationConfig, OpenPolicy, Subject
+from alignuser_jax.evaluation.protocol import EvaluationConfig
 from alignuser_jax.personas import read_personas
-from alignuser_jax.runs.backend import METRICS_FILE, open_backend
+from alignuser_jax.runs.evaluate import TABLES_FILE, EvaluationSettings, evaluate
 from alignuser_jax.runs.flags import (
     backend_choice,
     backend_flags,
@@ -38,8 +35,6 @@ from alignuser_jax.runs.flags import (
 )
 from alignuser_jax.runs.flags import run as run_program
 from alignuser_jax.sampling import RequestsFailed
-from alignuser_jax.shards import read_examples
-from alignuser_jax.views import policy_and_agent_users
 
 FLAGS = flags.FLAGS
 experiment_flags(run_required=False)
@@ -69,11 +64,6 @@ def adapters() -> dict[str, str | None]:
     return folders
 
 
-def held_out_transitions(run: Path):
-    examples = read_examples(run / "shards" / "align" / "validation")
-    return (example for example in examples if example.task == "world_model")
-
-
 def main() -> None:
     try:
         protocols = suite.choose(FLAGS.what)
@@ -83,40 +73,15 @@ def main() -> None:
     if not FLAGS.run and (needing or not FLAGS.out):
         without = f", and --what without {', '.join(needing)}" if needing else ""
         raise app.UsageError(f"without --run: give --out{without}")
-    config = EvaluationConfig(**{name: FLAGS[name].value for name in SETTINGS})
     out = Path(FLAGS.out or FLAGS.run)
-    choice, folders = backend_choice(out / "answers"), adapters()
-    experiment, dataset, run = open_experiment()
-    agents = policy_and_agent_users(dataset, experiment.agents, experiment.seed)[1]
-    codes = {user: code for code, user in enumerate(dataset.user_ids)}
-
-    @contextmanager
-    def opened(name: str, protocol: str, reply: int):
-        """The policy's back end; answers of each are recorded in a file of their own."""
-        part = choice.of_part(protocol if name == "agents" else f"{protocol}.{name}")
-        part = replace(part, adapter=folders[name], reply_tokens=reply)
-        with open_backend(
-            part, experiment, dataset, run, say=print, metrics=out / METRICS_FILE
-        ) as (backend, fitted):
-            yield OpenPolicy(backend, fitted.site, fitted.session)
-
-    subject = Subject(
-        dataset,
-        np.array([codes[user] for user in agents[: FLAGS.agents]]),
-        tuple(folders),
-        opened,
-        partial(held_out_transitions, run) if run else None,
-        read_personas(FLAGS.personas) if FLAGS.personas else None,
-        config,
-    )
-    out.mkdir(parents=True, exist_ok=True)
-    parts, failures, errors = [experiment.note], [], []
-    for outcome in suite.run_protocols(protocols, subject):
-        parts.append(outcome.text)
-        failures += outcome.failures
-        errors += [outcome.error] if outcome.error else []
-        print(f"\n{outcome.text}\n", flush=True)
-        (out / "evaluation.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    choice = backend_choice(out / "answers")
+    config = EvaluationConfig(**{name: FLAGS[name].value for name in SETTINGS})
+    personas = read_personas(FLAGS.personas) if FLAGS.personas else None
+    settings = EvaluationSettings(out, adapters(), FLAGS.agents, personas, config)
+    say = partial(print, flush=True)
+    outcomes = evaluate(*open_experiment(), choice, protocols, settings, say)
+    failures = [failure for outcome in outcomes for failure in outcome.failures]
+    errors = [outcome.error for outcome in outcomes if outcome.error]
     if failures:
         print("\n".join(["NOT ACCEPTED:", *failures]))
     if errors:
@@ -124,7 +89,7 @@ def main() -> None:
         raise RequestsFailed("\n".join([*errors, made]))
     if failures:
         sys.exit(1)
-    print(f"accepted; tables: {out}/evaluation.md")
+    print(f"accepted; tables: {out}/{TABLES_FILE}")
 
 
 if __name__ == "__main__":
