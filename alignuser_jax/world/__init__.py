@@ -2,8 +2,8 @@
 
 from alignuser_jax.world.drive import advance, fill
 from alignuser_jax.world.generated_shop.catalogue import (
-    Catalogue,
     CatalogueConfig,
+    ShopCatalogue,
     make_catalogue,
 )
 from alignuser_jax.world.generated_shop.shop import GeneratedShop
@@ -15,11 +15,11 @@ from alignuser_jax.world.site.site import SESSION_ENDED, RecommendationSite, Sit
 
 __all__ = [
     "SESSION_ENDED",
-    "Catalogue",
     "CatalogueConfig",
     "GeneratedShop",
     "LoggedStep",
     "RecommendationSite",
+    "ShopCatalogue",
     "SiteConfig",
     "WebShop",
     "WebShopConfig",

@@ -1,7 +1,7 @@
-"""Shopping goals, the queries people wrote for them, and products' attributes.
+"""Shopping goals, the queries that people wrote for them, and attributes of products.
 
-Read from the three files of the WebShop benchmark (`human_goals`, `goal_query_map`,
-`items_ins_v2_1000`, as JSON or gzipped JSON), or generated, labelled synthetic.
+They are read from three files of the WebShop benchmark (`human_goals`, `goal_query_map` and
+`items_ins_v2_1000`, as JSON or gzipped JSON), or generated and labelled synthetic.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from typing import Any
 
 from alignuser_jax.randomness import named_generator
 
-GOALS, QUERIES, ITEMS = "human_goals", "goal_query_map", "items_ins_v2_1000"
+GOALS_FILE, QUERIES_FILE, ITEMS_FILE = "human_goals", "goal_query_map", "items_ins_v2_1000"
+"""The names of WebShop's files, without `.json` or `.json.gz`."""
 
 _NOUNS = (
     *("usb cable", "desk lamp", "water bottle", "running shoes", "office chair", "face cream"),
@@ -34,8 +35,13 @@ _COLOURS = ("black", "white", "blue", "red", "green", "grey")
 
 @dataclass(frozen=True)
 class ShopGoals:
-    """`goals` in the file's order, each once; `queries` by goal (some have none); `items` the
-    attributes by product id; `source` is "webshop" or "synthetic".
+    """Goals to make a catalogue from.
+
+    Attributes:
+        goals: The goals in the order of the file, each once.
+        queries: The queries by goal; some goals have none.
+        items: The attributes by product id.
+        source: "webshop" or "synthetic".
     """
 
     goals: tuple[str, ...]
@@ -46,42 +52,47 @@ class ShopGoals:
     @property
     def attributes(self) -> tuple[str, ...]:
         """Every attribute, the most frequent first."""
-        counts = Counter(a for found in self.items.values() for a in found)
+        counts = Counter(a for attributes in self.items.values() for a in attributes)
         return tuple(sorted(counts, key=lambda a: (-counts[a], a)))
 
 
 def read_shop_goals(folder: str | Path) -> ShopGoals:
-    """The goals of a folder with those three files.
+    """Read the goals from a folder that holds WebShop's three files.
 
-    Raises `FileNotFoundError` for a missing file and `ValueError` for one of another form.
+    Raises `FileNotFoundError` if a file is missing and `ValueError` if one has another form.
     """
-    goals = _read(folder, GOALS, list)
-    queries = _read(folder, QUERIES, dict)
-    items = _read(folder, ITEMS, dict)
+    goals = _read(folder, GOALS_FILE, list)
+    queries = _read(folder, QUERIES_FILE, dict)
+    items = _read(folder, ITEMS_FILE, dict)
     if not all(isinstance(goal, str) for goal in goals):
-        raise ValueError(f"{GOALS} in {folder} holds other things than texts")
-    for goal, found in queries.items():
-        if not isinstance(found, list) or not all(isinstance(q, str) for q in found):
-            raise ValueError(f"{QUERIES} in {folder}: {goal!r} has {found!r}, expected texts")
+        raise ValueError(f"{GOALS_FILE} in {folder} must hold texts only")
+    for goal, texts in queries.items():
+        if not isinstance(texts, list) or not all(isinstance(q, str) for q in texts):
+            raise ValueError(
+                f"{QUERIES_FILE} in {folder}: {goal!r} has {texts!r}, expected texts"
+            )
     attributes = {}
     for item_id, item in items.items():
-        found = item.get("attributes", []) if isinstance(item, dict) else None
-        if not isinstance(found, list) or not all(isinstance(a, str) for a in found):
+        texts = item.get("attributes", []) if isinstance(item, dict) else None
+        if not isinstance(texts, list) or not all(isinstance(a, str) for a in texts):
             raise ValueError(
-                f"{ITEMS} in {folder}: {item_id!r} has {item!r}, expected attributes as texts"
+                f"{ITEMS_FILE} in {folder}: {item_id!r} has {item!r}, "
+                "expected attributes as texts"
             )
-        attributes[item_id] = tuple(_clean(a) for a in found)
+        attributes[item_id] = tuple(_clean(a) for a in texts)
     cleaned = tuple(dict.fromkeys(_clean(goal) for goal in goals if goal.strip()))
     if not cleaned:
-        raise ValueError(f"{GOALS} in {folder} holds no goal")
-    asked = {_clean(g): tuple(_clean(q) for q in found) for g, found in queries.items()}
-    return ShopGoals(cleaned, asked, attributes, "webshop")
+        raise ValueError(f"{GOALS_FILE} in {folder} holds no goal")
+    by_goal = {_clean(g): tuple(_clean(q) for q in texts) for g, texts in queries.items()}
+    return ShopGoals(cleaned, by_goal, attributes, "webshop")
 
 
 def synthetic_shop_goals(count: int = 120, seed: int = 0) -> ShopGoals:
-    """Generated goals of the same form: a noun, two attributes, a colour, sometimes a price."""
+    """Return generated goals: a noun, two attributes, a colour, sometimes a price limit."""
     rng = named_generator("shop goals", seed)
-    goals, queries, items = [], {}, {}
+    goals: list[str] = []
+    queries: dict[str, tuple[str, ...]] = {}
+    items: dict[str, tuple[str, ...]] = {}
     for n in range(count):
         noun, colour = str(rng.choice(_NOUNS)), str(rng.choice(_COLOURS))
         first, second = (str(a) for a in rng.choice(_ATTRIBUTES, 2, replace=False))

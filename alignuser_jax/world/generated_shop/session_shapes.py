@@ -1,7 +1,7 @@
 """How long shopping sessions are, by kind of page, and how many end in a purchase.
 
-Real ones come from the UCI "Online Shoppers Purchasing Intention" file; simulated ones are held
-against them.
+Real sessions come from the UCI file "Online Shoppers Purchasing Intention"; simulated sessions
+are compared with them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ import numpy as np
 from scipy.stats import ks_2samp
 
 KINDS = ("Administrative", "Informational", "ProductRelated")
-QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
+"""UCI's kinds of page, its names of columns."""
+PAGE_QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
+"""The quantiles of pages per session that are compared."""
 LENGTH_BINS = (1, 3, 10, 20, 40, 80)
 """Lower ends of the bins of pages per session in which purchase rates are compared."""
 _TRUE, _FALSE = ("1", "true"), ("0", "false")
@@ -25,22 +27,31 @@ _TRUE, _FALSE = ("1", "true"), ("0", "false")
 
 @dataclass(frozen=True)
 class SessionShapes:
-    """`pages` int [sessions, 3], in the order of `KINDS`; `purchase` bool [sessions]."""
+    """The lengths and outcomes of many sessions.
+
+    Attributes:
+        pages: int[sessions, 3], the pages of each kind, in the order of `KINDS`.
+        purchase: bool[sessions], whether something was bought.
+    """
 
     pages: np.ndarray
     purchase: np.ndarray
 
     @property
     def total(self) -> np.ndarray:
+        """int[sessions], all pages of each session."""
         return self.pages.sum(1)
 
-    def part(self, chosen: np.ndarray) -> SessionShapes:
-        return SessionShapes(self.pages[chosen], self.purchase[chosen])
+    def part(self, rows: np.ndarray) -> SessionShapes:
+        """Return some of the sessions, by a boolean mask or by indices."""
+        return SessionShapes(self.pages[rows], self.purchase[rows])
 
 
 def read_online_shoppers(path: str | Path) -> SessionShapes:
-    """The sessions of the UCI file (`.csv` or `.csv.gz`), in its order; sessions without a page
-    are left out. Raises `ValueError` with the line for a missing column or another value.
+    """Read the sessions of the UCI file (`.csv` or `.csv.gz`), in its order.
+
+    Sessions without a page are left out. Raises `ValueError` with the line if a column is
+    missing or a value has another form.
     """
     path = Path(path)
     if not path.is_file():
@@ -49,10 +60,10 @@ def read_online_shoppers(path: str | Path) -> SessionShapes:
     open_file = gzip.open if path.suffix == ".gz" else open
     try:
         with open_file(path, "rt", encoding="utf-8", newline="") as file:
-            for counts, bought in _rows(csv.DictReader(file), path):
+            for counts, purchased in _rows(csv.DictReader(file), path):
                 if sum(counts):
                     pages.append(counts)
-                    purchase.append(bought)
+                    purchase.append(purchased)
     except (EOFError, gzip.BadGzipFile, zlib.error, UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{path} cannot be read as CSV: {error}") from error
     if not pages:
@@ -78,9 +89,16 @@ def _rows(reader: csv.DictReader, path: Path) -> Iterator[tuple[list[int], bool]
 
 
 @dataclass(frozen=True)
-class Compared:
-    """One quantity of real and simulated sessions: means, `QUANTILES`, Kolmogorov-Smirnov
-    distance (0: the same distribution, 1: no overlap).
+class PagesCompared:
+    """The pages per session of real and simulated sessions.
+
+    Attributes:
+        name: The kind of page, "all" for all kinds.
+        human_mean: The mean of the real sessions.
+        simulated_mean: The mean of the simulated ones.
+        human_quantiles: The `PAGE_QUANTILES` of the real sessions.
+        simulated_quantiles: The `PAGE_QUANTILES` of the simulated ones.
+        ks: The Kolmogorov-Smirnov distance: 0 for the same distribution, 1 for no overlap.
     """
 
     name: str
@@ -93,11 +111,19 @@ class Compared:
 
 @dataclass(frozen=True)
 class ShapeComparison:
-    """`by_length` holds (bin, human purchase rate, simulated one); NaN where a side has fewer
-    than 20 sessions in the bin.
+    """How simulated sessions differ from real ones; `str` gives a table.
+
+    Attributes:
+        pages: The pages per session, of all kinds and of each.
+        human_purchase: The share of real sessions with a purchase.
+        simulated_purchase: The share of simulated sessions with a purchase.
+        by_length: (bin of length, real purchase rate, simulated one); NaN if a side has fewer
+            than 20 sessions in the bin.
+        human_sessions: The number of real sessions.
+        simulated_sessions: The number of simulated sessions.
     """
 
-    pages: tuple[Compared, ...]
+    pages: tuple[PagesCompared, ...]
     human_purchase: float
     simulated_purchase: float
     by_length: tuple[tuple[str, float, float], ...]
@@ -105,7 +131,7 @@ class ShapeComparison:
     simulated_sessions: int
 
     def __str__(self) -> str:
-        marks = "  ".join(f"{100 * q:>4.0f}%" for q in QUANTILES)
+        marks = "  ".join(f"{100 * q:>4.0f}%" for q in PAGE_QUANTILES)
         lines = [
             f"{self.human_sessions} human sessions, {self.simulated_sessions} simulated",
             f"{'pages':<16}{'':<10}{'mean':>7}  {marks}    KS",
@@ -133,24 +159,24 @@ def _percent(rate: float) -> str:
 
 
 def compare_shapes(human: SessionShapes, simulated: SessionShapes) -> ShapeComparison:
-    """Pages per session in all and by kind, and purchase rates in all and by length."""
+    """Compare pages per session, in all and by kind, and purchase rates by length."""
     columns = [("all", human.total, simulated.total)]
     columns += [(k, human.pages[:, n], simulated.pages[:, n]) for n, k in enumerate(KINDS)]
     compared = tuple(
-        Compared(
+        PagesCompared(
             name,
             float(a.mean()),
             float(b.mean()),
-            tuple(map(float, np.quantile(a, QUANTILES))),
-            tuple(map(float, np.quantile(b, QUANTILES))),
+            tuple(map(float, np.quantile(a, PAGE_QUANTILES))),
+            tuple(map(float, np.quantile(b, PAGE_QUANTILES))),
             float(ks_2samp(a, b, method="asymp").statistic),
         )
         for name, a, b in columns
     )
-    rates = []
+    rates: list[tuple[str, float, float]] = []
     for low, high in zip(LENGTH_BINS, (*LENGTH_BINS[1:], None), strict=True):
         name = f"{low} or more" if high is None else f"{low} to {high - 1}"
-        rates.append((name, *(_rate(s, low, high) for s in (human, simulated))))
+        rates.append((name, _rate(human, low, high), _rate(simulated, low, high)))
     return ShapeComparison(
         compared,
         float(human.purchase.mean()),

@@ -1,4 +1,4 @@
-"""Whole sessions of scripted shoppers in the generated shop: their shapes, a file of them."""
+"""Simulate sessions of scripted shoppers in the generated shop and write them to a file."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from alignuser_jax.durable.whole import write_whole
-from alignuser_jax.randomness import generator_of, stable_key
+from alignuser_jax.randomness import named_generator, stable_key
 from alignuser_jax.records import Transition
 from alignuser_jax.world.generated_shop.session_shapes import KINDS, SessionShapes
 from alignuser_jax.world.generated_shop.shop import GeneratedShop
-from alignuser_jax.world.generated_shop.shopper import Shopper, ShopperConfig, begin
-from alignuser_jax.world.generated_shop.views import generated_click_type
+from alignuser_jax.world.generated_shop.shopper import Shopper, ShopperConfig, begin_shopper
+from alignuser_jax.world.generated_shop.views import browsing, generated_click_type
 from alignuser_jax.world.shop.actions import to_json
 
 KIND_OF_PLACE = {
@@ -30,14 +30,21 @@ KIND_OF_PLACE = {
     "search": "ProductRelated",
     "detail": "ProductRelated",
 }
-"""Which kind of page of the UCI sessions a place counts as. UCI says of no page what it was:
-this is our reading."""
+"""The kind of page that a place counts as in the UCI sessions. UCI does not say what its pages
+were: this is our reading."""
 
 
 @dataclass(frozen=True)
 class ShopSession:
-    """One simulated session: its transitions (`source` "rollout"), the shopper that it left,
-    pages loaded by kind, clicks by type, whether something was bought. Synthetic.
+    """One simulated, so synthetic, session.
+
+    Attributes:
+        user_id: Who shopped.
+        transitions: The steps, of `source` "rollout".
+        shopper: The shopper after the session.
+        pages: The pages loaded, by kind.
+        clicks: The clicks, by type.
+        purchase: Whether something was bought.
     """
 
     user_id: str
@@ -49,7 +56,7 @@ class ShopSession:
 
     @property
     def shape(self) -> tuple[tuple[int, ...], bool]:
-        """Pages by kind, in the order of `KINDS`, and whether something was bought."""
+        """The pages of each kind, in the order of `KINDS`, and whether something was bought."""
         return tuple(self.pages.get(kind, 0) for kind in KINDS), self.purchase
 
 
@@ -62,40 +69,55 @@ def simulate_session(
     epsilon: float = 0.0,
     max_actions: int | None = None,
 ) -> ShopSession:
-    """The same session for the same shop, user, seed and configuration. With chance `epsilon`
-    an action is not the shopper's but drawn from the listed ones, and the shopper knows what
-    became of its visit; `max_actions` cuts off.
+    """Return one session; the same arguments give the same session.
+
+    Args:
+        shop: The shop.
+        user_id: Who shops.
+        seed: Draws the goal, the shopper and all that they do.
+        config: The habits of the shopper.
+        epsilon: The chance that an action is not the shopper's but drawn from those that the
+            page lists. The shopper then knows what became of its visit.
+        max_actions: Cuts the session off; `None` for no limit.
     """
     state = shop.reset(user_id, seed)
-    shopper = begin(shop.goal(state), stable_key(seed, user_id, "shopper"), config)
-    transitions = []
+    shopper = begin_shopper(shop.goal(state), stable_key(seed, user_id, "shopper"), config)
+    transitions: list[Transition] = []
     pages = Counter({KIND_OF_PLACE[state.place]: 1})
     clicks: Counter[str] = Counter()
     while not state.terminal and (max_actions is None or len(transitions) < max_actions):
         before = shopper
         action, shopper = before.choose(state)
-        replaced = False
+        explored = False
         if epsilon:
-            key = stable_key(seed, user_id, "explore", len(transitions))
-            rng = generator_of(key)
-            replaced = rng.random() < epsilon
-            if replaced:
+            rng = named_generator(seed, user_id, "explore", len(transitions))
+            explored = rng.random() < epsilon
+            if explored:
                 action = state.actions[int(rng.integers(len(state.actions)))]
         after = shop.step(state, action)
-        if replaced:
-            inside = after.inside
+        visit = browsing(after)
+        if explored:
             shopper = replace(
-                before, done=before.done + 1, pages=inside.loads, taken=bool(inside.cart)
+                before,
+                actions_taken=before.actions_taken + 1,
+                pages_loaded=visit.loads,
+                has_cart=bool(visit.cart),
             )
         if kind := shop.click_type(action):
             clicks[kind] += 1
-        seen = not after.terminal or after.inside.ordered  # else the visit was cut before it
-        if seen and after.inside.loads > state.inside.loads:
+        loaded = visit.loads > browsing(state).loads
+        if loaded and (not after.terminal or visit.ordered):  # else the visit ended before it
             pages[KIND_OF_PLACE[after.place]] += 1
         transitions.append(Transition(state, action, after, "rollout"))
         state = after
-    bought = bool(state.inside.ordered)
-    return ShopSession(user_id, tuple(transitions), shopper, dict(pages), dict(clicks), bought)
+    return ShopSession(
+        user_id,
+        tuple(transitions),
+        shopper,
+        dict(pages),
+        dict(clicks),
+        shop.has_purchase(state),
+    )
 
 
 def simulate_sessions(
@@ -105,22 +127,28 @@ def simulate_sessions(
     config: ShopperConfig | None = None,
     first: int = 0,
 ) -> Iterator[ShopSession]:
-    """Sessions `first` to `count`, each of a user of its own, made when they are asked for."""
+    """Yield the sessions from number `first` to `count`, each of a user of its own.
+
+    Session n is the same whatever `first` and `count` are.
+    """
     for n in range(first, count):
         yield simulate_session(shop, f"shopper{n:06d}", seed, config)
 
 
 def shapes_of(shapes: Iterable[tuple[tuple[int, ...], bool]]) -> SessionShapes:
-    """`ShopSession.shape` of many sessions. Raises `ValueError` where there is none."""
+    """Return the shapes of many sessions (`ShopSession.shape`).
+
+    Raises `ValueError` if there is none.
+    """
     rows = list(shapes)
     if not rows:
-        raise ValueError("no sessions: give one at least")
+        raise ValueError("there are no sessions: at least one is needed")
     pages, purchase = zip(*rows, strict=True)
     return SessionShapes(np.array(pages), np.array(purchase))
 
 
 def session_record(session: ShopSession) -> dict[str, Any]:
-    """The session as JSON values: its goal, and each page with the action taken on it."""
+    """Return the session as JSON values: its goal and each page with the action taken there."""
     steps = [
         {
             "place": t.state.place,
@@ -144,16 +172,16 @@ def session_record(session: ShopSession) -> dict[str, Any]:
 
 
 def _object(data: bytes, path: Path, names: Iterable[str]) -> dict[str, Any]:
-    """The JSON object with `names` in `data`; `ValueError` for anything else."""
+    """The JSON object in `data`, which must have the fields `names`."""
     try:
-        found = json.loads(data)
-        if not (isinstance(found, dict) and set(names) <= set(found)):
+        value = json.loads(data)
+        if not (isinstance(value, dict) and set(names) <= set(value)):
             raise ValueError("another form")
     except (ValueError, RecursionError):
         raise ValueError(
-            f"{path} is not what this program wrote: use another folder, or remove this one"
+            f"{path} was not written by this program: use another folder, or remove this one"
         ) from None
-    return found
+    return value
 
 
 def write_sessions(
@@ -164,16 +192,30 @@ def write_sessions(
     progress: Callable[[Iterable, int], Iterable] = lambda sessions, done: sessions,
     config: ShopperConfig | None = None,
 ) -> SessionShapes:
-    """`count` sessions in `folder/sessions.jsonl`, a `session_record` a line; their shapes.
+    """Write sessions to `folder/sessions.jsonl`, one `session_record` a line.
 
-    Goes on after the last whole line that is there; `progress(sessions, done)` may wrap what is
-    still to be made. Raises `ValueError` where the folder holds sessions of another shop, seed
-    or shopper.
+    A file that is there already is continued after its last whole line.
+
+    Args:
+        shop: The shop.
+        folder: Where the file and its `manifest.json` go.
+        count: How many sessions the file will have.
+        seed: Draws everything.
+        progress: `progress(sessions, done)` may wrap the sessions that are still to be made,
+            such as with a progress bar.
+        config: The habits of the shoppers.
+
+    Returns:
+        The shapes of all sessions in the file.
+
+    Raises:
+        ValueError: If the folder holds sessions of another shop, seed or shopper, or files that
+            this function did not write.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     catalogue = shop.catalogue
-    made_with = {
+    settings = {
         "catalogue": f"{stable_key(catalogue.products, catalogue.goals):016x}",
         "source": catalogue.source,
         "shop": f"{shop.config} {shop.max_pages} {shop.max_steps}",
@@ -183,15 +225,15 @@ def write_sessions(
     }
     manifest, path = folder / "manifest.json", folder / "sessions.jsonl"
     if manifest.is_file():
-        found = _object(manifest.read_bytes(), manifest, made_with)
-        if other := [name for name in made_with if found[name] != made_with[name]]:
+        earlier = _object(manifest.read_bytes(), manifest, settings)
+        if other := [name for name in settings if earlier[name] != settings[name]]:
             raise ValueError(
                 f"{folder} holds sessions made with another {', '.join(other)}; "
                 "use another folder or the same settings"
             )
     elif path.is_file() and path.stat().st_size:
-        raise ValueError(f"{path} is there without its manifest.json: use another folder")
-    write_whole(manifest, json.dumps(made_with, indent=1) + "\n")
+        raise ValueError(f"{path} exists without its manifest.json: use another folder")
+    write_whole(manifest, json.dumps(settings, indent=1) + "\n")
     shapes = []
     whole = 0  # bytes of whole lines
     if path.is_file():
@@ -207,7 +249,7 @@ def write_sessions(
         file.truncate(whole)
         todo = simulate_sessions(shop, count, seed, config, len(shapes))
         for session in progress(todo, min(len(shapes), count)):
-            record = json.dumps(session_record(session), ensure_ascii=False)
-            file.write(record.encode() + b"\n")
+            line = json.dumps(session_record(session), ensure_ascii=False).encode() + b"\n"
+            file.write(line)
             shapes.append(session.shape)
     return shapes_of(shapes[:count])

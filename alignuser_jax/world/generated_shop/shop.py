@@ -1,20 +1,21 @@
 """A generated shop as a pure function: search, filters, options, reviews, cart, checkout.
 
-Its goals and queries may be real, its products and pages are synthetic always; `state.source`
-is "generated". It needs nobody's answer: no state ever has `needs`.
+Its goals and queries may be real; its products and pages are always synthetic, and
+`state.source` is "generated". It makes every page by itself: no state ever has `needs`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from alignuser_jax.randomness import stable_key
 from alignuser_jax.records import Action, Slate, State
 from alignuser_jax.text import one_line, shorten
 from alignuser_jax.world.generated_shop.catalogue import (
     SORTS,
-    Catalogue,
     Goal,
+    ShopCatalogue,
     make_catalogue,
     results,
     suggestions,
@@ -26,12 +27,13 @@ from alignuser_jax.world.generated_shop.views import (
     Browsing,
     CartLine,
     ViewConfig,
+    browsing,
+    count_pages,
     generated_click_type,
-    last_page,
+    line_index,
     line_names,
-    line_of,
     money,
-    most_of,
+    most_in_line,
     subtotal,
     view,
 )
@@ -42,37 +44,55 @@ from alignuser_jax.world.site.site import SESSION_ENDED
 
 @dataclass(frozen=True)
 class GeneratedShop:
-    """`max_pages` ends a visit that loads more pages than that (METHOD.md does not say; the
-    longest of the UCI sessions has 746), `max_steps` one that takes more actions.
+    """A shop with a search, product pages, a cart and a checkout; a `World`.
+
+    Attributes:
+        catalogue: The products, and the goals that visitors come with.
+        config: How much the pages show.
+        max_pages: A visit that loads more pages ends (docs/method.md does not say when; the
+            longest of the UCI sessions has 746).
+        max_steps: The most actions of a visit.
+
+    Example:
+        >>> shop = GeneratedShop()
+        >>> state = shop.reset("ann", seed=0)
+        >>> state.place
+        'browse'
+        >>> state = shop.step(state, actions.type_text("nav_bar.search_input", "water bottle"))
+        >>> (state.place, state.page)
+        ('search', 1)
     """
 
-    catalogue: Catalogue = field(default_factory=make_catalogue)
+    catalogue: ShopCatalogue = field(default_factory=make_catalogue)
     config: ViewConfig = ViewConfig()
     max_pages: int = 800
     max_steps: int = 4000
 
     def reset(self, user_id: str, seed: int) -> State:
-        """The home page of a visit whose goal user and seed draw."""
+        """Return the home page of a visit; the user and the seed draw its goal."""
         goal = stable_key(seed, user_id, "goal") % len(self.catalogue.goals)
         return self._show(State(user_id, seed, "page", 1), Browsing(goal))
 
     def goal(self, state: State) -> Goal:
-        """What the visitor is here for; no page says it."""
-        return self.catalogue.goals[state.inside.goal]
+        """Return what the visitor came for, which no page says."""
+        return self.catalogue.goals[browsing(state).goal]
 
     def goal_text(self, state: State) -> str:
-        """The goal in words."""
+        """Return the visitor's goal in words."""
         return self.goal(state).text
 
     def has_purchase(self, state: State) -> bool:
-        return bool(state.inside.ordered)
+        """Return whether an order was placed."""
+        return bool(browsing(state).ordered)
 
     def click_type(self, action: Action) -> str:
+        """Return the type of a click, "" if the action is no click."""
         return generated_click_type(action.target) if action.kind == "click_element" else ""
 
     def valid_action(self, state: State, action: Action) -> bool:
-        """True for the actions in `state.actions`, and for any typable text in the search field
-        (`shop_actions.is_typable`).
+        """Return whether `state` lists the action, or it types into the search field.
+
+        The field takes any text that `actions.is_typable` accepts.
         """
         if action.kind == "input" and not state.terminal:
             return action == Action("input", SEARCH_INPUT, text=action.text) and (
@@ -81,10 +101,13 @@ class GeneratedShop:
         return action in state.actions
 
     def step(self, state: State, action: Action) -> State:
-        """The state after `action`; the same page and one error line where it is not valid."""
+        """Return the state after `action`.
+
+        An action that is not valid leaves the page as it is and adds one error line.
+        """
         if state.terminal:
             return state
-        visit: Browsing = state.inside
+        visit = browsing(state)
         if not self.valid_action(state, action):
             error = f"Invalid action: {shorten(one_line(action.token), MAX_TEXT)}"
             return self._show(state, visit, error)
@@ -92,27 +115,30 @@ class GeneratedShop:
         if action.kind == "terminate":
             return self._end(state, visit)
         if action.kind == "input":
-            visit = self._searched(visit, action.text)
+            visit = self._search(visit, action.text)
         else:
-            visit = self._clicked(visit, action.target)
+            visit = self._click(visit, action.target)
         if visit.ordered or visit.loads > self.max_pages or visit.steps >= self.max_steps:
             return self._end(state, visit)
         return self._show(state, visit)
 
     def resolve(self, state: State, answer: Slate | str) -> State:
-        raise ValueError("the generated shop makes its own pages: no state asks for one")
+        """Raise `ValueError`: no state of this shop needs an answer."""
+        raise ValueError("the generated shop makes its own pages: no state needs an answer")
 
     # --- what clicks do ---
 
-    def _clicked(self, visit: Browsing, name: str) -> Browsing:
+    def _click(self, visit: Browsing, name: str) -> Browsing:
         head, _, rest = name.partition(".")
         end = name.rsplit(".", 1)[-1]
         if end == "product_link":
-            return self._opened(visit, name.split(".")[1])
+            return self._open(visit, name.split(".")[1])
         if head == "refinements":
-            chosen = tuple(f for f in visit.filters if f != rest)
-            chosen = chosen if rest in visit.filters else (*visit.filters, rest)
-            return self._load(visit, "search", filters=chosen, number=1)
+            if rest in visit.filters:
+                filters = tuple(f for f in visit.filters if f != rest)
+            else:
+                filters = (*visit.filters, rest)
+            return self._load(visit, "search", filters=filters, number=1)
         if head == "sort":
             return self._load(visit, "search", sort=rest, number=1)
         if head == "pagination":
@@ -120,30 +146,30 @@ class GeneratedShop:
             return self._load(visit, "search", number=visit.number + step)
         if head == "related_searches":
             terms = suggestions(self.catalogue, visit.query, self.config.suggested)
-            return self._searched(visit, next(t for t in terms if slug(t) == rest))
+            return self._search(visit, next(t for t in terms if slug(t) == rest))
         if head == "product_options":
             option, _, value = rest.partition(".")
-            offered = dict(self.catalogue.products[visit.product].options)[option]
-            chosen = dict(visit.options) | {
-                option: next(v for v in offered if slug(v) == value)
+            values = dict(self.catalogue.products[visit.product].options)[option]
+            options = dict(visit.options) | {
+                option: next(v for v in values if slug(v) == value)
             }
-            return replace(visit, options=tuple(sorted(chosen.items())))
+            return replace(visit, options=tuple(sorted(options.items())))
         if head == "reviews":
             page = {"see_reviews": 1, "next_page": visit.reviews + 1, "close": 0}[rest]
             return replace(visit, reviews=page)
         if head == "buybox":
-            return self._bought(visit, rest)
+            return self._buybox(visit, rest)
         if head == "cart_side_bar" and end == "remove":
             return self._without(visit, rest.removesuffix(".remove"))
         if head == "active_item_list":
-            return self._in_cart(visit, rest)
+            return self._change_line(visit, rest)
         return self._elsewhere(visit, name)
 
     def _elsewhere(self, visit: Browsing, name: str) -> Browsing:
-        """Navigation: search button, home, account, help, cart, checkout, back to results."""
+        """Navigate: search button, home, account, help, cart, checkout, back to results."""
         head, _, rest = name.partition(".")
         if name == "nav_bar.search_button":
-            return self._searched(visit, visit.query)
+            return self._search(visit, visit.query)
         if name == "breadcrumb.back_to_results":
             return self._load(visit, "search")
         if name == "nav_bar.homepage":
@@ -159,33 +185,35 @@ class GeneratedShop:
         if name == "checkout.place_order":
             lines = tuple(line for line in visit.cart if line.selected)
             return self._load(visit, "checkout", ordered=lines)
-        return visit  # "was this helpful?" changes nothing that is shown
+        return visit  # "was this helpful?" changes nothing on the page
 
-    def _load(self, visit: Browsing, place: str, **changes) -> Browsing:
+    def _load(self, visit: Browsing, place: str, **changes: Any) -> Browsing:
         return replace(visit, place=place, loads=visit.loads + 1, **changes)
 
-    def _searched(self, visit: Browsing, query: str) -> Browsing:
+    def _search(self, visit: Browsing, query: str) -> Browsing:
         query = one_line(query)
         return self._load(visit, "search", query=query, number=1, filters=(), sort=SORTS[0])
 
-    def _opened(self, visit: Browsing, name: str) -> Browsing:
+    def _open(self, visit: Browsing, name: str) -> Browsing:
         if visit.place == "cart":
             names = line_names(self.catalogue, visit.cart)
             product = visit.cart[names.index(name)].product
         else:
-            product = self.catalogue.places[name]
+            product = self.catalogue.index_of_slug[name]
         return self._load(visit, "detail", product=product, options=(), quantity=1, reviews=0)
 
-    def _bought(self, visit: Browsing, rest: str) -> Browsing:
-        """A quantity, into the cart, or straight to checkout with what is chosen, alone."""
+    def _buybox(self, visit: Browsing, rest: str) -> Browsing:
+        """Choose a quantity, add to the cart, or go to checkout with this product alone."""
         if rest.startswith("quantity."):
             return replace(visit, quantity=int(rest.removeprefix("quantity.")))
         now = rest == "buy_now"
-        most = most_of(self.catalogue, visit.cart, visit.product, visit.options, self.config)
+        most = most_in_line(
+            self.catalogue, visit.cart, visit.product, visit.options, self.config
+        )
         cart = [line._replace(selected=line.selected and not now) for line in visit.cart]
-        place = line_of(cart, visit.product, visit.options)
-        held = 0 if now or place is None else cart[place].quantity
-        total = min(held + visit.quantity, most)
+        place = line_index(cart, visit.product, visit.options)
+        before = 0 if now or place is None else cart[place].quantity
+        total = min(before + visit.quantity, most)
         line = CartLine(visit.product, visit.options, total)
         if place is None:
             cart.append(line)
@@ -197,10 +225,10 @@ class GeneratedShop:
 
     def _without(self, visit: Browsing, name: str) -> Browsing:
         names = line_names(self.catalogue, visit.cart)
-        kept = [line for n, line in zip(names, visit.cart, strict=True) if n != name]
-        return replace(visit, cart=tuple(kept))
+        cart = [line for n, line in zip(names, visit.cart, strict=True) if n != name]
+        return replace(visit, cart=tuple(cart))
 
-    def _in_cart(self, visit: Browsing, rest: str) -> Browsing:
+    def _change_line(self, visit: Browsing, rest: str) -> Browsing:
         name, _, verb = rest.partition(".")
         if verb == "delete":
             return self._without(visit, name)
@@ -215,7 +243,10 @@ class GeneratedShop:
     # --- what is seen ---
 
     def offered_texts(self, visit: Browsing, user_id: str) -> tuple[str, ...]:
-        """What the search field offers: the goal's queries, then others'; any text is taken."""
+        """Return the texts that the search field offers: the goal's queries, then others'.
+
+        `step` takes other texts too.
+        """
         goals, own = self.catalogue.goals, self.catalogue.goals[visit.goal].queries
         count = max(self.config.texts - 2, min(self.config.texts, 1))
         others = [
@@ -227,12 +258,12 @@ class GeneratedShop:
 
     def _show(self, state: State, visit: Browsing, feedback: str = "") -> State:
         if visit.place == "search":
-            found = results(self.catalogue, visit.query, visit.filters, visit.sort)
-            last = last_page(len(found), self.config.per_page)
+            order = results(self.catalogue, visit.query, visit.filters, visit.sort)
+            last = count_pages(len(order), self.config.per_page)
             if visit.number > last:
                 visit = replace(visit, number=last)
         if visit.place == "detail":
-            most = most_of(
+            most = most_in_line(
                 self.catalogue, visit.cart, visit.product, visit.options, self.config
             )
             if visit.quantity > max(most, 1):

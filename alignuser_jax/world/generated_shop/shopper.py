@@ -1,10 +1,10 @@
 """A scripted, goal-driven shopper for the generated shop: no language model, a few habits.
 
 It reads what an agent reads (page text and listed actions) and its goal. It searches with the
-goal's queries, opens what looks like the goal, reads reviews, puts into the cart what fits and
-convinces it, looks at account and help pages now and then, and when its patience is used up it
-buys or leaves. How long it looks and how often it buys are calibrated (`ShopperConfig`); the
-rest is habit.
+goal's queries, opens products that look like the goal, reads reviews, puts a product into the
+cart if it fits and convinces, looks at account and help pages now and then, and buys or leaves
+when its patience is used up. How long it looks and how often it buys are calibrated
+(`ShopperConfig`); the rest is habit.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from alignuser_jax.randomness import generator_of, named_generator, stable_key
+from alignuser_jax.randomness import named_generator, stable_key
 from alignuser_jax.records import Action, State
-from alignuser_jax.world.generated_shop.catalogue import Goal, words
+from alignuser_jax.world.generated_shop.catalogue import Goal, content_words
 from alignuser_jax.world.shop import actions
 from alignuser_jax.world.shop.page import ShopPage, read_page, slug
 
@@ -26,18 +26,30 @@ _IN_CART = (".checkbox", ".increase", ".decrease", ".delete")
 
 @dataclass(frozen=True)
 class ShopperConfig:
-    """Patience is log-normal in pages, in whole pages, one at least.
+    """The habits of shoppers. A manifest holds the fields, so they keep their names.
 
-    Calibrated on every other session of the UCI Online Shoppers file, in a shop with WebShop's
-    goals (with generated goals shoppers find more and buy more): `patience_pages` (the median),
-    `patience_spread` (of its logarithm), `take_from` (the share of the goal's words that a
-    product must show to fit), `convinced` (the chance that one which fits is put into the
-    cart) and `buyers` (the share that will buy what is in the cart), `wanderers` (the share
-    that ever looks at account and help pages), `account` and `help` (their chances per page of
-    looking there). DEFAULTS, calibrated on nothing: all others. `open_from` is the share of the
-    goal's words that a product must show to be opened, `noise` the spread of both shares;
-    `deeper`, `reviews`, `filters`, `similar`, `quantity` and `doubts` (of those who will not
-    buy, in the cart) are chances.
+    The fields marked "calibrated" were fitted to every other session of the UCI Online Shoppers
+    file, in a shop with WebShop's goals (with generated goals shoppers find more and buy more).
+    All others are DEFAULTS that were calibrated on nothing. Patience is log-normal, in whole
+    pages, at least one.
+
+    Attributes:
+        patience_pages: The median of the patience, in pages (calibrated).
+        patience_spread: The spread of the patience's logarithm (calibrated).
+        convinced: The chance that a product which fits is put into the cart (calibrated).
+        buyers: The share of shoppers who will buy what is in the cart (calibrated).
+        wanderers: The share of shoppers who ever look at account and help pages (calibrated).
+        account: A wanderer's chance per page to look at an account page (calibrated).
+        help: A wanderer's chance per page to look at a help page (calibrated).
+        open_from: The share of the goal's words that a product must show to be opened.
+        take_from: The share of the goal's words that a product must show to fit (calibrated).
+        noise: The spread of the noise that is added to both shares.
+        deeper: The chance to turn to the next page of results.
+        reviews: The chance to read a product's reviews.
+        filters: The chance to set a filter or to sort the results.
+        similar: The chance to open a similar product.
+        quantity: The chance to change the quantity before a product is put into the cart.
+        doubts: The chance that those who will not buy change the selection in the cart.
     """
 
     patience_pages: float = 19.0
@@ -74,11 +86,20 @@ class ShopperConfig:
 
 @dataclass(frozen=True, slots=True)
 class Shopper:
-    """One session's shopper: what it wants, how patient it is, what it has done so far.
+    """One session's shopper: what it wants, how patient it is and what it has done so far.
 
-    `patience` counts pages, `pages` those loaded, `seen` holds slugs of opened products,
-    `asked` the queries typed, `taken` says that something is in the cart, `done` how many
-    actions were taken.
+    Attributes:
+        goal: What it wants.
+        config: Its habits.
+        key: Names its draws.
+        patience: How many pages it loads before it buys or leaves.
+        buyer: Whether it will buy what is in the cart.
+        wanderer: Whether it ever looks at account and help pages.
+        pages_loaded: How many pages it has loaded.
+        opened: The slugs of the products that it has opened.
+        searched: The queries that it has typed and the suggested terms that it has clicked.
+        has_cart: Whether something is in the cart.
+        actions_taken: How many actions it has taken.
     """
 
     goal: Goal
@@ -87,20 +108,22 @@ class Shopper:
     patience: int
     buyer: bool
     wanderer: bool
-    pages: int = 1
-    seen: frozenset[str] = frozenset()
-    asked: frozenset[str] = frozenset()
-    taken: bool = False
-    done: int = 0
+    pages_loaded: int = 1
+    opened: frozenset[str] = frozenset()
+    searched: frozenset[str] = frozenset()
+    has_cart: bool = False
+    actions_taken: int = 0
 
     def choose(self, state: State) -> tuple[Action, Shopper]:
-        """What it does in `state`, and the shopper that has done it. Pure: the draws are named
-        by the shopper's key and how many actions it took.
+        """Return what the shopper does in `state`, and the shopper after it.
+
+        This is a pure function: the draws are named by the shopper's key and by how many
+        actions it has taken.
         """
-        rng = named_generator(self.key, self.done)
+        rng = named_generator(self.key, self.actions_taken)
         page = read_page(state.text, state.place)
         names = set(page.elements)
-        if self.pages >= self.patience:
+        if self.pages_loaded >= self.patience:
             action, after = self._leave(page, names)
         else:
             action, after = self._wander(page, names, rng) or self._look(
@@ -111,10 +134,12 @@ class Shopper:
             and not action.target.startswith(_IN_PAGE)
             and not action.target.endswith(_IN_CART)
         )
-        return action, replace(after, done=self.done + 1, pages=self.pages + loads)
+        return action, replace(
+            after, actions_taken=self.actions_taken + 1, pages_loaded=self.pages_loaded + loads
+        )
 
     def _leave(self, page: ShopPage, names: set[str]) -> tuple[Action, Shopper]:
-        if not (self.taken and self.buyer):
+        if not (self.has_cart and self.buyer):
             return actions.TERMINATE, self
         for name in (
             "checkout.place_order",
@@ -125,19 +150,23 @@ class Shopper:
                 return actions.click(name), self
         return actions.TERMINATE, self  # the cart has nothing to buy
 
-    def _wander(self, page: ShopPage, names: set[str], rng) -> tuple[Action, Shopper] | None:
+    def _wander(
+        self, page: ShopPage, names: set[str], rng: np.random.Generator
+    ) -> tuple[Action, Shopper] | None:
         draw = rng.random() if self.wanderer else 1.0
         for share, starts in (
             (self.config.account, ("nav_bar.account", "nav_bar.orders", "nav_bar.cart")),
             (self.config.help, ("footer.",)),
         ):
-            found = sorted(name for name in names if name.startswith(starts))
-            if draw < share and found:
-                return actions.click(found[rng.integers(len(found))]), self
+            links = sorted(name for name in names if name.startswith(starts))
+            if draw < share and links:
+                return actions.click(links[rng.integers(len(links))]), self
             draw -= share
         return None
 
-    def _look(self, state: State, page: ShopPage, names: set[str], rng):
+    def _look(
+        self, state: State, page: ShopPage, names: set[str], rng: np.random.Generator
+    ) -> tuple[Action, Shopper]:
         if page.place == "search":
             return self._results(state, page, names, rng)
         if page.place == "detail":
@@ -147,54 +176,58 @@ class Shopper:
             return actions.click(boxes[rng.integers(len(boxes))]), self
         if "nav_bar.search_button" in names:
             return actions.click("nav_bar.search_button"), self
-        return self._ask(state, names, rng)
+        return self._search(state, names, rng)
 
-    def _results(self, state: State, page: ShopPage, names: set[str], rng):
+    def _results(
+        self, state: State, page: ShopPage, names: set[str], rng: np.random.Generator
+    ) -> tuple[Action, Shopper]:
         links = [n for n in page.elements if n.startswith("search_results.")]
         best, best_fit = None, self.config.open_from
         for link, product in zip(links, page.products, strict=False):
             fit = self._fit(f"{product.title} {product.details}") + rng.normal(
                 0, self.config.noise
             )
-            if link.split(".")[1] not in self.seen and fit >= best_fit:
+            if link.split(".")[1] not in self.opened and fit >= best_fit:
                 best, best_fit = link, fit
         if best is not None:
-            seen = self.seen | {best.split(".")[1]}
-            return actions.click(best), replace(self, seen=seen)
+            opened = self.opened | {best.split(".")[1]}
+            return actions.click(best), replace(self, opened=opened)
         offered = sorted(n for n in names if n.startswith(("refinements.", "sort.")))
         if offered and rng.random() < self.config.filters:
             return actions.click(offered[rng.integers(len(offered))]), self
         if "pagination.next" in names and rng.random() < self.config.deeper:
             return actions.click("pagination.next"), self
-        return self._ask(state, names, rng)
+        return self._search(state, names, rng)
 
-    def _product(self, state: State, page: ShopPage, names: set[str], rng):
+    def _product(
+        self, state: State, page: ShopPage, names: set[str], rng: np.random.Generator
+    ) -> tuple[Action, Shopper]:
         wants_reviews = stable_key(self.key, page.context[:60]) % 1000
         if "reviews.see_reviews" in names and wants_reviews < 1000 * self.config.reviews:
             return actions.click("reviews.see_reviews"), self
-        if not self.taken and self._takes(page):
-            chosen = self._option(page, names, rng)
-            if chosen is not None:
-                return actions.click(chosen), self
+        if not self.has_cart and self._takes(page):
+            option = self._option(page, names, rng)
+            if option is not None:
+                return actions.click(option), self
             more = sorted(n for n in names if n.startswith("buybox.quantity."))
             if more and rng.random() < self.config.quantity:
                 return actions.click(more[rng.integers(len(more))]), self
             if "buybox.add_to_cart" in names:
-                return actions.click("buybox.add_to_cart"), replace(self, taken=True)
+                return actions.click("buybox.add_to_cart"), replace(self, has_cart=True)
         similar = [
             n
             for n in page.elements
-            if n.startswith("similar_items.") and n.split(".")[1] not in self.seen
+            if n.startswith("similar_items.") and n.split(".")[1] not in self.opened
         ]
         if similar and rng.random() < self.config.similar:
-            seen = self.seen | {similar[0].split(".")[1]}
-            return actions.click(similar[0]), replace(self, seen=seen)
+            opened = self.opened | {similar[0].split(".")[1]}
+            return actions.click(similar[0]), replace(self, opened=opened)
         if "breadcrumb.back_to_results" in names:
             return actions.click("breadcrumb.back_to_results"), self
-        return self._ask(state, names, rng)
+        return self._search(state, names, rng)
 
     def _takes(self, page: ShopPage) -> bool:
-        """Does the product fit and convince? Judged once: the draws hang on its title."""
+        """Whether the product fits and convinces, judged once: its title names the draws."""
         if not page.products:
             return False
         product = page.products[0]
@@ -202,8 +235,7 @@ class Shopper:
         cents = int(price[1]) * 100 + int(price[2]) if price else 0
         if self.goal.limit_cents and cents > self.goal.limit_cents:
             return False
-        key = stable_key(self.key, "takes", product.title)
-        rng = generator_of(key)
+        rng = named_generator(self.key, "takes", product.title)
         if rng.random() >= self.config.convinced:
             return False
         noise = rng.normal(0, self.config.noise)
@@ -213,43 +245,51 @@ class Shopper:
             self.config.take_from
         )
 
-    def _option(self, page: ShopPage, names: set[str], rng) -> str | None:
-        """An option that is not chosen yet: the value that the goal names, else any."""
+    def _option(self, page: ShopPage, names: set[str], rng: np.random.Generator) -> str | None:
+        """An option that is still open: the value that the goal names, else any."""
         open_options = re.findall(r"(\w+): choose one of ", page.context)
         if not open_options:
             return None
         name = open_options[0]
-        wanted = dict(self.goal.options).get(name)
+        value = dict(self.goal.options).get(name)
         start = f"product_options.{name}."
         offered = [n for n in page.elements if n.startswith(start)]
-        if wanted and start + slug(wanted) in names:
-            return start + slug(wanted)
+        if value and start + slug(value) in names:
+            return start + slug(value)
         return offered[rng.integers(len(offered))] if offered else None
 
-    def _ask(self, state: State, names: set[str], rng) -> tuple[Action, Shopper]:
-        """The next query: the goal's, then a suggested term, then any that is offered."""
+    def _search(
+        self, state: State, names: set[str], rng: np.random.Generator
+    ) -> tuple[Action, Shopper]:
+        """Search with the goal's next query, else a suggested term, else any query on offer."""
         typed = [action for action in state.actions if action.kind == "input"]
-        own = [a for a in typed if a.text in self.goal.queries and a.text not in self.asked]
+        own = [a for a in typed if a.text in self.goal.queries and a.text not in self.searched]
         terms = sorted(n for n in names if n.startswith("related_searches."))
-        terms = [n for n in terms if n not in self.asked]
+        terms = [n for n in terms if n not in self.searched]
         if not own and terms:
             name = terms[rng.integers(len(terms))]
-            return actions.click(name), replace(self, asked=self.asked | {name})
+            return actions.click(name), replace(self, searched=self.searched | {name})
         pool = own or typed
         if not pool:
             return actions.TERMINATE, self
         action = own[0] if own else pool[rng.integers(len(pool))]
-        return action, replace(self, asked=self.asked | {action.text})
+        return action, replace(self, searched=self.searched | {action.text})
 
     def _fit(self, text: str) -> float:
         """The share of the goal's words that `text` has."""
-        wanted = words(self.goal.text)
-        has = set(words(text))
-        return sum(word in has for word in wanted) / max(len(wanted), 1)
+        goal_words = content_words(self.goal.text)
+        words = set(content_words(text))
+        return sum(word in words for word in goal_words) / max(len(goal_words), 1)
 
 
-def begin(goal: Goal, key: int, config: ShopperConfig | None = None) -> Shopper:
-    """A shopper with this goal; `key` draws its patience and whether it will buy."""
+def begin_shopper(goal: Goal, key: int, config: ShopperConfig | None = None) -> Shopper:
+    """Return a new shopper.
+
+    Args:
+        goal: What it wants.
+        key: Draws its patience, whether it will buy and everything that it does.
+        config: Its habits; the defaults where `None`.
+    """
     config = config or ShopperConfig()
     rng = named_generator(key, "shopper")
     drawn = np.exp(rng.normal(np.log(config.patience_pages), config.patience_spread))

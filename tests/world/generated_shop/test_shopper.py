@@ -20,7 +20,7 @@ from alignuser_jax.world.generated_shop.sessions import (
     simulate_sessions,
     write_sessions,
 )
-from alignuser_jax.world.generated_shop.shopper import ShopperConfig, begin
+from alignuser_jax.world.generated_shop.shopper import ShopperConfig, begin_shopper
 from alignuser_jax.world.shop.actions import from_json
 
 ROOT = Path(__file__).parents[3]
@@ -44,7 +44,7 @@ def test_a_session_is_a_chain_of_valid_actions(shop):
         assert state.terminal
         assert sum(session.pages.values()) == loads == state.inside.loads
         assert session.purchase == ("ORDER PLACED" in state.text)
-        assert session.shopper.pages >= session.shopper.patience
+        assert session.shopper.pages_loaded >= session.shopper.patience
 
 
 def test_the_same_seed_the_same_session(shop):
@@ -73,7 +73,7 @@ def test_patience_is_the_length_and_buyers_buy_what_convinces_them(shop):
     sessions = list(simulate_sessions(shop, 10, 0, never))
     assert not any(s.purchase for s in sessions)
     assert {sum(s.pages.values()) for s in sessions} == {15}
-    assert all(set(s.pages) == {"ProductRelated"} or s.shopper.taken for s in sessions)
+    assert all(set(s.pages) == {"ProductRelated"} or s.shopper.has_cart for s in sessions)
 
 
 def test_an_impatient_shopper_bounces(shop):
@@ -86,7 +86,7 @@ def test_an_impatient_shopper_bounces(shop):
 def test_patience_is_log_normal(shop):
     goal = shop.catalogue.goals[0]
     config = ShopperConfig(patience_pages=50, patience_spread=0.5)
-    drawn = np.log([begin(goal, key, config).patience for key in range(3_000)])
+    drawn = np.log([begin_shopper(goal, key, config).patience for key in range(3_000)])
     assert np.exp(np.median(drawn)) == pytest.approx(50, rel=0.05)
     assert drawn.std() == pytest.approx(0.5, rel=0.05)
 
@@ -202,8 +202,11 @@ def test_a_page_that_was_cut_off_is_not_counted(shop):
 def test_what_chance_replaces_the_shopper_does_not_believe(shop):
     all_chance = simulate_session(shop, "u", 0, epsilon=1.0, max_actions=60)
     last = all_chance.transitions[-1].next_state.inside
-    assert (all_chance.shopper.pages, all_chance.shopper.taken) == (last.loads, bool(last.cart))
-    assert not all_chance.shopper.asked
+    assert (all_chance.shopper.pages_loaded, all_chance.shopper.has_cart) == (
+        last.loads,
+        bool(last.cart),
+    )
+    assert not all_chance.shopper.searched
 
 
 @pytest.mark.parametrize(
@@ -219,9 +222,9 @@ def test_what_chance_replaces_the_shopper_does_not_believe(shop):
 def test_files_that_are_not_ours_are_refused(shop, tmp_path, name, data):
     write_sessions(shop, tmp_path, 2, 0)
     (tmp_path / name).write_bytes(data)
-    with pytest.raises(ValueError, match=f"{name} is not what this program wrote"):
+    with pytest.raises(ValueError, match=f"{name} was not written by this program"):
         write_sessions(shop, tmp_path, 2, 0)
     assert (tmp_path / name).read_bytes() == data
     (tmp_path / "manifest.json").unlink()
-    with pytest.raises(ValueError, match="is there without its manifest"):
+    with pytest.raises(ValueError, match="exists without its manifest"):
         write_sessions(shop, tmp_path, 2, 0)
