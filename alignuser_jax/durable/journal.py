@@ -30,7 +30,13 @@ from alignuser_jax.durable.answers import (
     unpack,
 )
 from alignuser_jax.durable.frames import framed, lock_for_writing, records_in, sync_folder
-from alignuser_jax.durable.whole import JournalError, refuse_other, write_whole
+from alignuser_jax.durable.whole import (
+    SOFTWARE,
+    WRITTEN_BY,
+    JournalError,
+    refuse_other,
+    write_whole,
+)
 
 JOURNAL_VERSION = 1
 """The version of the record layout; it is part of the manifest."""
@@ -110,7 +116,9 @@ class Journal:
         return journal
 
     def _check_manifest(self, manifest: Mapping[str, Any]) -> None:
-        plain = json.loads(json.dumps({"journal_version": JOURNAL_VERSION, **manifest}))
+        plain = json.loads(
+            json.dumps({"journal_version": JOURNAL_VERSION, WRITTEN_BY: SOFTWARE, **manifest})
+        )
         path = self.folder / "manifest.json"
         if path.exists():
             refuse_other(json.loads(path.read_text()), plain, self.folder)

@@ -11,6 +11,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from alignuser_jax import __version__
+
+WRITTEN_BY = "written_by"
+"""Key of a manifest that names the software; it is reported, and never compared."""
+
+SOFTWARE = f"alignuser_jax {__version__}"
+"""The value of `WRITTEN_BY` in what this version writes."""
+
 MOST_DIFFERENCES = 8
 """How many differing settings an error message lists before it only counts the rest."""
 
@@ -78,6 +86,9 @@ def refuse_other(
 ) -> None:
     """Raise `error` if a folder's settings are not the ones given now.
 
+    The message says which version of the software wrote the folder, since a setting can also
+    differ because a version has another default or another name for it.
+
     Args:
         before: settings that the folder records, as plain nested dictionaries.
         now: settings of the program that wants to go on in the folder.
@@ -85,6 +96,9 @@ def refuse_other(
         option: what to give another value of to start afresh, such as "--run folder".
         error: the exception's type.
     """
+    before, now = dict(before), dict(now)
+    software = before.pop(WRITTEN_BY, "a version of alignuser_jax that did not say its number")
+    now.pop(WRITTEN_BY, None)
     lines = differences(before, now)
     if not lines:
         return
@@ -92,7 +106,7 @@ def refuse_other(
     if len(lines) > len(shown):
         shown.append(f"and {len(lines) - len(shown)} more")
     raise error(
-        f"{folder} was made with other settings:\n  "
+        f"{folder} was made with other settings, by {software}:\n  "
         + "\n  ".join(shown)
         + f"\nGive the same settings to go on, or use another {option}"
     )

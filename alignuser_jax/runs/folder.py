@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from alignuser_jax.datasets import Dataset
-from alignuser_jax.durable.whole import refuse_other, write_whole
+from alignuser_jax.durable.whole import SOFTWARE, WRITTEN_BY, refuse_other, write_whole
 from alignuser_jax.runs.experiment import Experiment, resolved
 
 
@@ -46,12 +46,14 @@ def open_run(experiment: Experiment, dataset: Dataset, run: str | Path) -> Path:
     geometry is left out: only a simulation depends on it, and its own manifest records it.
 
     Raises:
-        ValueError: If the folder belongs to other settings or other data; names what differs.
+        ValueError: If the folder belongs to other settings or other data; names what differs
+            and the version that wrote it.
     """
     run = Path(run)
     path = run / "experiment.json"
     settings = {"dataset": dataset.name, "dataset_hash": dataset.hash, **resolved(experiment)}
     del settings["engine"]
+    settings[WRITTEN_BY] = SOFTWARE
     settings = json.loads(json.dumps(settings))
     if path.is_file():
         recorded = json.loads(path.read_text())

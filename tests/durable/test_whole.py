@@ -4,6 +4,7 @@ import pytest
 
 from alignuser_jax.durable.whole import (
     MOST_DIFFERENCES,
+    SOFTWARE,
     JournalError,
     differences,
     refuse_other,
@@ -53,10 +54,12 @@ def test_an_empty_group_differs_from_a_missing_one():
 
 def test_other_settings_are_refused_with_what_to_do():
     refuse_other({"seed": 1}, {"seed": 1}, "runs/a")
+    old, new = {"written_by": "alignuser_jax 0.0.9", "seed": 1}, {"written_by": SOFTWARE}
+    refuse_other(old, new | {"seed": 1}, "runs/a")
     with pytest.raises(JournalError) as error:
-        refuse_other({"seed": 1}, {"seed": 2}, "runs/a", option="--out folder")
+        refuse_other(old, new | {"seed": 2}, "runs/a", option="--out folder")
     assert str(error.value) == (
-        "runs/a was made with other settings:\n  seed was 1, now 2\n"
+        "runs/a was made with other settings, by alignuser_jax 0.0.9:\n  seed was 1, now 2\n"
         "Give the same settings to go on, or use another --out folder"
     )
 
