@@ -5,10 +5,10 @@
     alignuser build-shards ... --stage=align --out=runs/ml-1m/shards/shuffled \
         --shuffle_reflections --exposure=uniform=1
 
-Only users that are no agents are used. Reflections are by template (labelled so); those by a
-model are made by `alignuser generate-counterfactuals`. With changes to the stage's settings
-give a folder of their own, --out. Shards that are there are not built again; where they are not
-those of this command, it is refused.
+Only ratings of users who do not become agents are used. Reflections are written by template
+(and labelled so); `alignuser generate-counterfactuals` lets a model write them. Shards with
+other settings than the stage's need a folder of their own, --out. Shards that exist are not
+built again; if they were built with other settings, the command is refused.
 """
 
 from dataclasses import replace
@@ -26,23 +26,26 @@ from alignuser_jax.shards import read_manifest
 
 FLAGS = flags.FLAGS
 experiment_flags()
-flags.DEFINE_enum("stage", "align", ["pretrain", "align"], "Whose settings are used.")
-flags.DEFINE_string("out", None, "Folder of the shards; default: the stage's in the run.")
+flags.DEFINE_enum("stage", "align", ["pretrain", "align"], "The stage to build shards for.")
+flags.DEFINE_string("out", None, "Folder of the shards (default: the stage's in the run).")
 flags.DEFINE_list("tasks", None, f"Some of {', '.join(TASKS)}.")
-flags.DEFINE_list("limits", None, "At most so many examples: visit=1000,world_model=500.")
+flags.DEFINE_list("limits", None, "Examples per task, at most: visit=1000,world_model=500.")
 flags.DEFINE_list("sources", None, f"World model: some of {', '.join(TRANSITION_SOURCES)}.")
-flags.DEFINE_list("exposure", None, "Filler: weights of uniform, popularity, model_top.")
-flags.DEFINE_integer("k", None, "Alternatives per human step; 0: plain imitation.")
+flags.DEFINE_list("exposure", None, "Page filler: weights of uniform, popularity, model_top.")
+flags.DEFINE_integer("k", None, "Alternatives per human step; 0 for plain imitation.")
 flags.DEFINE_integer("seed", None, "Names every draw.")
 flags.DEFINE_integer("ratings_per_user", None, "Target ratings of one user, at most.")
 flags.DEFINE_integer("visits_per_user", None, "Visits of one user, at most.")
-flags.DEFINE_float("validation_share", None, "Share of the users held out.")
+flags.DEFINE_float("validation_share", None, "Share of the users held out for validation.")
 flags.DEFINE_float("profile_share", None, "Share of a user's train part that prompts show.")
-flags.DEFINE_string("personas", None, "File of personas over those computed from the log.")
+flags.DEFINE_string("personas", None, "File of personas that replace the computed ones.")
 flags.DEFINE_bool("shuffle_reflections", None, "Permute the reflections (the ablation).")
 
-PLAIN = ("k", "seed", "ratings_per_user", "visits_per_user", "validation_share")
-PLAIN = (*PLAIN, "profile_share", "shuffle_reflections")
+PLAIN = (
+    *("k", "seed", "ratings_per_user", "visits_per_user", "validation_share"),
+    *("profile_share", "shuffle_reflections"),
+)
+"""Flags that are fields of `BuildConfig`, with the same values."""
 
 
 def main() -> None:
@@ -53,17 +56,18 @@ def main() -> None:
     if FLAGS.limits is not None:
         changes["limits"] = numbers("limits", int)
     weights = {"uniform": 0.0, "popularity": 0.0, "model_top": 0.0}
-    given = numbers("exposure", float) if FLAGS.exposure is not None else {}
-    if unknown := sorted(given.keys() - weights.keys()):
-        raise app.UsageError(f"--exposure has {unknown}; known are {', '.join(weights)}")
-    if (changes or given or FLAGS.personas) and not FLAGS.out:
-        names = [*changes, *(["exposure"] if given else [])]
+    exposure = numbers("exposure", float) if FLAGS.exposure is not None else {}
+    if unknown := sorted(exposure.keys() - weights.keys()):
+        raise app.UsageError(f"--exposure has {unknown}; expected some of {', '.join(weights)}")
+    if (changes or exposure or FLAGS.personas) and not FLAGS.out:
+        names = [*changes, *(["exposure"] if exposure else [])]
         names += ["personas"] if FLAGS.personas else []
         raise app.UsageError(f"{', '.join(names)}: not the stage's settings, so give --out")
     experiment, dataset, run = open_experiment()
-    if given:
+    if exposure:
         visits = experiment.stage(FLAGS.stage)[1].visits
-        changes["visits"] = replace(visits, exposure=ExposureMixture(**{**weights, **given}))
+        mixture = ExposureMixture(**{**weights, **exposure})
+        changes["visits"] = replace(visits, exposure=mixture)
     personas = read_personas(FLAGS.personas) if FLAGS.personas else None
     folder = build_stage(
         experiment,

@@ -4,10 +4,10 @@
         --run=runs/ml-1m --out=runs/ml-1m/shards/generated --k=4 --limit=20000
 
 The writer is the policy's own base model, the policy with --adapter, or a model behind a
---server. What a server wrote is kept in OUT/answers (what the policy wrote, with --record=FILE)
-and not asked for again. Where requests fail, no shards are written: run the command again, or
-with --drop_failed leave out what they were for. Texts that fail the filter (METHOD.md section
-8.3) are dropped and counted in the manifest.
+--server. A server's answers are kept in OUT/answers (the policy's, with --record=FILE) and not
+asked for again. If requests fail, no shards are written: run the command again, or leave out
+with --drop_failed what they were for. Texts that the filter refuses (docs/method.md section
+8.3) are dropped, and counted in the manifest.
 """
 
 from pathlib import Path
@@ -34,7 +34,7 @@ flags.DEFINE_integer("k", None, "Alternatives per rating (default: the experimen
 flags.DEFINE_integer("limit", None, "Reflections, at most (default: the experiment's).")
 flags.DEFINE_integer("reflection_tokens", 400, "Tokens of one reflection, at most.")
 flags.DEFINE_bool("drop_failed", False, "Leave out reflections whose request failed.")
-flags.DEFINE_string("personas", None, "File of personas over those computed from the log.")
+flags.DEFINE_string("personas", None, "File of personas that replace the computed ones.")
 flags.DEFINE_bool("shuffle_reflections", False, "Permute the reflections (the ablation).")
 
 
@@ -60,19 +60,13 @@ def main() -> None:
         choice, experiment, dataset, run, say=print, metrics=out / METRICS_FILE
     ) as (backend, _):
         folder = build_stage(
-            experiment,
-            dataset,
-            run,
-            "align",
-            options,
-            writer=backend,
-            say=print,
+            experiment, dataset, run, "align", options, writer=backend, say=print
         )
     manifest = read_manifest(folder)
     for reason, count in manifest["reflections_dropped"].items():
         print(f"dropped, {reason}: {count}")
-    kept = sum(entry["count"] for entry in manifest["tasks"].values())
-    print(f"{kept} examples by {manifest['policy_id']}; shards: {folder}")
+    count = sum(entry["count"] for entry in manifest["tasks"].values())
+    print(f"{count} examples by {manifest['policy_id']}; shards: {folder}")
 
 
 if __name__ == "__main__":

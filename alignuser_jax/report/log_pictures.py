@@ -1,11 +1,11 @@
-"""A description as a folder: Markdown, JSON and a PNG for every distribution the log has."""
+"""Write the description of a log as a folder: Markdown, JSON and a picture per distribution."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from tabulate import tabulate
@@ -20,30 +20,49 @@ from alignuser_jax.datasets.describe import (
 )
 from alignuser_jax.datasets.log import SPLITS, Log
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # matplotlib is slow to import
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-SHOWN_GENRES = 20
+MOST_GENRES = 20
+"""Genres that are drawn, the most frequent ones."""
 COLOURS = ("#3b6ea5", "#e2a03f", "#b5523b")
-"""Of train, validation and test; the first is also that of everything else."""
-_MARKS = {60: "1 min", 3600: "1 h", 86_400: "1 day", 7 * 86_400: "1 week", 31_557_600: "1 year"}
+"""Colours of train, validation and test; everything else has the first."""
+_TIME_MARKS = {
+    60: "1 min",
+    3600: "1 h",
+    86_400: "1 day",
+    7 * 86_400: "1 week",
+    31_557_600: "1 year",
+}
 
 
 def write_description(
     dataset: Dataset, folder: str | Path, levels: Mapping[str, np.ndarray] | None = None
 ) -> dict[str, Any]:
-    """`describe(dataset, levels)`, also written to `folder`: description.md, description.json
-    and the pictures that description.md shows. Files of an earlier description are replaced."""
+    """Describe a log and write the description to a folder.
+
+    The folder gets description.md, description.json and the pictures that description.md
+    shows. Files of an earlier description are replaced.
+
+    Args:
+        dataset: The log.
+        folder: Where to write; it is made if it does not exist.
+        levels: Trait -> level of each user, int[users], 0 for unknown (`trait_levels`).
+
+    Returns:
+        The description, as `describe` returns it.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     described = describe(dataset, levels)
     text = json.dumps(described, indent=2, ensure_ascii=False)
     (folder / "description.json").write_text(text + "\n", encoding="utf-8")
     sections = []
-    for name, (title, wanted, draw) in PLOTS.items():
+    for name, (title, needed, draw) in PLOTS.items():
         picture = folder / f"{name}.png"
         picture.unlink(missing_ok=True)
-        if described.get(wanted):
+        if described.get(needed):
             _draw(picture, f"{_label(described)}: {title}", draw, dataset.log, described)
             sections.append(f"## {title}\n\n![{title}]({picture.name})\n")
     page = f"# {_label(described)}\n\n{summary(described)}\n\n" + "\n".join(sections)
@@ -52,7 +71,7 @@ def write_description(
 
 
 def summary(described: Mapping[str, Any]) -> str:
-    """The tables of a description, as Markdown."""
+    """Return the tables of a description as Markdown."""
     head = list(described["parts"][0])
     rows = [
         [
@@ -113,17 +132,17 @@ def _table(rows: list[list[str]], head: list[str]) -> str:
 
 
 def _spreads(described: Mapping[str, Any]) -> tuple[list[list[str]], list[str]]:
-    found = {
+    spreads = {
         "interactions per user": described.get("per_user"),
         "interactions per rated item": described.get("per_item"),
     }
     if time := described.get("time"):
-        found["interactions per session"] = time["interactions_per_session"]
-        found["seconds between a user's interactions"] = time["gap_seconds"]
+        spreads["interactions per session"] = time["interactions_per_session"]
+        spreads["seconds between a user's interactions"] = time["gap_seconds"]
     names = ("min", "5 %", "median", "mean", "95 %", "max")
     rows = [
         [what, *(f"{values[name]:,.1f}".removesuffix(".0") for name in names)]
-        for what, values in found.items()
+        for what, values in spreads.items()
         if values
     ]
     return rows, ["of all", *names]
@@ -135,8 +154,12 @@ def _label(described: Mapping[str, Any]) -> str:
 
 # --- pictures ---
 
+_Picture: TypeAlias = "Callable[[Figure, Log, Mapping[str, Any]], None]"
 
-def _draw(path: Path, title: str, draw: Callable, log: Log, described) -> None:
+
+def _draw(
+    path: Path, title: str, draw: _Picture, log: Log, described: Mapping[str, Any]
+) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -157,7 +180,7 @@ def _thousands(axes: Axes, which: str = "y") -> None:
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
 
 
-def _ratings(figure, log: Log, described) -> None:
+def _ratings(figure: Figure, log: Log, described: Mapping[str, Any]) -> None:
     axes = figure.subplots()
     values = [float(value) for value in described["ratings"]]
     counts = np.array(list(described["ratings"].values()))
@@ -173,16 +196,16 @@ def _ratings(figure, log: Log, described) -> None:
 
 
 def _log_histogram(axes: Axes, values: np.ndarray, colour: str = COLOURS[0]) -> None:
-    """Counts of positive integers in bins that grow: no bin is narrower than 1."""
+    """Draw counts of positive integers in bins that grow; no bin is narrower than 1."""
     top = max(float(values.max()), 2.0)
     edges = np.unique(np.floor(np.geomspace(1, top + 1, 41))) - 0.5
-    axes.hist(values, np.append(edges, top + 0.5), color=colour)
+    axes.hist(values, np.append(edges, top + 0.5).tolist(), color=colour)
     axes.set_xscale("log")
     _thousands(axes, "x")
     _thousands(axes)
 
 
-def _per_user(figure, log: Log, described) -> None:
+def _per_user(figure: Figure, log: Log, described: Mapping[str, Any]) -> None:
     axes = figure.subplots()
     counts = np.bincount(log.user)
     counts = counts[counts > 0]
@@ -195,7 +218,7 @@ def _per_user(figure, log: Log, described) -> None:
     axes.set(xlabel="interactions of a user (log scale)", ylabel="users")
 
 
-def _per_item(figure, log: Log, described) -> None:
+def _per_item(figure: Figure, log: Log, described: Mapping[str, Any]) -> None:
     left, right = figure.subplots(1, 2)
     counts = np.sort(np.bincount(log.item))[::-1]
     counts = counts[counts > 0]
@@ -214,15 +237,16 @@ def _per_item(figure, log: Log, described) -> None:
     right.grid(alpha=0.3)
 
 
-def _gaps(figure, log: Log, described) -> None:
+def _gaps(figure: Figure, log: Log, described: Mapping[str, Any]) -> None:
     axes = figure.subplots()
-    found = gaps(log)
-    zero, positive = float((found == 0).mean()) if len(found) else 0.0, found[found > 0]
+    seconds = gaps(log)
+    zero = float((seconds == 0).mean()) if len(seconds) else 0.0
+    positive = seconds[seconds > 0]
     if len(positive):
         edges = np.geomspace(1, max(float(positive.max()), 2.0), 61)
-        axes.hist(positive, edges, color=COLOURS[0])
+        axes.hist(positive, edges.tolist(), color=COLOURS[0])
     axes.set_xscale("log")
-    axes.set_xticks(list(_MARKS), list(_MARKS.values()))
+    axes.set_xticks(list(_TIME_MARKS), list(_TIME_MARKS.values()))
     axes.minorticks_off()
     axes.axvline(SESSION_GAP_SECONDS, color=COLOURS[2], linewidth=1.5)
     axes.annotate(
@@ -239,7 +263,7 @@ def _gaps(figure, log: Log, described) -> None:
     _thousands(axes)
 
 
-def _sessions(figure, log: Log, described) -> None:
+def _sessions(figure: Figure, log: Log, described: Mapping[str, Any]) -> None:
     left, right = figure.subplots(1, 2)
     _log_histogram(left, session_lengths(log))
     left.set(xlabel="interactions of a session (log scale)", ylabel="sessions")
@@ -251,14 +275,14 @@ def _sessions(figure, log: Log, described) -> None:
     right.set(xlabel="sessions of a user (log scale)", ylabel="users")
 
 
-def _over_time(figure, log: Log, described) -> None:
+def _over_time(figure: Figure, log: Log, described: Mapping[str, Any]) -> None:
     import matplotlib.dates as dates
 
     axes = figure.subplots()
     days = log.timestamp / 86_400
     edges = np.linspace(days.min(), days.max(), 61)
     parts = [days[log.split == n] for n in range(len(SPLITS))]
-    axes.hist(parts, edges, stacked=True, color=COLOURS, label=list(SPLITS))
+    axes.hist(parts, edges.tolist(), stacked=True, color=COLOURS, label=list(SPLITS))
     axes.xaxis.set_major_formatter(
         dates.ConciseDateFormatter(locator := dates.AutoDateLocator())
     )
@@ -268,19 +292,19 @@ def _over_time(figure, log: Log, described) -> None:
     _thousands(axes)
 
 
-def _genres(figure, log: Log, described) -> None:
+def _genres(figure: Figure, log: Log, described: Mapping[str, Any]) -> None:
     axes = figure.subplots()
-    shown = list(described["genres"].items())[:SHOWN_GENRES][::-1]
-    names = [name if len(name) <= 40 else f"{name[:39]}…" for name, _ in shown]
-    places = np.arange(len(shown))
-    axes.barh(places, [count for _, count in shown], color=COLOURS[0])
+    bars = list(described["genres"].items())[:MOST_GENRES][::-1]
+    names = [name if len(name) <= 40 else f"{name[:39]}…" for name, _ in bars]
+    places = np.arange(len(bars))
+    axes.barh(places, [count for _, count in bars], color=COLOURS[0])
     axes.set_yticks(places, [name.replace("$", r"\$") for name in names], fontsize=9)
-    left = len(described["genres"]) - len(shown)
+    left = len(described["genres"]) - len(bars)
     axes.set(xlabel="interactions" + (f" ({left} rarer genres not shown)" if left else ""))
     _thousands(axes, "x")
 
 
-def _traits(figure, log: Log, described) -> None:
+def _traits(figure: Figure, log: Log, described: Mapping[str, Any]) -> None:
     traits = {
         name: levels
         for name, levels in described["traits"].items()
@@ -302,7 +326,7 @@ def _traits(figure, log: Log, described) -> None:
     figure.axes[0].set_ylabel("users")
 
 
-def _steps(figure, log: Log, described) -> None:
+def _steps(figure: Figure, log: Log, described: Mapping[str, Any]) -> None:
     axes = figure.subplots()
     lengths = described["session_log"]["lengths"]
     values = np.repeat([int(n) for n in lengths], list(lengths.values()))
@@ -310,21 +334,21 @@ def _steps(figure, log: Log, described) -> None:
     axes.set(xlabel="steps of a session (log scale)", ylabel="sessions")
 
 
-def _kinds(figure, log: Log, described) -> None:
+def _kinds(figure: Figure, log: Log, described: Mapping[str, Any]) -> None:
     parts = (("pages", "kind of page"), ("actions", "action"), ("clicks", "type of click"))
     for axes, (key, title) in zip(figure.subplots(1, len(parts)), parts, strict=True):
-        shown = list(described["session_log"][key].items())[::-1]
-        places = np.arange(len(shown))
-        bars = axes.barh(places, [count for _, count in shown], color=COLOURS[0])
-        axes.bar_label(bars, [f" {count:,}" for _, count in shown], fontsize=8)
-        axes.set_yticks(places, [name.replace("$", r"\$") for name, _ in shown], fontsize=9)
+        counts = list(described["session_log"][key].items())[::-1]
+        places = np.arange(len(counts))
+        bars = axes.barh(places, [count for _, count in counts], color=COLOURS[0])
+        axes.bar_label(bars, [f" {count:,}" for _, count in counts], fontsize=8)
+        axes.set_yticks(places, [name.replace("$", r"\$") for name, _ in counts], fontsize=9)
         axes.set_title(title, fontsize=11)
         axes.set_xlabel("steps")
         axes.margins(x=0.2)
         _thousands(axes, "x")
 
 
-PLOTS: dict[str, tuple[str, str, Callable]] = {
+PLOTS: dict[str, tuple[str, str, _Picture]] = {
     "ratings": ("ratings", "ratings", _ratings),
     "per_user": ("interactions per user", "per_user", _per_user),
     "per_item": ("interactions per item", "per_item", _per_item),
@@ -336,4 +360,4 @@ PLOTS: dict[str, tuple[str, str, Callable]] = {
     "kinds": ("pages, actions and clicks", "session_log", _kinds),
     "traits": ("traits of the users, from the training part", "traits", _traits),
 }
-"""File name: (title, what of the description it needs, how it is drawn)."""
+"""File name -> (title, the part of the description that it needs, how it is drawn)."""

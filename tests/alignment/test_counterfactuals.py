@@ -196,3 +196,17 @@ def test_a_visit_on_a_site_of_fixed_length(dataset, view, visits):
     visit = next(v for v in visits if len(v.pages) == 2)
     steps = human_transitions(sites.of_visit(2), visit)
     assert steps[-1].action == NEXT and steps[-1].next_state.terminal
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({"episodes": 0}, "episodes is 0, expected at least 1"),
+        ({"max_actions": 0}, "max_actions is 0"),
+        ({"epsilon_start": 1.5}, "epsilon_start is 1.5, expected 0 <= epsilon <= 1"),
+        ({"epsilon_end": -0.1}, "epsilon_end is -0.1"),
+    ],
+)
+def test_rollouts_refuse_nonsense(settings, text):
+    with pytest.raises(ValueError, match=text):
+        RolloutConfig(**settings)

@@ -12,6 +12,7 @@ from alignuser_jax.alignment.item_level import (
     reflection_examples,
 )
 from alignuser_jax.alignment.reflections import (
+    ReflectionConfig,
     accept,
     rating_template,
     reflect,
@@ -200,6 +201,15 @@ def test_repeated_lessons_and_cut_off_texts_are_dropped(steps):
     )
     assert result.texts[1:] == (None, None)
     assert result.dropped == {"lesson repeated": 1, "too long": 1}
+
+
+def test_settings_of_reflections_refuse_nonsense():
+    with pytest.raises(ValueError, match="max_tokens is 0, expected at least 1"):
+        ReflectionConfig(max_tokens=0)
+    with pytest.raises(ValueError, match="temperature is -1, expected 0 or more"):
+        ReflectionConfig(temperature=-1)
+    with pytest.raises(ValueError, match="k is -1, expected 0 or more"):
+        Alternatives(k=-1)
 
 
 # --- the trajectory level, on synthetic sessions ------------------------------------------

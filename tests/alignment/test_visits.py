@@ -9,7 +9,6 @@ from alignuser_jax.datasets.formats import movielens
 from alignuser_jax.recommenders import ALS
 from alignuser_jax.records import Interaction
 from alignuser_jax.views import policy_and_agent_users, training_view
-from alignuser_jax.views.split import held_out_users
 from tests.alignment.alignment_toy import Listed, toy
 
 UNIFORM = ExposureMixture(popularity=0, model_top=0)
@@ -136,24 +135,20 @@ def test_bad_settings(dataset, view):
         ExposureMixture(uniform=-1)
     with pytest.raises(ValueError, match="weights"):
         ExposureMixture(0, 0, 0)
-    with pytest.raises(ValueError, match="rated_share"):
-        VisitConfig(rated_share=0)
+    with pytest.raises(ValueError, match="model_top_n is 0"):
+        ExposureMixture(model_top_n=0)
+    for settings, text in (
+        ({"rated_share": 0}, "rated_share is 0, expected 0 < share <= 1"),
+        ({"gap_seconds": -1}, "gap_seconds is -1, expected 0 or more"),
+        ({"mean_items": 0.5}, "mean_items is 0.5, expected a number of at least 1"),
+        ({"mean_items": float("nan")}, "mean_items is nan"),
+        ({"max_pages": 0}, "max_pages is 0"),
+        ({"items_per_page": 0}, "items_per_page is 0"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            VisitConfig(**settings)
     with pytest.raises(ValueError, match="fitted on the profile"):
         visits_of(dataset, view, VisitConfig())
-
-
-def test_agents_and_policy_users_are_disjoint(dataset):
-    policy, agents = policy_and_agent_users(dataset, 8)
-    assert not set(policy) & set(agents) and len(agents) == 8
-    assert set(policy) | set(agents) == set(dataset.user_ids)
-    assert policy_and_agent_users(dataset, 3)[1] == agents[:3]
-    assert policy_and_agent_users(dataset, 8, seed=1)[1] != agents
-    with pytest.raises(ValueError, match="24 users"):
-        policy_and_agent_users(dataset, 25)
-    training, held = held_out_users(policy, 0.25)
-    assert len(held) == 4 and not set(training) & set(held)
-    with pytest.raises(ValueError, match="share"):
-        held_out_users(policy, 1.0)
 
 
 @pytest.mark.slow

@@ -2,7 +2,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from alignuser_jax.decision.compare import across_exposures, arm_metrics, compare
+from alignuser_jax.decision.compare import (
+    across_exposures,
+    arm_metrics,
+    arms_table,
+    compare,
+    comparison_table,
+    not_validated_table,
+)
 
 
 def event_table(rows):
@@ -63,3 +70,22 @@ def test_an_unknown_control_is_named():
 def test_a_verdict_that_flips_depends_on_the_exposure():
     assert across_exposures(["better", "better"]) == "better"
     assert across_exposures(["better", "cannot tell"]) == "depends on the exposure assumption"
+
+
+def test_a_table_of_one_run_and_of_two():
+    rows = one_user("a", "u", [5]) + one_user("b", "u", [4]) + one_user("a", "v", [5, 5])
+    metrics = arm_metrics(event_table(rows + one_user("b", "v", [1])))
+    comparisons = compare(metrics, "a")
+    text = comparison_table(comparisons, {("b", "mean rating"): -0.5})
+    assert "true lift" in text and "-0.500" in text and "cannot tell" in text
+    both = comparison_table(comparisons, others={"uniform": comparisons})
+    assert "verdict, uniform" in both and "depends" not in both
+    with pytest.raises(ValueError, match="'uniform'. do not compare 'b' on"):
+        comparison_table(comparisons, others={"uniform": comparisons[1:]})
+    assert "| a     | 0.375" in arms_table(metrics)
+    assert "satisfaction (not validated)" in not_validated_table(metrics)
+
+
+def test_an_unknown_treatment_is_named():
+    with pytest.raises(ValueError, match="treatments .'b'. are not in the run"):
+        compare(arm_metrics(event_table(one_user("a", "u", [5]))), "a", ["b"])

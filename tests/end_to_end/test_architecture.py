@@ -129,6 +129,27 @@ def test_a_circle_would_be_seen():
     assert circles({"a": {"b"}, "b": {"c"}, "c": {"a", "d"}, "d": set()}) == [["a", "b", "c"]]
 
 
+def draws_or_builds_html(path: Path) -> set[str]:
+    """What the file imports for pictures or HTML, and the HTML tags in its strings."""
+    libraries = {"matplotlib", "plotly", "seaborn", "PIL"}
+    signs = {name for name in imported_names(path) if name.split(".")[0] in libraries}
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            signs |= {tag for tag in ("<html", "</div>", "</body>") if tag in node.value}
+    return signs
+
+
+def test_only_the_report_room_draws_and_builds_html():
+    """Simulated shop pages are text; `datasets` reads HTML but writes none."""
+    signs = {
+        str(path.relative_to(PACKAGE)): draws_or_builds_html(path)
+        for path in modules()
+        if room_of(path) != "report"
+    }
+    assert {name: found for name, found in signs.items() if found} == {}
+    assert draws_or_builds_html(PACKAGE / "report" / "plots.py"), "the test sees what it seeks"
+
+
 def test_the_library_imports_no_program():
     for path in modules():
         roots = {name.split(".")[0] for name in imported_names(path)}
