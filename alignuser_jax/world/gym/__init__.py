@@ -1,5 +1,6 @@
-"""Two Gymnasium views of the recommendation site, each also as a vector. Importing this
-registers them:
+"""Two Gymnasium environments of the recommendation site, each also as a vector.
+
+Importing this module registers them:
 
     import gymnasium
     import alignuser_jax.world.gym
@@ -10,6 +11,7 @@ registers them:
 
 import gymnasium
 
+from alignuser_jax.world.gym import make
 from alignuser_jax.world.gym.make import (
     recsys_env,
     recsys_vector_env,
@@ -50,13 +52,17 @@ __all__ = [
 
 
 def register() -> None:
-    """Make the ids `alignuser/RecSys-v0` and `alignuser/User-v0` known to Gymnasium."""
+    """Register the ids `alignuser/RecSys-v0` and `alignuser/User-v0` with Gymnasium."""
     for name, one, many in (
-        ("alignuser/RecSys-v0", recsys_env, recsys_vector_env),
-        ("alignuser/User-v0", user_env, user_vector_env),
+        ("alignuser/RecSys-v0", "recsys_env", "recsys_vector_env"),
+        ("alignuser/User-v0", "user_env", "user_vector_env"),
     ):
         if name not in gymnasium.registry:
-            gymnasium.register(name, entry_point=one, vector_entry_point=many)
+            gymnasium.register(
+                name,
+                entry_point=f"{make.__name__}:{one}",
+                vector_entry_point=f"{make.__name__}:{many}",
+            )
 
 
 register()

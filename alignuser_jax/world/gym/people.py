@@ -1,6 +1,6 @@
-"""Users without a language model: they watch, rate and leave by chance, after known tastes.
+"""Users without a language model: they watch, rate and leave by chance, by their tastes.
 
-For trying and training recommenders fast. Nothing here is validated against people.
+They serve to try and train recommenders fast. Nothing here is validated against people.
 """
 
 from __future__ import annotations
@@ -12,26 +12,34 @@ import numpy as np
 
 from alignuser_jax.datasets import Dataset, item_statistics
 from alignuser_jax.randomness import stable_key
-from alignuser_jax.records import LIKED_FROM, Action, Outcome
-from alignuser_jax.world.gym.recsys import Visit
+from alignuser_jax.records import LIKED_FROM, Action, Outcome, RecommendationRequest
+from alignuser_jax.world.gym.recsys import VisitCoroutine
+from alignuser_jax.world.site.page import local_id
 from alignuser_jax.world.site.site import RecommendationSite
 
 Taste = Callable[[str, str], tuple[float, float]]
-"""(user id, item id) -> the chance that the user takes the item when it is shown, and the
+"""(user id, item id) -> the chance that the user watches the item if it is shown, and the
 rating (1 to 5) that is then expected."""
 SHRINKAGE = 5.0
-"""Ratings of the average kind that every mean of a log starts from."""
+"""How many average ratings each mean of a log starts from, which shrinks it towards 0."""
 
 
 @dataclass(frozen=True)
 class BehaviouralUsers:
-    """A `UserModel`. On each page: take each item with its chance, rate it (the expected
-    rating, rounded up with the chance of its fraction), then leave with a chance between
-    `bored` (no item of the page liked) and `pleased` (all liked), else go to the next page.
+    """Users who act by chance; a `UserModel` for `RecSysEnv`.
 
-    A draw is named by seed, user and item, so that whoever is shown an item, wherever, takes
-    and rates it alike: two recommenders can be compared visit by visit. The default chances
-    are no measurement.
+    On each page a user watches each item with its chance, rates it (the expected rating,
+    rounded up with the chance of its fraction), then leaves with a chance between `bored` (no
+    item of the page was liked) and `pleased` (all were), and else goes to the next page.
+
+    The seed, the user and the item name a draw. So a user watches and rates an item alike
+    wherever it is shown, and two recommenders can be compared visit by visit.
+
+    Attributes:
+        site: The site that is visited.
+        taste: What users like.
+        bored: The chance to leave a page without a liked item; the default is no measurement.
+        pleased: The chance to leave a page of liked items only; the default is no measurement.
     """
 
     site: RecommendationSite
@@ -46,11 +54,12 @@ class BehaviouralUsers:
                 "0 <= pleased <= bored <= 1"
             )
 
-    def __call__(self, user_id: str, seed: int) -> Visit:
+    def __call__(self, user_id: str, seed: int) -> VisitCoroutine:
+        """Yield the requests of one visit, be sent their slates and return the outcome."""
         site = self.site
         state = site.reset(user_id, seed)
         while True:
-            while state.needs is not None:
+            while isinstance(state.needs, RecommendationRequest):
                 state = site.resolve(state, (yield state.needs))
             if state.terminal:
                 return Outcome((), state)
@@ -61,7 +70,7 @@ class BehaviouralUsers:
                     continue
                 stars = int(expected + _chance("rate", seed, user_id, item_id))
                 stars = min(max(stars, 1), 5)
-                state = site.step(state, Action("rate", f"ITEM_{position}", stars))
+                state = site.step(state, Action("rate", local_id(position), stars))
                 liked += stars >= LIKED_FROM
             leave = self.bored + (self.pleased - self.bored) * liked / len(state.slate)
             leaves = _chance("leave", seed, user_id, state.page) < leave
@@ -71,19 +80,19 @@ class BehaviouralUsers:
 
 
 def _chance(*names: object) -> float:
-    """A uniform number in 0 to 1 (1 excluded) that belongs to the names."""
+    """A uniform number from 0 to 1 (1 excluded) that belongs to the names."""
     return (stable_key(*names) >> 10) / 2**53
 
 
 def taste_of(dataset: Dataset) -> Taste:
-    """The true tastes of a synthetic dataset, else those estimated from all of its log."""
+    """Return the true tastes of a synthetic dataset, else tastes estimated from its log."""
     if dataset.truth:
         return true_taste(dataset)
     return estimated_taste(dataset)
 
 
 def true_taste(dataset: Dataset) -> Taste:
-    """From `Dataset.truth`; ValueError where the dataset has none."""
+    """Return the tastes in `Dataset.truth`; raises `ValueError` if the dataset has none."""
     if not {"watch", "utility"} <= dataset.truth.keys():
         raise ValueError(f"{dataset.name} holds no true tastes: only synthetic datasets do")
     user_code = {user: code for code, user in enumerate(dataset.user_ids)}
@@ -98,10 +107,13 @@ def true_taste(dataset: Dataset) -> Taste:
 
 
 def estimated_taste(dataset: Dataset) -> Taste:
-    """From the log: the item's mean rating, the user's mean deviation from it, and what is left
-    of it by genre, each shrunk towards 0 by `SHRINKAGE` ratings. An item is taken the likelier
-    the more of a standard deviation the item and its genres raise the rating, in the form of
-    the synthetic users (`datasets.synthetic`).
+    """Return tastes estimated from the log.
+
+    An expected rating is the item's mean rating, plus the user's mean deviation from it, plus
+    the user's remaining deviation by genre; each deviation is shrunk towards 0 by `SHRINKAGE`
+    ratings. The chance to watch an item grows with the number of standard deviations by which
+    the item and its genres raise the rating, in the form of the synthetic users
+    (`datasets.formats.synthetic`).
     """
     log, items = dataset.log, dataset.items
     means, counts = item_statistics(log)

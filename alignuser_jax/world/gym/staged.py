@@ -1,7 +1,7 @@
-"""Gymnasium environments whose step is cut in two where it must ask somebody else, so that many
-of them ask together: one call to a recommender or a language model for a whole vector.
+"""Gymnasium environments whose steps stop where they must ask, so that many ask together.
 
-Gymnasium wants subclasses of its `Env` and `VectorEnv`; these two are all there are.
+A whole vector of environments then makes one call to its recommender or language model.
+Gymnasium wants subclasses of its `Env` and `VectorEnv`; these two are the only ones here.
 """
 
 from __future__ import annotations
@@ -15,94 +15,121 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space, concatenate, create_empty_array, iterate
 
-Seen = tuple[Any, float, bool, dict[str, Any]]
+StepResult = tuple[Any, float, bool, dict[str, Any]]
 """Observation, reward, whether the episode is over, info."""
 
 
-class StagedEnv(gymnasium.Env):
-    """`open` or `check` and `act`, then `settle`, then `seen`: what `reset` and `step` do in
-    one go.
+class StagedEnv(gymnasium.Env[Any, Any]):
+    """An environment whose `reset` and `step` consist of stages that a vector can interleave.
+
+    `reset` is `open`, `settle`, `result`; `step` is `check`, `act`, `settle`, `result`.
+
+    Args:
+        user_ids: The users; an episode is one visit of one of them.
+        has_items: Whether a visit of that user has anything to show.
     """
 
     metadata = {"render_modes": []}
 
-    def __init__(self, user_ids: Sequence[str], starts: Callable[[str], bool]):
-        """`starts(user_id)`: whether a visit of that user has anything to show."""
+    def __init__(self, user_ids: Sequence[str], has_items: Callable[[str], bool]):
         if not user_ids:
             raise ValueError(
-                "no user_ids: an episode is one user's visit, so give at least one"
+                "user_ids is empty: an episode is one user's visit, so give at least one user"
             )
         self.user_ids = tuple(user_ids)
-        self._starts = starts
-        self._known = frozenset(self.user_ids)
+        self._has_items = has_items
+        self._user_set = frozenset(self.user_ids)
 
     @abstractmethod
     def open(self, user_id: str, seed: int) -> None:
-        """Begin a visit of `user_id`, with `seed` for all its randomness."""
+        """Begin a visit of `user_id`; `seed` draws everything in it."""
 
     @abstractmethod
     def check(self, action: Any) -> None:
-        """Raise what is wrong with an action: ResetNeeded, ValueError. Changes nothing."""
+        """Raise `ResetNeeded` or `ValueError` if the action is not possible; change nothing."""
 
     @abstractmethod
     def act(self, action: Any) -> None:
-        """Begin a step; the action has been checked."""
+        """Begin a step with an action that was checked."""
 
     @staticmethod
     @abstractmethod
     def settle(envs: Sequence[Any]) -> None:
-        """Have all questions of `envs` (of one kind) answered, together."""
+        """Get everything answered that `envs` ask, together; all are of one class."""
 
     @abstractmethod
-    def seen(self) -> Seen:
-        """What has come of it."""
+    def result(self) -> StepResult:
+        """Return what came of the reset or the step."""
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
-        """A visit of a user drawn at random. `options`: "user_id" says whose, "seed" names the
-        visit's randomness (the same for two recommenders that are compared).
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Begin the visit of a user, drawn at random unless `options` names one.
+
+        Args:
+            seed: Seeds the draws of users and visits, as in Gymnasium.
+            options: "user_id" says whose visit it is; "seed" names everything that is drawn in
+                the visit (take the same for two recommenders that are compared).
+
+        Returns:
+            The observation and the info.
         """
         super().reset(seed=seed)
-        self.open(*self.draw(options))
+        self.open(*self.draw_visit(options))
         self.settle([self])
-        observation, _, _, info = self.seen()
+        observation, _, _, info = self.result()
         return observation, info
 
-    def step(self, action: Any):
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Take an action.
+
+        Returns:
+            The observation, the reward, whether the visit is over, `False` (no visit is cut
+            off) and the info.
+        """
         self.check(action)
         self.act(action)
         self.settle([self])
-        observation, reward, terminated, info = self.seen()
+        observation, reward, terminated, info = self.result()
         return observation, reward, terminated, False, info
 
-    def draw(self, options: dict[str, Any] | None) -> tuple[str, int]:
-        """Whose visit comes next, and its seed. ValueError for an unknown user and where no
-        user has anything left to see.
+    def draw_visit(self, options: dict[str, Any] | None) -> tuple[str, int]:
+        """Return whose visit comes next, and its seed.
+
+        Raises `ValueError` if `options` names an unknown user, and if nobody has anything left
+        to see.
         """
         options = options or {}
         visit_seed = options.get("seed")
         if visit_seed is None:
             visit_seed = int(self.np_random.integers(2**62))
         if (user_id := options.get("user_id")) is not None:
-            if user_id not in self._known:
+            if user_id not in self._user_set:
                 raise ValueError(
                     f"options['user_id'] is {user_id!r}, which is none of the "
                     f"{len(self.user_ids)} users (they look like {self.user_ids[0]!r})"
                 )
-            if not self._starts(user_id):
+            if not self._has_items(user_id):
                 raise ValueError(f"user {user_id!r} has seen the whole catalogue already")
             return user_id, visit_seed
         first = int(self.np_random.integers(len(self.user_ids)))
         for place in range(len(self.user_ids)):
             user_id = self.user_ids[(first + place) % len(self.user_ids)]
-            if self._starts(user_id):
+            if self._has_items(user_id):
                 return user_id, visit_seed
         raise ValueError("every user has seen the whole catalogue: there is nothing to show")
 
 
-class StagedVectorEnv(VectorEnv):
-    """`num_envs` environments that ask together. An episode that is over is begun anew by the
-    next step, whose action for it is ignored and whose reward is 0 (`AutoresetMode.NEXT_STEP`).
-    `reset(seed=s)` gives environment i the seed s + i: each does what it would do alone.
+class StagedVectorEnv(VectorEnv[Any, Any, Any]):
+    """Environments that ask together.
+
+    After an episode is over, the next step begins a new one; it ignores its action for that
+    environment and gives it the reward 0 (`AutoresetMode.NEXT_STEP`). `reset(seed=s)` gives
+    environment i the seed s + i: each does what it would do alone.
+
+    Args:
+        make: Makes one environment.
+        num_envs: How many there are.
     """
 
     metadata = {"render_modes": [], "autoreset_mode": AutoresetMode.NEXT_STEP}
@@ -123,45 +150,52 @@ class StagedVectorEnv(VectorEnv):
         *,
         seed: int | Sequence[int | None] | None = None,
         options: dict[str, Any] | None = None,
-    ):
-        """As `StagedEnv.reset`; "user_id" and "seed" in `options` may also be one for each."""
+    ) -> tuple[Any, dict[str, Any]]:
+        """Begin a visit in every environment, as `StagedEnv.reset` does.
+
+        "user_id" and "seed" in `options` may be one value for all or a list with one for each.
+        """
         count = self.num_envs
         if isinstance(seed, int | np.integer):
             seed = [int(seed) + n for n in range(count)]
-        seeds = [None] * count if seed is None else [n if n is None else int(n) for n in seed]
+        seeds: list[int | None] = [None] * count
+        if seed is not None:
+            seeds = [n if n is None else int(n) for n in seed]
         _check_count("seed", seeds, count)
-        for env, each, given in zip(self.envs, seeds, _each(options, count), strict=True):
+        for env, each, own in zip(self.envs, seeds, _each(options, count), strict=True):
             gymnasium.Env.reset(env, seed=each)
-            env.open(*env.draw(given))
+            env.open(*env.draw_visit(own))
         self.envs[0].settle(self.envs)
-        observations, _, _, _, infos = self._seen()
+        observations, _, _, _, infos = self._results()
         return observations, infos
 
-    def step(self, actions: Any):
+    def step(self, actions: Any) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict]:
+        """Take an action in every environment; none is taken if one of them is refused."""
         acting = list(
             zip(self.envs, iterate(self.action_space, actions), self._over, strict=True)
         )
-        for env, action, over in acting:  # none acts where one is refused
+        for env, action, over in acting:
             if not over:
                 env.check(action)
         for env, action, over in acting:
             if over:
-                env.open(*env.draw(None))
+                env.open(*env.draw_visit(None))
             else:
                 env.act(action)
         self.envs[0].settle(self.envs)
-        return self._seen()
+        return self._results()
 
-    def _seen(self):
+    def _results(self) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict]:
         infos: dict[str, Any] = {}
         observations = []
         rewards = np.zeros(self.num_envs, np.float64)
         for n, env in enumerate(self.envs):
-            observation, rewards[n], self._over[n], info = env.seen()
+            observation, rewards[n], self._over[n], info = env.result()
             observations.append(observation)
             infos = self._add_info(infos, info, n)
         space = self.single_observation_space
         empty = create_empty_array(space, self.num_envs, np.zeros)
+        assert empty is not None
         batched = concatenate(space, observations, empty)
         return batched, rewards, self._over.copy(), np.zeros(self.num_envs, np.bool_), infos
 

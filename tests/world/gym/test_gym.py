@@ -342,7 +342,7 @@ def test_misuse(dataset):
     def strange(user_id, seed):
         yield "a question"
 
-    with pytest.raises(TypeError, match="asked a str"):
+    with pytest.raises(TypeError, match="yielded a str"):
         RecSysEnv(site, strange, ["u1"]).reset(seed=0)
 
     class Silent(Model):
