@@ -1,4 +1,4 @@
-"""The method: human logs and a world in, training examples out."""
+"""Turn human logs and a world into training examples: the method itself."""
 
 from alignuser_jax.alignment.build import ShardSource, build_shards
 from alignuser_jax.alignment.config import BuildConfig

@@ -39,6 +39,16 @@ class ShardSource:
     personas: GivenPersonas | None = None
     recommender: Recommender | None = None
 
+    def target_users(self) -> tuple[str, ...]:
+        """Return the users; raises `ValueError` if there are none, or unknown ones."""
+        every = self.dataset.user_ids
+        users = tuple(every if self.users is None else self.users)
+        if not users:
+            raise ValueError("no users to build from: pass user ids, or None for all")
+        if unknown := sorted(set(users) - set(every)):
+            raise ValueError(f"{len(unknown)} unknown users, the first is {unknown[0]!r}")
+        return users
+
 
 def build_shards(
     source: ShardSource,
@@ -82,31 +92,9 @@ def build_shards(
         >>> manifest["tasks"]["reflection"]["count"]
         12000
     """
-    dataset, say = source.dataset, say or (lambda text: None)
-    if writer is not None and writer.policy_id == TEMPLATE:
-        raise ValueError(
-            f"the writer's policy_id is {TEMPLATE!r}, which labels reflections without a "
-            "model: name the model"
-        )
-    if count_tokens is None and writer is not None:
-        count_tokens = writer.count_tokens
-    if config.session.context_tokens is not None and count_tokens is None:
-        raise ValueError("session.context_tokens is set, so count_tokens is needed: pass it")
-    users = tuple(dataset.user_ids if source.users is None else source.users)
-    if not users:
-        raise ValueError("no users to build from: pass user ids, or None for all")
-    if unknown := sorted(set(users) - set(dataset.user_ids)):
-        raise ValueError(f"{len(unknown)} unknown users, the first is {unknown[0]!r}")
+    users = source.target_users()
     training, validation = held_out_users(users, config.validation_share, config.seed)
-    shared = Shared(
-        dataset,
-        training_view(dataset, config.profile_share, source.personas),
-        config,
-        source.recommender,
-        _asking(writer, drop_failed) if writer else None,
-        count_tokens,
-        say,
-    )
+    shared = _shared(source, config, writer, count_tokens, drop_failed, say)
     policy_id = writer.policy_id if writer else TEMPLATE
     out_dir = Path(out_dir)
     if validation:
@@ -117,6 +105,35 @@ def build_shards(
         part.write(out_dir / "validation", policy_id, "validation")
     part = Part(shared, training, config.limits, config.rollouts.episodes)
     return part.write(out_dir, policy_id, "training")
+
+
+def _shared(
+    source: ShardSource,
+    config: BuildConfig,
+    writer: Backend | None,
+    count_tokens: CountTokens | None,
+    drop_failed: bool,
+    say: Say | None,
+) -> Shared:
+    """Check the arguments of `build_shards` and gather what both parts share."""
+    if writer is not None and writer.policy_id == TEMPLATE:
+        raise ValueError(
+            f"the writer's policy_id is {TEMPLATE!r}, which labels reflections without a "
+            "model: name the model"
+        )
+    if count_tokens is None and writer is not None:
+        count_tokens = writer.count_tokens
+    if config.session.context_tokens is not None and count_tokens is None:
+        raise ValueError("session.context_tokens is set, so count_tokens is needed: pass it")
+    return Shared(
+        source.dataset,
+        training_view(source.dataset, config.profile_share, source.personas),
+        config,
+        source.recommender,
+        _asking(writer, drop_failed) if writer else None,
+        count_tokens,
+        say or (lambda text: None),
+    )
 
 
 def _asking(writer: Backend, drop_failed: bool) -> Generate:

@@ -123,8 +123,8 @@ def rating_steps(
     )
     actions = [[Action("rate", "ITEM_1", RATINGS[n]) for n in indices] for indices in others]
     return [
-        RatingStep(pair.human.state.user_id, call, shown, pair)
-        for call, shown, pair in zip(
+        RatingStep(pair.human.state.user_id, call, facts, pair)
+        for call, facts, pair in zip(
             calls, evidence, step_alternatives(site, human, actions), strict=True
         )
     ]

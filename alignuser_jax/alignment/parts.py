@@ -318,7 +318,7 @@ class Part:
         per_step = {"reflection": max(config.k, 1), "imitation": 1}
         targets = self._targets_within({t: n for t, n in per_step.items() if t in config.tasks})
         alternatives = Alternatives(config.k if reflected else 0, config.seed, shared.generate)
-        made: Counter[str] = Counter()
+        counts: Counter[str] = Counter()
         for first in range(0, len(targets), STEPS_AT_ONCE):
             shared.say(f"ratings: {first} of {len(targets)}, k = {config.k}")
             steps = rating_steps(
@@ -341,8 +341,8 @@ class Part:
                 self.dropped.update(dropped)
                 examples.append(reflection_examples(steps, texts))
             for example in chain(*examples):
-                made[example.task] += 1
-                if made[example.task] <= self.limits.get(example.task, made[example.task]):
+                counts[example.task] += 1
+                if counts[example.task] <= self.limits.get(example.task, counts[example.task]):
                     yield example
 
 

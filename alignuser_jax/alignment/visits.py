@@ -185,14 +185,9 @@ def reconstruct_visits(
     tops = _model_tops(dataset, profile, chosen, config.exposure, model)
     visits = []
     for code, top in zip(chosen, tops, strict=True):
-        user_id, rows = dataset.user_ids[code], later(code)
+        user_id = dataset.user_ids[code]
         rng = named_generator(seed, "visits", user_id)
-        ratings = _Ratings(
-            user_id,
-            targets.item[rows].tolist(),
-            targets.rating[rows].tolist(),
-            targets.timestamp[rows].tolist(),
-        )
+        ratings = _Ratings.of(user_id, targets, later(code))
         filler = _Filler(rng, config.exposure, len(dataset.item_ids), popularity, top)
         seen = set(profile.item[earlier(code)].tolist())
         visits += _user_visits(ratings, seen, filler, config, dataset.item_ids, max_visits)
@@ -207,6 +202,11 @@ class _Ratings:
     items: list[int]
     values: list[float]
     times: list[int]
+
+    @classmethod
+    def of(cls, user_id: str, log: Log, rows: slice) -> _Ratings:
+        columns = (log.item[rows], log.rating[rows], log.timestamp[rows])
+        return cls(user_id, *(column.tolist() for column in columns))
 
     def end(self, start: int, most: int, gap_seconds: int) -> int:
         """Where a visit of at most `most` ratings ends that begins at `start`."""
@@ -249,17 +249,17 @@ def _user_visits(
 
 
 def _lay_out(
-    own: list[int], counts: list[int], taken: set[int], filler: _Filler, size: int
+    own: list[int], counts: list[int], excluded: set[int], filler: _Filler, size: int
 ) -> tuple[list[list[int]], int]:
     """Lay the rated items `own` out as shuffled pages of `size` items among filler.
 
-    `counts[n]` rated items go to page n; `taken` holds what may not be filler and grows.
+    `counts[n]` rated items go to page n; `excluded` holds what may not be filler and grows.
     Returns the pages and how many of `own` stand on them.
     """
     pages, placed = [], 0
     for count in counts:
         page = own[placed : placed + count]
-        page += filler.draw(size - len(page), taken) if page else []
+        page += filler.draw(size - len(page), excluded) if page else []
         if len(page) < size:
             break  # all rated items are placed, or the catalogue is used up
         placed = min(placed + count, len(own))
@@ -298,26 +298,26 @@ class _Filler:
             _stream(by_model if len(top) else uniform),
         )
 
-    def draw(self, n: int, taken: set[int]) -> list[int]:
-        """Draw `n` distinct items that are not in `taken` and add them to it.
+    def draw(self, n: int, excluded: set[int]) -> list[int]:
+        """Draw `n` distinct items that are not in `excluded` and add them to it.
 
         Returns fewer where the catalogue has no more.
         """
         drawn: list[int] = []
         for source in np.searchsorted(self.bounds, self.rng.random(n), side="right").tolist():
-            item = self._one(self.sources[min(source, 2)], taken)
+            item = self._one(self.sources[min(source, 2)], excluded)
             if item is None:
                 break
-            taken.add(item)
+            excluded.add(item)
             drawn.append(item)
         return drawn
 
-    def _one(self, source: Iterator[int], taken: set[int]) -> int | None:
+    def _one(self, source: Iterator[int], excluded: set[int]) -> int | None:
         for _ in range(_TRIES):
             item = next(source)
-            if item not in taken:
+            if item not in excluded:
                 return item
-        rest = [item for item in range(self.n_items) if item not in taken]
+        rest = [item for item in range(self.n_items) if item not in excluded]
         return rest[int(self.rng.integers(len(rest)))] if rest else None
 
 

@@ -58,7 +58,7 @@ class AbTestSettings:
 
 @dataclass(frozen=True)
 class AbTest:
-    """The comparisons of one or more simulations; the first one's figures are shown.
+    r"""The comparisons of one or more simulations; the first one's figures are shown.
 
     Attributes:
         events: Simulation name to its event table.
@@ -68,7 +68,7 @@ class AbTest:
 
     Example:
         >>> test = ab_test({"mixed": events}, AbTestSettings(control="random"))
-        >>> print("\\n\\n".join(tables(test, note="SYNTHETIC data")))
+        >>> print("\n\n".join(tables(test, note="SYNTHETIC data")))
     """
 
     events: Mapping[str, pa.Table]

@@ -8,7 +8,7 @@ log popularity. A simulator that does not beat counting popularity adds nothing
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,24 +71,7 @@ def agreement(
     users = metrics.user_ids
     truth = np.array([[held_out[arm].get(u, np.nan) for u in users] for arm in arms])
     simulated = np.array([metrics.values[arm][METRIC] for arm in arms])
-    pages = events.filter(pa.compute.equal(events["kind"], "page"))
-    index = {user: i for i, user in enumerate(users)}
-    items = pages["item_id"].to_pylist()
-    user = np.array([index[u] for u in pages["user_id"].to_pylist()])
-    arm_of = np.array(pages["arm"].to_pylist())
-
-    def exposure_mean(value: Mapping[str, float], default: float) -> np.ndarray:
-        """float64[arms, users]: the mean of `value` over the items that a user was shown."""
-        values = np.array([value.get(item, default) for item in items])
-        rows = []
-        for arm in arms:
-            mask = arm_of == arm
-            count = np.bincount(user[mask], minlength=len(users))
-            rows.append(
-                np.bincount(user[mask], values[mask], len(users)) / np.maximum(count, 1)
-            )
-        return np.array(rows)
-
+    exposure_mean = _exposure_means(events, arms, users)
     log_popularity = {item: float(np.log1p(count)) for item, count in popularity.items()}
     average = float(np.mean(list(mean_ratings.values())))
     predictors = {
@@ -102,6 +85,33 @@ def agreement(
         tuple(float(np.nanmean(row)) for row in truth),
         {name: kendall_interval(rows, truth, seed=seed) for name, rows in predictors.items()},
     )
+
+
+def _exposure_means(
+    events: pa.Table, arms: Sequence[str], users: Sequence[str]
+) -> Callable[[Mapping[str, float], float], np.ndarray]:
+    """A function from (value by item id, default) to float64[arms, users].
+
+    It returns the mean value over the items that an arm showed a user.
+    """
+    pages = events.filter(pa.compute.equal(events["kind"], "page"))
+    index = {user: i for i, user in enumerate(users)}
+    items = pages["item_id"].to_pylist()
+    user = np.array([index[u] for u in pages["user_id"].to_pylist()])
+    arm_of = np.array(pages["arm"].to_pylist())
+
+    def exposure_mean(value: Mapping[str, float], default: float) -> np.ndarray:
+        values = np.array([value.get(item, default) for item in items])
+        rows = []
+        for arm in arms:
+            mask = arm_of == arm
+            count = np.bincount(user[mask], minlength=len(users))
+            rows.append(
+                np.bincount(user[mask], values[mask], len(users)) / np.maximum(count, 1)
+            )
+        return np.array(rows)
+
+    return exposure_mean
 
 
 def agreement_table(result: Agreement) -> str:

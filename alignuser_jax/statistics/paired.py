@@ -123,20 +123,32 @@ def paired_difference(
         mean = float(mean)
         return Difference(mean, mean, mean, 1.0 if abs(mean) < 1e-12 else 0.0, n)
     weights = resample_weights(n, resamples, bootstrap_generator("paired", seed, n))
+    width, p = _bootstrap_t(difference, weights, level)
+    half_width = width * error
+    return Difference(mean, mean - half_width, mean + half_width, p, n)
+
+
+def _bootstrap_t(
+    difference: np.ndarray, weights: np.ndarray, level: float
+) -> tuple[float, float]:
+    """(half width in standard errors, p-value) of the symmetric bootstrap-t.
+
+    `difference` is float[n], `weights` float[resamples, n]. Student's t where more than 1 % of
+    the resamples have no spread.
+    """
+    n, resamples = len(difference), len(weights)
+    mean, error = difference.mean(), difference.std(ddof=1) / np.sqrt(n)
     means = weights @ difference / n
     variances = (weights @ difference**2 / n - means**2) * n / (n - 1)
     flat = variances <= 1e-9 * n * error**2
     if flat.mean() > 0.01:
         from scipy.stats import t
 
-        half_width = t.ppf((1 + level) / 2, n - 1) * error
-        p = 2 * t.sf(abs(mean) / error, n - 1)
-        return Difference(mean, mean - half_width, mean + half_width, float(p), n)
+        return t.ppf((1 + level) / 2, n - 1), float(2 * t.sf(abs(mean) / error, n - 1))
     errors = np.sqrt(np.where(flat, 1e-24, variances) / n)
     statistic = np.abs(means - mean) / errors
-    half_width = np.quantile(statistic, level) * error
     p = (1 + np.count_nonzero(statistic >= abs(mean) / error)) / (resamples + 1)
-    return Difference(mean, mean - half_width, mean + half_width, float(p), n)
+    return np.quantile(statistic, level), float(p)
 
 
 def ratio_interval(

@@ -113,7 +113,7 @@ def test_a_broken_distribution_is_refused():
 
 @pytest.mark.slow
 def test_evidence_is_reproduced_on_movielens(ml1m):
-    """EVIDENCE.md "Ratings", all 102,759 test ratings, fitted on train + validation."""
+    """docs/evidence.md "Ratings", all 102,759 test ratings, fitted on train + validation."""
     log = movielens.read(ml1m).log
     known, test = log.of_split("train", "validation"), log.of_split("test")
     published = {
