@@ -186,7 +186,7 @@ class RecSysEnv(StagedEnv):
             answered = generator.collect()
             if not answered:
                 raise RuntimeError(
-                    f"the generator returned nothing and still owes {len(tickets)} replies"
+                    f"the generator returned nothing and owes {len(tickets)} replies"
                 )
             for ticket, completion in answered:
                 env = tickets.pop(ticket)

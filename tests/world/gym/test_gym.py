@@ -359,7 +359,7 @@ def test_misuse(dataset):
         env = user_env(dataset)
         env.reset(seed=0)
         env.step(27)
-    with pytest.raises(ValueError, match="no user_ids"):
+    with pytest.raises(ValueError, match="user_ids is empty"):
         user_env(dataset, user_ids=[])
     with pytest.raises(ValueError, match="num_envs is 0"):
         user_vector_env(num_envs=0, dataset=dataset)
