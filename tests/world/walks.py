@@ -117,7 +117,7 @@ def check_walk(subject: Subject, steps: int, seed: int = 0, leave: float = 0.1) 
 
 
 def check_refused(world: World, state: State, action: Action) -> None:
-    """METHOD.md section 2.5: the page as it was and one error line."""
+    """docs/method.md section 2.5: the page as it was and one error line."""
     after = world.step(state, action)
     assert after.feedback.startswith(INVALID), (state, action, after.feedback)
     assert len(after.feedback.splitlines()) == 1

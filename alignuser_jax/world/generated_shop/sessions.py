@@ -80,6 +80,8 @@ def simulate_session(
             page lists. The shopper then knows what became of its visit.
         max_actions: Cuts the session off; `None` for no limit.
     """
+    if not 0 <= epsilon <= 1:
+        raise ValueError(f"epsilon is {epsilon}, expected a chance from 0 to 1")
     state = shop.reset(user_id, seed)
     shopper = begin_shopper(shop.goal(state), stable_key(seed, user_id, "shopper"), config)
     transitions: list[Transition] = []

@@ -68,6 +68,11 @@ class GeneratedShop:
     max_pages: int = 800
     max_steps: int = 4000
 
+    def __post_init__(self) -> None:
+        for name in ("max_pages", "max_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected 1 or more")
+
     def reset(self, user_id: str, seed: int) -> State:
         """Return the home page of a visit; the user and the seed draw its goal."""
         goal = stable_key(seed, user_id, "goal") % len(self.catalogue.goals)

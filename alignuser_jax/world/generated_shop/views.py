@@ -57,7 +57,6 @@ _ENDS = {
     "delete": "other",
 }
 
-
 Options = tuple[tuple[str, str], ...]
 """(name, value) of chosen options."""
 _Layout = tuple[str, list[PageProduct], list[str]]
@@ -75,7 +74,7 @@ class CartLine(NamedTuple):
     """
 
     product: int
-    options: tuple[tuple[str, str], ...]
+    options: Options
     quantity: int
     selected: bool = True
 
@@ -109,7 +108,7 @@ class Browsing:
     filters: tuple[str, ...] = ()
     sort: str = SORTS[0]
     product: int = 0
-    options: tuple[tuple[str, str], ...] = ()
+    options: Options = ()
     quantity: int = 1
     reviews: int = 0
     topic: str = ""
@@ -121,7 +120,9 @@ class Browsing:
 
 @dataclass(frozen=True, slots=True)
 class ViewConfig:
-    """How much the pages show. A manifest holds its `repr`, so fields keep their names.
+    """How much the pages show.
+
+    A run's manifest holds its `repr`, so the class and its fields keep their names.
 
     Attributes:
         per_page: How many products a page of results has.
@@ -177,7 +178,7 @@ def subtotal(catalogue: ShopCatalogue, lines: Sequence[CartLine]) -> int:
     )
 
 
-def missing_options(product: Product, chosen: tuple[tuple[str, str], ...]) -> list[str]:
+def missing_options(product: Product, chosen: Options) -> list[str]:
     """Return the names of the options that are still to be chosen."""
     named = dict(chosen)
     return [name for name, _ in product.options if name not in named]

@@ -131,7 +131,7 @@ class RecSysEnv(StagedEnv):
         self._outcome: Outcome | None = None
         self._slate: tuple[str, ...] | None = None
         self._replaced = 0
-        self._slates_items: set[str] = set()
+        self._recommended: set[str] = set()
         self._free = np.ones(len(self.item_ids), np.int8)
         self._history = _Profile(self.features, self.catalogue)
         self._session = _Profile(self.features, self.catalogue)
@@ -148,7 +148,7 @@ class RecSysEnv(StagedEnv):
         """Begin a step with an action that was checked."""
         codes, self._replaced = self._valid_codes(action, self._pending.k)
         self._slate = tuple(self.item_ids[code] for code in codes)
-        self._slates_items.update(self._slate)
+        self._recommended.update(self._slate)
         self.send(Slate(self._slate))
 
     def send(self, answer: Any) -> None:
@@ -209,7 +209,7 @@ class RecSysEnv(StagedEnv):
         info["action_mask"] = np.zeros_like(self._free) if over else self._free.copy()
         reward = 0.0
         if self._slate is not None:
-            reward = float(self._reward_of([r for r in new if r.item_id in self._slates_items]))
+            reward = float(self._reward_of([r for r in new if r.item_id in self._recommended]))
             rated = np.zeros(self._size, np.float32)
             for past in new:
                 if past.item_id in self._slate:

@@ -150,7 +150,7 @@ class ReplayIndex:
             key: The action, as `replay_key` names it.
             session_id: The logged session that the visit is nearest to.
             user_id: Who visits.
-            order: The number of the visit's next page in that session.
+            order: The number of the visit's current page in that session.
             seed: Draws among several pages of other sessions.
         """
         candidates = self.next_pages.get(key, ())

@@ -140,8 +140,8 @@ class WebShop:
     def at(self, step: LoggedStep, seed: int = 0) -> State:
         """Return the state that a person of the log was in, to ask what else they could do.
 
-        The step may be of any split: neither the person's action nor their text becomes an
-        offered action.
+        The step may be of any split: nothing of it is added to the actions on offer, neither
+        the person's action nor their text.
         """
         visit = LoggedVisit(step.page, step.session_id, step.order, step.typed_text)
         return self._show(State(step.user_id, seed, "page", 1), visit, "log")

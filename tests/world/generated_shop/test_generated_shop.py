@@ -307,6 +307,9 @@ def test_caps_and_misuse(shop):
     assert walk(short, "nav_bar.account").kind == "page"
     assert walk(short, "nav_bar.account", "nav_bar.orders").terminal
     assert walk(GeneratedShop(shop.catalogue, max_steps=1), "nav_bar.account").terminal
+    for bad in ({"max_pages": 0}, {"max_steps": -1}):
+        with pytest.raises(ValueError, match="expected 1 or more"):
+            GeneratedShop(shop.catalogue, **bad)
     with pytest.raises(ValueError, match="makes its own pages"):
         shop.resolve(shop.reset("u", 0), "x")
     for bad in ({"per_page": 0}, {"texts": -1}, {"quantities": 0}):

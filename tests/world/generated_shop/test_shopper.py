@@ -200,6 +200,8 @@ def test_a_page_that_was_cut_off_is_not_counted(shop):
 
 
 def test_what_chance_replaces_the_shopper_does_not_believe(shop):
+    with pytest.raises(ValueError, match="epsilon is 1.5"):
+        simulate_session(shop, "u", 0, epsilon=1.5)
     all_chance = simulate_session(shop, "u", 0, epsilon=1.0, max_actions=60)
     last = all_chance.transitions[-1].next_state.inside
     assert (all_chance.shopper.pages_loaded, all_chance.shopper.has_cart) == (
