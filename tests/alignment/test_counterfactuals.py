@@ -92,16 +92,16 @@ def test_alternatives_of_the_policy():
     request = Request((Message.of("user", "Rate."),), "rate", answer=(lines,), scored=True)
     seen = []
 
-    def reply(asked):
-        seen.append(asked)
+    def reply(sampled):
+        seen.append(sampled)
         return "RATING: 4" if len(seen) % 2 else "RATING: 1"
 
     def ask(requests):
         return generate(ScriptedGenerator(reply), requests)
 
-    (found,) = policy_alternatives(ask, [request], [0], 2)
-    assert found[0] == 3, "the policy's own first; the human's never"
-    assert len(found) == 2 and found[1] in (1, 2, 4), "filled up uniformly"
+    (indices,) = policy_alternatives(ask, [request], [0], 2)
+    assert indices[0] == 3, "the policy's own first; the human's never"
+    assert len(indices) == 2 and indices[1] in (1, 2, 4), "filled up uniformly"
     assert seen[0].samples == 8 and seen[0].temperature == 1.0
     assert policy_alternatives(ask, [request], [0], 0) == [()]
 

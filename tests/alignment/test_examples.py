@@ -59,9 +59,11 @@ class HumanPages:
 
 def test_tokens_of_the_shards_are_those_that_simulate_submits(dataset, view, shards, tmp_path):
     examples, tokenizer = shards
-    found = reconstruct_visits(dataset, view, UNIFORM, users=dataset.user_ids[:6])
+    reconstructed = reconstruct_visits(dataset, view, UNIFORM, users=dataset.user_ids[:6])
     visits = {}
-    for visit in found:  # of each user the visit with most pages: its number names its example
+    for (
+        visit
+    ) in reconstructed:  # of each user the visit with most pages: its number names its example
         if len(visit.pages) > len(getattr(visits.get(visit.user_id), "pages", ())):
             visits[visit.user_id] = visit
     humans = {user: HumanVisit(visit) for user, visit in visits.items()}
@@ -193,14 +195,14 @@ def test_a_conversation_that_starts_anew_gives_one_example_per_window(dataset, v
 
 def prompts(dataset, view, users):
     """The prompt of every target at item level, and the first call of every visit."""
-    found = {}
+    simulated = {}
     sites = Sites(dataset.items, view, SITE)
     for user in users:
         person = agent_user(view, user, SessionConfig())
         for target in dataset.history(view.targets, user):
             item = dataset.items[target.item_id]
             request = next(rate_item(person, item, sites.site(), SessionConfig(), seed=0))
-            found[user, target.item_id] = request
+            simulated[user, target.item_id] = request
     for visit in reconstruct_visits(dataset, view, UNIFORM, users=users):
         human = HumanVisit(visit)
         person = agent_user(view, visit.user_id, SessionConfig())
@@ -209,7 +211,7 @@ def prompts(dataset, view, users):
             person, site, SessionConfig(), arm="human", number=visit.number, seed=0
         )
         calls, _ = drive(coroutine, human.choose, human.show)
-        found[visit.user_id, "visit", visit.number] = calls[0].request
+        simulated[visit.user_id, "visit", visit.number] = calls[0].request
     return found
 
 

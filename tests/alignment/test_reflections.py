@@ -126,8 +126,8 @@ def test_examples_of_ratings(steps):
 def test_k_is_checked_and_items_rated_before_are_left_out(dataset, view, sites):
     with pytest.raises(ValueError, match="0 to 4"):
         rating_steps(sites, [], SESSION, Alternatives(k=5))
-    known = view.histories["u01"][0]
-    assert rating_steps(sites, [("u01", known)], SESSION, Alternatives()) == []
+    earlier = view.histories["u01"][0]
+    assert rating_steps(sites, [("u01", earlier)], SESSION, Alternatives()) == []
 
 
 def test_shuffled_reflections_keep_prompts_answers_and_the_set_of_texts(steps):
@@ -265,13 +265,13 @@ def test_trajectory_examples_by_template(dataset, view, sites):
 
 
 def test_trajectory_examples_by_a_model(dataset, view, sites):
-    asked = []
+    prompts_seen = []
 
     def reply(request):
-        asked.append(request)
+        prompts_seen.append(request)
         if request.purpose == "act":
             return request.answer[0][-1]
-        n = len(asked)
+        n = len(prompts_seen)
         return (
             "CONTEXT-ADVANTAGE: a\nPERSONA-ALIGNMENT: b\nFUTURE-OUTCOMES: c\n"
             f"LESSON: go on{n}" + (" [EXIT]" if n % 2 else "")
@@ -285,7 +285,7 @@ def test_trajectory_examples_by_a_model(dataset, view, sites):
     assert drawn == [Action("exit"), Action("exit")], "the model's own choice"
     examples, dropped = trajectory_examples(user, world, steps, SESSION, generate=ask)
     assert len(examples) + sum(dropped.values()) == 3
-    assert "Other action: [EXIT]" in asked[-3].messages[-1].content
+    assert "Other action: [EXIT]" in prompts_seen[-3].messages[-1].content
 
 
 def test_a_session_that_does_what_is_not_offered(dataset, view, sites):

@@ -25,20 +25,20 @@ def test_every_example_is_a_step_of_the_shop(shop, tmp_path):
     schedule = RolloutConfig(episodes=6, max_actions=8)
     manifest = write_shop_rollouts(shop, tmp_path, schedule, seed=3)
     assert manifest["synthetic"] and manifest["labels"]["rollouts"] == "scripted shopper"
-    found = {}
+    by_episode = {}
     for example in read_examples(tmp_path):
         _, shop_name, episode, number = example.example_id.split("/")
         assert (shop_name, example.user_id) == ("shop", "")
-        found.setdefault(int(episode), []).append((int(number), example))
-    assert sorted(found) == list(range(6))
-    for episode, examples in found.items():
+        by_episode.setdefault(int(episode), []).append((int(number), example))
+    assert sorted(by_episode) == list(range(6))
+    for episode, examples in by_episode.items():
         state = shop.reset(f"rollout{episode:06d}", 3)
         assert [number for number, _ in examples] == list(range(len(examples)))
         assert len(examples) <= 8
         for _, example in examples:
-            system, asked, reply = example.messages
+            system, prompt, reply = example.messages
             assert "You simulate a web shop." in system.content
-            page, action = asked.content.rsplit("\nACTION: ", 1)
+            page, action = prompt.content.rsplit("\nACTION: ", 1)
             assert page == state.text
             state = shop.step(state, from_token(action))
             assert reply.content == f"[NEXT STATE]\n{state.text}"

@@ -28,11 +28,11 @@ def test_the_shape_of_visits(dataset, view):
     visits = visits_of(dataset, view, VisitConfig(), model=als)
     assert {v.user_id for v in visits} == set(dataset.user_ids)
     for visit in visits:
-        shown = [item for page in visit.pages for item in page]
+        on_pages = [item for page in visit.pages for item in page]
         assert 1 <= len(visit.pages) <= 5
-        assert len(set(shown)) == len(shown) == 4 * len(visit.pages)
+        assert len(set(on_pages)) == len(on_pages) == 4 * len(visit.pages)
         assert all(set(page) & set(visit.ratings) for page in visit.pages)
-        assert set(visit.ratings) <= set(shown)
+        assert set(visit.ratings) <= set(on_pages)
         times = [r.timestamp for r in visit.rated]
         assert times == sorted(times) and max(np.diff(times), default=0) <= 1800
         page_of = {item: n for n, page in enumerate(visit.pages) for item in page}
@@ -41,11 +41,11 @@ def test_the_shape_of_visits(dataset, view):
 
 
 def test_every_target_is_in_one_visit_with_its_rating(dataset, view):
-    found = defaultdict(list)
+    rated_by_user = defaultdict(list)
     for visit in visits_of(dataset, view):
-        found[visit.user_id] += visit.rated
+        rated_by_user[visit.user_id] += visit.rated
     for user in dataset.user_ids:
-        assert tuple(found[user]) == dataset.history(view.targets, user)
+        assert tuple(rated_by_user[user]) == dataset.history(view.targets, user)
 
 
 def test_filler_excludes_what_was_rated_before_and_not_what_is_rated_later(dataset, view):
@@ -79,8 +79,8 @@ def test_sources_of_the_filler(dataset, view):
         for batch in list(top.batches)
         for r, s in zip(batch, top.recommend(batch), strict=True)
     }
-    asked = [r for batch in top.batches for r in batch]
-    assert all(len(r.history) == len(r.exclude) == 24 for r in asked), "the profile only"
+    requests = [r for batch in top.batches for r in batch]
+    assert all(len(r.history) == len(r.exclude) == 24 for r in requests), "the profile only"
     first = [v for v in visits if v.number == 0 and len(v.pages) == 1]
     assert first and all(set(filler_of(v)) <= offered[v.user_id] for v in first)
 

@@ -24,10 +24,10 @@ def test_the_right_order_has_tau_one_beside_the_trivial_predictors():
     )
     popularity = {"i0": 1.0, "i1": 10.0, "i2": 100.0}
     means = {"i0": 4.0, "i1": 3.0, "i2": 2.0}
-    found = agreement(ArmMetrics(arms, users, values), truth, events, popularity, means)
-    taus = [found.tau[name].value for name in found.tau]
+    result = agreement(ArmMetrics(arms, users, values), truth, events, popularity, means)
+    taus = [result.tau[name].value for name in result.tau]
     assert taus == pytest.approx([1, -1, 1])
-    assert found.tau["simulated likes per exposed"].low > 0.5
+    assert result.tau["simulated likes per exposed"].low > 0.5
 
 
 def test_one_arm_has_no_order():

@@ -25,36 +25,36 @@ LABELS = np.array(["a", "b", "c", "d"])
 def drawn(n=300, seed=0):
     rng = np.random.default_rng(seed)
     truth = LABELS[rng.integers(0, 4, n) * (rng.random(n) < 0.6)]
-    said = np.where(rng.random(n) < 0.5, truth, LABELS[rng.integers(0, 3, n)])
-    return truth.tolist(), said.tolist()
+    guesses = np.where(rng.random(n) < 0.5, truth, LABELS[rng.integers(0, 3, n)])
+    return truth.tolist(), guesses.tolist()
 
 
 @pytest.mark.parametrize("missing", [0, 40])
 def test_scores_are_those_of_scikit_learn(missing):
-    truth, said = drawn()
-    said[:missing] = [""] * missing
-    found = score_labels("age", "x", truth, said, resamples=50)
-    labels = sorted(set(truth) | set(said) - {""})
-    expected = [accuracy_score(truth, said)]
+    truth, guesses = drawn()
+    guesses[:missing] = [""] * missing
+    result = score_labels("age", "x", truth, guesses, resamples=50)
+    labels = sorted(set(truth) | set(guesses) - {""})
+    expected = [accuracy_score(truth, guesses)]
     for average in ("macro", "weighted"):
         expected += precision_recall_fscore_support(
-            truth, said, average=average, labels=labels, zero_division=0
+            truth, guesses, average=average, labels=labels, zero_division=0
         )[:3]
-    got = [found.scores[metric].value for metric in LABEL_SCORES]
+    got = [result.scores[metric].value for metric in LABEL_SCORES]
     np.testing.assert_allclose(got, expected, atol=1e-12)
-    assert (found.users, found.unpredicted) == (300, missing)
+    assert (result.users, result.unpredicted) == (300, missing)
 
 
 def test_intervals_cover_resampled_users():
-    truth, said = drawn(n=2000)
-    found = score_labels("age", "x", truth, said).scores
-    right = np.mean(np.array(truth) == np.array(said))
+    truth, guesses = drawn(n=2000)
+    result = score_labels("age", "x", truth, guesses).scores
+    right = np.mean(np.array(truth) == np.array(guesses))
     error = np.sqrt(right * (1 - right) / 2000)
-    accuracy = found["accuracy"]
+    accuracy = result["accuracy"]
     assert accuracy.high - accuracy.low == pytest.approx(2 * 1.96 * error, rel=0.08)
-    assert all(s.low <= s.value <= s.high for s in found.values())
-    assert found["accuracy"] == found["recall, weighted"]
-    assert score_labels("age", "x", truth, said) == score_labels("age", "x", truth, said)
+    assert all(s.low <= s.value <= s.high for s in result.values())
+    assert result["accuracy"] == result["recall, weighted"]
+    assert score_labels("age", "x", truth, guesses) == score_labels("age", "x", truth, guesses)
 
 
 def test_a_perfect_and_an_empty_prediction():
@@ -83,8 +83,8 @@ def test_a_user_is_never_predicted_by_their_own_label():
     rng = np.random.default_rng(1)
     rows = rng.normal(size=(200, 3))
     truth = np.where(rows[:, 0] > 0, "old", "young")
-    found = cross_validated(rows, truth.tolist())
-    assert np.mean(np.array(found[REGRESSION]) == truth) > 0.9
+    result = cross_validated(rows, truth.tolist())
+    assert np.mean(np.array(result[REGRESSION]) == truth) > 0.9
     alone = [*["old"] * 99, "young"]
     assert set(cross_validated(rng.normal(size=(100, 3)), alone)[MAJORITY]) == {"old"}
     noise = rng.permutation(truth)

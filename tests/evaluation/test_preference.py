@@ -49,18 +49,18 @@ def test_scores_by_hand():
         PreferenceCase(1, np.arange(4), np.array([True, False, True, False])),
     ]
     scores = [np.array([0.9, 0.4, 0.6, 0.1]), np.array([0.8, 0.2, 0.7, 0.3])]
-    found = score("x", cases, scores)
-    assert found.accuracy == pytest.approx((2 / 4 + 4 / 4) / 2)
-    assert found.precision == pytest.approx((1 / 2 + 1) / 2)
-    assert found.recall == pytest.approx((1 / 2 + 1) / 2)
-    assert found.pooled_f1 == pytest.approx(2 * 3 / (2 * 3 + 1 + 1))
-    assert found.best_accuracy.value == pytest.approx(7 / 8)
+    result = score("x", cases, scores)
+    assert result.accuracy == pytest.approx((2 / 4 + 4 / 4) / 2)
+    assert result.precision == pytest.approx((1 / 2 + 1) / 2)
+    assert result.recall == pytest.approx((1 / 2 + 1) / 2)
+    assert result.pooled_f1 == pytest.approx(2 * 3 / (2 * 3 + 1 + 1))
+    assert result.best_accuracy.value == pytest.approx(7 / 8)
 
 
 def test_a_tie_cannot_be_split_by_the_threshold():
     cases = [PreferenceCase(0, np.arange(4), np.array([True, True, False, False]))]
-    found = score("constant", cases, [np.full(4, 0.5)])
-    assert found.best_accuracy.value == pytest.approx(0.5)
+    result = score("constant", cases, [np.full(4, 0.5)])
+    assert result.best_accuracy.value == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("name", ["items", "m", "page"])

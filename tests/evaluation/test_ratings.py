@@ -115,7 +115,7 @@ def test_a_broken_distribution_is_refused():
 def test_evidence_is_reproduced_on_movielens(ml1m):
     """docs/evidence.md "Ratings", all 102,759 test ratings, fitted on train + validation."""
     log = movielens.read(ml1m).log
-    known, test = log.of_split("train", "validation"), log.of_split("test")
+    before, test = log.of_split("train", "validation"), log.of_split("test")
     published = {
         "global mean": (1.161, 0.002),
         "user mean": (1.084, 0.002),
@@ -124,9 +124,11 @@ def test_evidence_is_reproduced_on_movielens(ml1m):
         "biased MF (16)": (0.875, 0.006),
     }
     for name, (rmse, tolerance) in published.items():
-        predicted = np.clip(rating_baselines.BASELINES[name](known)(test.user, test.item), 1, 5)
-        found = np.sqrt(np.mean((predicted - test.rating) ** 2))
-        assert found == pytest.approx(rmse, abs=tolerance), name
+        predicted = np.clip(
+            rating_baselines.BASELINES[name](before)(test.user, test.item), 1, 5
+        )
+        error = np.sqrt(np.mean((predicted - test.rating) ** 2))
+        assert error == pytest.approx(rmse, abs=tolerance), name
 
 
 def test_the_keys_of_draws_are_stable():

@@ -15,11 +15,11 @@ def test_paired_difference_finds_a_shift_and_agrees_with_the_t_interval():
     rng = np.random.default_rng(0)
     control = rng.normal(3, 1, 400)
     treatment = control + rng.normal(0.2, 0.5, 400)
-    found = paired_difference(treatment, control)
+    result = paired_difference(treatment, control)
     t = stats.ttest_rel(treatment, control).confidence_interval()
-    assert found.low == pytest.approx(t.low, abs=0.01)
-    assert found.high == pytest.approx(t.high, abs=0.01)
-    assert found.p < 0.01 and found.low > 0
+    assert result.low == pytest.approx(t.low, abs=0.01)
+    assert result.high == pytest.approx(t.high, abs=0.01)
+    assert result.p < 0.01 and result.low > 0
 
 
 def test_p_value_and_interval_never_disagree():
@@ -41,12 +41,12 @@ def test_few_differing_users_give_a_finite_interval_that_agrees_with_p(differing
     """Most resamples miss one user of sixty: they have no spread to divide by."""
     treatment = np.zeros(60)
     treatment[:differing] = 0.05
-    found = paired_difference(treatment, np.zeros(60))
-    assert found.mean == pytest.approx(0.05 * differing / 60)
-    assert found.high - found.low < 0.05
-    assert (found.p < 0.05) == (found.low > 0)
+    result = paired_difference(treatment, np.zeros(60))
+    assert result.mean == pytest.approx(0.05 * differing / 60)
+    assert result.high - result.low < 0.05
+    assert (result.p < 0.05) == (result.low > 0)
     if differing < 4:  # a sign test could not reject either
-        assert found.low < 0 < found.high and found.p > 0.05
+        assert result.low < 0 < result.high and result.p > 0.05
 
 
 def test_users_without_a_value_are_dropped_in_pairs():
