@@ -195,14 +195,14 @@ def test_a_conversation_that_starts_anew_gives_one_example_per_window(dataset, v
 
 def prompts(dataset, view, users):
     """The prompt of every target at item level, and the first call of every visit."""
-    simulated = {}
+    requests = {}
     sites = Sites(dataset.items, view, SITE)
     for user in users:
         person = agent_user(view, user, SessionConfig())
         for target in dataset.history(view.targets, user):
             item = dataset.items[target.item_id]
             request = next(rate_item(person, item, sites.site(), SessionConfig(), seed=0))
-            simulated[user, target.item_id] = request
+            requests[user, target.item_id] = request
     for visit in reconstruct_visits(dataset, view, UNIFORM, users=users):
         human = HumanVisit(visit)
         person = agent_user(view, visit.user_id, SessionConfig())
@@ -211,8 +211,8 @@ def prompts(dataset, view, users):
             person, site, SessionConfig(), arm="human", number=visit.number, seed=0
         )
         calls, _ = drive(coroutine, human.choose, human.show)
-        simulated[visit.user_id, "visit", visit.number] = calls[0].request
-    return found
+        requests[visit.user_id, "visit", visit.number] = calls[0].request
+    return requests
 
 
 @pytest.mark.parametrize(
