@@ -1,4 +1,4 @@
-"""Check that a recommender keeps the contract a simulation relies on; exit code 1 if not.
+"""Check that a recommender keeps the contract that a simulation relies on; exit 1 if not.
 
     alignuser check-recommender my_module:MyRecommender --dataset=runs/ml-1m
     alignuser check-recommender http://localhost:8090 --dataset=runs/ml-1m
@@ -24,13 +24,14 @@ flags.DEFINE_integer("k", 4, "Items on a slate.", lower_bound=1)
 flags.DEFINE_integer("rounds", 20, "Batches to time.", lower_bound=1)
 
 
-def main(given: list[str]) -> None:
-    if len(given) != 1:
+def main(specs: list[str]) -> None:
+    """Print the report and exit with 1 if a rule is broken."""
+    if len(specs) != 1:
         raise app.UsageError(
             "give one recommender: module:attr, a URL, a file or the folder of a saved one "
-            f"(given: {given or 'nothing'})"
+            f"(given: {specs or 'nothing'})"
         )
-    recommender = load_recommender(given[0])
+    recommender = load_recommender(specs[0])
     dataset = load_dataset(FLAGS.dataset)
     log = dataset.log.of_split("train")
     users = [dataset.user_ids[code] for code in np.unique(log.user)[: FLAGS.users]]

@@ -4,18 +4,21 @@
     alignuser fit-recommender --dataset=runs/ml-1m --kind=shuffled --inner=runs/als \
         --output=runs/als-shuffled
 
-mf, lightgcn and multvae stop by the validation part; killed and run again, a fit goes on.
+mf, lightgcn and multvae are stopped by the validation part. A fit that was killed goes on when
+the same command is run again.
 """
 
+from dataclasses import fields
 from pathlib import Path
 
 from absl import app, flags
 
-from alignuser_jax.datasets import load_dataset
+from alignuser_jax.datasets import Dataset, Log, load_dataset
 from alignuser_jax.recommenders import (
     ALS,
     MF,
     Degraded,
+    HeldOutSplits,
     LightGCN,
     MultVAE,
     Popularity,
@@ -37,7 +40,9 @@ flags.DEFINE_string("dataset", None, "Folder of an imported dataset.", required=
 flags.DEFINE_enum("kind", None, KINDS, "What to fit.", required=True)
 flags.DEFINE_string("output", None, "Folder to save it in.", required=True)
 flags.DEFINE_list("splits", ["train"], "Parts of the log to fit on.")
-flags.DEFINE_string("inner", None, "What degraded and shuffled wrap: a folder or module:attr.")
+flags.DEFINE_string(
+    "inner", None, "The recommender that degraded and shuffled wrap: a folder or module:attr."
+)
 flags.DEFINE_float("random_share", 0.5, "degraded: share of the slots that become random.")
 flags.DEFINE_integer("factors", 64, "als, mf, lightgcn: factors.")
 flags.DEFINE_float("regularization", 0.05, "als: L2 regularization.")
@@ -60,24 +65,25 @@ flags.DEFINE_integer(
 flags.DEFINE_integer("users", 1000, "Users to count held-out hits on; 0 to skip.")
 
 
-def trained(dataset, log):
-    """mf, lightgcn or multvae with the flags that its settings name."""
-    make = TRAINED[FLAGS.kind]
-    given = {name: getattr(FLAGS, name) for name in make().settings}
-    recommender = make(**{name: value for name, value in given.items() if value is not None})
+def train(dataset: Dataset, log: Log) -> MF | LightGCN | MultVAE:
+    """Fit mf, lightgcn or multvae with the flags that its settings name."""
+    cls = TRAINED[FLAGS.kind]
+    values = {f.name: getattr(FLAGS, f.name) for f in fields(cls.settings_class)}
+    recommender = cls(**{name: value for name, value in values.items() if value is not None})
     validation = dataset.log.of_split("validation") if FLAGS.splits == ["train"] else None
     if validation is None and FLAGS.epochs is None:
         raise app.UsageError(
-            "fitted on more than train there is nothing to stop by: give --epochs "
+            "a fit on more than train has no validation part to stop by: give --epochs "
             "(a fit on train says which epoch was best)"
         )
     recommender.fit(dataset, log, validation, checkpoint=Path(FLAGS.output) / "unfinished.npz")
-    found = recommender.fitted
-    print(f"best epoch {found['best_epoch']} of {found['epochs']}")
+    summary = recommender.summary
+    print(f"best epoch {summary['best_epoch']} of {summary['epochs']}")
     return recommender
 
 
 def main() -> None:
+    """Fit the recommender that the flags name, save it and print how it ranks."""
     if FLAGS.kind in ("degraded", "shuffled") and not FLAGS.inner:
         raise app.UsageError(f"--kind={FLAGS.kind} needs --inner, the recommender to wrap")
     dataset = load_dataset(FLAGS.dataset)
@@ -105,7 +111,7 @@ def main() -> None:
             inner = load_recommender(FLAGS.inner)
             recommender = ShuffledAcrossUsers.of(inner, dataset, log, seed)
         case _:
-            recommender = trained(dataset, log)
+            recommender = train(dataset, log)
     recommender.save(FLAGS.output)
     print(f"{recommender.name} {recommender.version}, {len(log)} interactions: {FLAGS.output}")
     if FLAGS.splits != ["train"]:
@@ -113,12 +119,13 @@ def main() -> None:
     elif FLAGS.users:
         parts = ("test",) if FLAGS.kind in TRAINED else ("validation", "test")
         users = draw_users(dataset, FLAGS.users, held_out=parts)
-        beside = (recommender, Popularity().fit(dataset, log), Random(dataset.item_ids))
+        compared = (recommender, Popularity().fit(dataset, log), Random(dataset.item_ids))
         if dataset.synthetic:
             print("synthetic data:")
-        hits = {r.name: held_out_hits(r, dataset, users, held_out=parts) for r in beside}
+        splits = HeldOutSplits(truth=parts)
+        hits = {r.name: held_out_hits(r, dataset, users, splits=splits) for r in compared}
         print(held_out_table(hits))
-        print(ranking_table({r.name: held_out_ranking(r, dataset, users) for r in beside}))
+        print(ranking_table({r.name: held_out_ranking(r, dataset, users) for r in compared}))
 
 
 if __name__ == "__main__":

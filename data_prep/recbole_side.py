@@ -1,14 +1,18 @@
-"""The RecBole side: run this one file where RecBole is installed; it needs nothing of ours.
+"""Serve or export a RecBole model: copy this one file to where RecBole is installed.
+
+It needs nothing of alignuser_jax.
 
     python recbole_side.py serve saved/BPR-….pth --port 8090    # --arms=bpr=http://HOST:8090
     python recbole_side.py export saved/BPR-….pth recs.tsv      # --arms=bpr=recs.tsv
 
-`serve` speaks alignuser-recommend/1. Sequential models are given the live history and session
-of each request; the others know their users, and a user that they do not know gets the most
-popular items. `export` writes user, item, score, without the items that RecBole masks as seen.
+`serve` speaks alignuser-recommend/1 (alignuser_jax/recommenders/http/protocol.py). Sequential
+models are given the live history and session of each request. The others know their users by
+id, and a user that they do not know gets the most popular items. `export` writes user, item and
+score, without the items that RecBole masks as seen.
 
-RecBole 1.2.1 with a torch of 2.6 or newer needs TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1 to load what
-it saved, in training too; here it is set. A checkpoint is a pickle: load none you do not trust.
+RecBole 1.2.1 with torch 2.6 or newer needs TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1 to load what it
+saved, in training too; this file sets it. A checkpoint is a pickle: load none that you do not
+trust.
 """
 
 import argparse
@@ -20,11 +24,15 @@ import threading
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-PROTOCOL = "alignuser-recommend/1"
+PROTOCOL = "alignuser-recommend/1"  # a copy: this file imports nothing of alignuser_jax
 
 
-class Side:
-    """A saved model with what it takes to ask it in original ids."""
+class SavedModel:
+    """A model that RecBole saved, asked in the ids of the original data.
+
+    Args:
+        checkpoint: the .pth file.
+    """
 
     def __init__(self, checkpoint):
         os.environ.setdefault("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
@@ -47,7 +55,12 @@ class Side:
             self.version = hashlib.blake2b(file.read(), digest_size=6).hexdigest()
 
     def scores(self, users, seen):
-        """float [len(users), items]; `users` are codes, `seen` lists of item codes."""
+        """Return scores, a tensor [users, items].
+
+        Args:
+            users: RecBole's codes of the users.
+            seen: for each user, the codes of the items in the live history, oldest first.
+        """
         import torch
         from recbole.data.interaction import Interaction
         from recbole.utils.case_study import full_sort_scores
@@ -62,7 +75,7 @@ class Side:
             last = items[-longest:]
             rows[row, : len(last)] = torch.tensor(last, dtype=torch.long)
             lengths[row] = max(len(last), 1)
-        asked = Interaction(
+        interaction = Interaction(
             {
                 self.uid: torch.tensor(users),
                 self.model.ITEM_SEQ: rows,
@@ -70,57 +83,58 @@ class Side:
             }
         ).to(device)
         with torch.no_grad():
-            scores = self.model.full_sort_predict(asked).view(len(users), -1)
+            scores = self.model.full_sort_predict(interaction).view(len(users), -1)
         return scores.cpu()
 
     def recommend(self, requests):
-        slates = [None] * len(requests)
-        asked = []
-        for n, request in enumerate(requests):
-            done = [*request.get("history", ()), *request.get("session", ())]
-            seen = [self.items[row[0]] for row in done if row[0] in self.items]
-            user = self.users.get(request["user_id"])
-            if (self.sequential and seen) or (not self.sequential and user is not None):
-                asked.append((n, user or 0, seen))
-            else:
-                slates[n] = self.slate(request, [])
-        for n, user, seen in asked:  # one by one: no slate depends on its neighbours
-            best = self.scores([user], [seen])[0]
-            order = best.argsort(descending=True, stable=True).tolist()
-            values = best.tolist()
-            ranked = [c for c in order if c in self.names and c != 0 and values[c] > -1e30]
-            slates[n] = self.slate(requests[n], ranked)
-        return slates
+        """Return one slate for each request, as the protocol writes them."""
+        return [self.slate(request, self.ranked(request)) for request in requests]
+
+    def ranked(self, request):
+        """Return item codes, best first; none for a user of whom the model knows nothing."""
+        past = [*request.get("history", ()), *request.get("session", ())]
+        seen = [self.items[row[0]] for row in past if row[0] in self.items]
+        user = self.users.get(request["user_id"])
+        if not (seen if self.sequential else user is not None):
+            return []
+        scores = self.scores([user or 0], [seen])[0]  # alone: no slate depends on another
+        order = scores.argsort(descending=True, stable=True).tolist()
+        values = scores.tolist()
+        return [c for c in order if c in self.names and c != 0 and values[c] > -1e30]
 
     def slate(self, request, ranked):
-        """The first k of `ranked` that are not excluded, then the most popular ones."""
-        taken = {self.items.get(item) for item in request.get("exclude", ())}
+        """Return the first k of `ranked` that are not excluded, then the most popular ones."""
+        excluded = {self.items.get(item) for item in request.get("exclude", ())}
         ids = []
         for code in [*ranked, *self.popular]:
             if len(ids) == request["k"]:
                 break
-            if code not in taken:
-                taken.add(code)
+            if code not in excluded:
+                excluded.add(code)
                 ids.append(self.names[code])
         return {"user_id": request["user_id"], "item_ids": ids}
 
 
-def export(side, path, k):
+def export(model, path, k):
+    """Write the k best items of each user as tab-separated user, item and score."""
     from recbole.utils.case_study import full_sort_scores
 
-    users = [(token, code) for token, code in side.users.items() if code != 0]
+    users = [(token, code) for token, code in model.users.items() if code != 0]
     with open(path, "w", encoding="utf-8") as out:
         for token, code in users:
-            scores = full_sort_scores([code], side.model, side.test, side.config["device"])[0]
+            scores = full_sort_scores([code], model.model, model.test, model.config["device"])[
+                0
+            ]
             best = scores.cpu().topk(min(k, len(scores)))
             # RecBole's Python may be older than zip's strict=
             for item, score in zip(best.indices.tolist(), best.values.tolist()):  # noqa: B905
-                if item in side.names and item != 0 and score > -1e30:
-                    out.write(f"{token}\t{side.names[item]}\t{score!r}\n")
+                if item in model.names and item != 0 and score > -1e30:
+                    out.write(f"{token}\t{model.names[item]}\t{score!r}\n")
     print(f"{len(users)} users: {path}")
 
 
-def serve(side, host, port):
+def serve(model, host, port):
+    """Answer requests until the program is stopped."""
     lock = threading.Lock()
 
     class Handler(BaseHTTPRequestHandler):
@@ -129,7 +143,7 @@ def serve(side, host, port):
         disable_nagle_algorithm = True
 
         def do_GET(self):
-            about = {"name": side.name, "version": side.version, "stateful": False}
+            about = {"name": model.name, "version": model.version, "stateful": False}
             self.send(200, {"protocol": PROTOCOL, **about})
 
         def do_POST(self):
@@ -137,11 +151,11 @@ def serve(side, host, port):
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 requests = json.loads(body)["requests"]
                 with lock:
-                    slates = side.recommend(requests)
+                    slates = model.recommend(requests)
             except Exception as error:
                 self.send(500, {"error": f"{type(error).__name__}: {error}"})
                 return
-            self.send(200, {"protocol": PROTOCOL, "version": side.version, "slates": slates})
+            self.send(200, {"protocol": PROTOCOL, "version": model.version, "slates": slates})
 
         def send(self, status, value):
             data = json.dumps(value).encode()
@@ -155,11 +169,12 @@ def serve(side, host, port):
             pass
 
     server = ThreadingHTTPServer((host, port), Handler)
-    print(f"serving {side.name} at http://{host}:{server.server_address[1]}/", flush=True)
+    print(f"serving {model.name} at http://{host}:{server.server_address[1]}/", flush=True)
     server.serve_forever()
 
 
 def main():
+    """Read the command line and serve or export."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     verbs = parser.add_subparsers(dest="verb", required=True)
     for verb in ("serve", "export"):
@@ -172,11 +187,11 @@ def main():
             of_verb.add_argument("output", help="the file to write, a .tsv")
             of_verb.add_argument("--k", type=int, default=200, help="items per user")
     flags = parser.parse_args()
-    side = Side(flags.checkpoint)
+    model = SavedModel(flags.checkpoint)
     if flags.verb == "serve":
-        serve(side, flags.host, flags.port)
+        serve(model, flags.host, flags.port)
     else:
-        export(side, flags.output, flags.k)
+        export(model, flags.output, flags.k)
 
 
 if __name__ == "__main__":

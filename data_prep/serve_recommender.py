@@ -3,8 +3,8 @@
     alignuser serve-recommender runs/als --port=8090
     alignuser simulate --arms=als=http://localhost:8090,... (or check-recommender http://…)
 
-It speaks the JSON of `alignuser_jax/recommenders/http/protocol.py`. With a key in the variable
-that --api_key_env names, callers must send it (they read it from the same variable).
+It speaks the JSON of `alignuser_jax/recommenders/http/protocol.py`. If the variable that
+--api_key_env names holds a key, callers must send it (they read it from the same variable).
 """
 
 import os
@@ -14,6 +14,7 @@ import sys
 from absl import app, flags
 
 from alignuser_jax.recommenders import RecommenderServer, load_recommender
+from alignuser_jax.recommenders.base import label_of
 from alignuser_jax.runs.flags import run as run_program
 
 FLAGS = flags.FLAGS
@@ -24,15 +25,15 @@ flags.DEFINE_integer(
 flags.DEFINE_string("api_key_env", "ALIGNUSER_RECOMMENDER_KEY", "Variable that holds the key.")
 
 
-def main(given: list[str]) -> None:
-    if len(given) != 1:
-        raise app.UsageError(f"give one recommender to serve (given: {given or 'nothing'})")
-    recommender = load_recommender(given[0])
+def main(specs: list[str]) -> None:
+    """Serve until the program is stopped."""
+    if len(specs) != 1:
+        raise app.UsageError(f"give one recommender to serve (given: {specs or 'nothing'})")
+    recommender = load_recommender(specs[0])
     key = os.environ.get(FLAGS.api_key_env, "")
     with RecommenderServer(recommender, FLAGS.host, FLAGS.port, key) as server:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-        name = getattr(recommender, "name", "") or type(recommender).__name__
-        print(f"serving {name} {server.version} at {server.url}", flush=True)
+        print(f"serving {label_of(recommender)} {server.version} at {server.url}", flush=True)
         server.serve_forever()
 
 

@@ -1,12 +1,11 @@
 """Recommenders made worse in a known way, so that a simulated A/B test can be tested itself.
 
-`Degraded` loses quality slot by slot; `ShuffledAcrossUsers` keeps which items are shown how
-often and takes only the personalisation away, the most telling single control.
+`Degraded` loses quality slot by slot. `ShuffledAcrossUsers` keeps which items are shown how
+often and takes only the personalisation away, which is the most telling single control.
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,37 +13,51 @@ from pathlib import Path
 import numpy as np
 
 from alignuser_jax.datasets import Dataset, Log
-from alignuser_jax.randomness import stable_key
-from alignuser_jax.recommenders.base import Catalogue, digest, generator, read, write
+from alignuser_jax.randomness import named_generator, stable_key
+from alignuser_jax.recommenders.base import (
+    ItemIndex,
+    Saveable,
+    digest,
+    label_of,
+    read_folder,
+    refit,
+    version_of,
+    write_folder,
+)
 from alignuser_jax.records import Interaction, RecommendationRequest, Recommender, Slate
 
 INNER = "inner"
+"""Folder of the wrapped recommender, inside the folder of what wraps it."""
+LoadInner = Callable[[Path], Recommender]
+"""Loads a recommender of any kind: `loading.load_saved`, which imports this module."""
 
 
-def _version(recommender: object) -> str:
-    return str(getattr(recommender, "version", ""))
-
-
-def _name(recommender: object) -> str:
-    return str(getattr(recommender, "name", "") or type(recommender).__name__)
-
-
-def _save_inner(inner: object, directory: str | Path) -> None:
-    if not hasattr(inner, "save"):
+def _save_inner(inner: Recommender, directory: str | Path) -> None:
+    if not isinstance(inner, Saveable):
         raise ValueError(
-            f"{_name(inner)} has no save(dir), so what wraps it cannot be saved either: "
+            f"{label_of(inner)} has no save(dir), so what wraps it cannot be saved either: "
             "wrap it again in your own module and pass module:attr instead of a folder"
         )
     inner.save(Path(directory) / INNER)
 
 
 class Degraded:
-    """`inner` with `random_share` of each slate's slots taken over by random items.
+    """A recommender with a share of each slate's slots given to random items.
 
     A slate of k gets ⌊share · k⌋ random slots or one more, so that the share is right on
-    average. Random items are never excluded ones nor ones the inner slate already shows; where
-    the catalogue is used up the inner items stay. The draws depend on (seed, user, request
+    average. Random items are never excluded ones nor ones that the inner slate already shows;
+    where no other items are left the inner ones stay. The draws depend on (seed, user, request
     seed, page).
+
+    Example:
+        >>> control = Degraded(als, random_share=0.5, item_ids=dataset.item_ids)
+
+    Args:
+        inner: the recommender to make worse.
+        random_share: 0 to 1.
+        item_ids: the items to draw from.
+        seed: another seed draws other items.
+        name: for tables; made of the inner name and the share when it is not given.
     """
 
     stateful = False
@@ -53,19 +66,19 @@ class Degraded:
         self,
         inner: Recommender,
         random_share: float,
-        catalogue: Iterable[str],
+        item_ids: Iterable[str],
         seed: int = 0,
         name: str = "",
     ):
         if not 0 <= random_share <= 1:
             raise ValueError(f"random_share is a share between 0 and 1, not {random_share}")
         self.inner, self.random_share, self.seed = inner, float(random_share), seed
-        self.catalogue = Catalogue(sorted(catalogue))
-        self.name = name or f"{_name(inner)}-random{random_share:g}"
+        self.index = ItemIndex(sorted(item_ids))
+        self.name = name or f"{label_of(inner)}-random{random_share:g}"
         self.version = digest(
             {
                 "kind": "degraded",
-                "inner": _version(inner),
+                "inner": version_of(inner),
                 "share": self.random_share,
                 "seed": seed,
             },
@@ -74,51 +87,63 @@ class Degraded:
 
     @property
     def item_ids(self) -> tuple[str, ...]:
-        return self.catalogue.item_ids
+        """The items that random slots are drawn from, sorted."""
+        return self.index.item_ids
 
     def fit(self, dataset: Dataset, log: Log) -> Degraded:
-        inner = copy.copy(self.inner).fit(dataset, log)  # ours may be shared by others
+        """Return the same control of the inner recommender fitted on `log`."""
+        inner = refit(self.inner, dataset, log)
         return Degraded(inner, self.random_share, self.item_ids, self.seed, self.name)
 
     def recommend(self, requests: Sequence[RecommendationRequest]) -> list[Slate]:
+        """Return the inner slates with some of their slots replaced."""
         slates = self.inner.recommend(requests)
         return [self._degrade(r, s) for r, s in zip(requests, slates, strict=True)]
 
     def _degrade(self, request: RecommendationRequest, slate: Slate) -> Slate:
         items = list(slate.item_ids)
-        draw = generator("degraded", self.seed, request.user_id, request.seed, request.page)
+        draw = named_generator(
+            "degraded", self.seed, request.user_id, request.seed, request.page
+        )
         count = int(self.random_share * len(items) + draw.random())
         slots = draw.permutation(len(items))[:count]
-        keys = draw.random(len(self.catalogue), np.float32)
-        codes, _ = self.catalogue.top(keys, count, request.exclude.union(items))
+        keys = draw.random(len(self.index), np.float32)
+        codes, _ = self.index.top(keys, count, request.exclude.union(items))
         for slot, code in zip(slots, codes, strict=False):
-            items[slot] = self.catalogue.item_ids[code]
+            items[slot] = self.item_ids[code]
         return Slate(tuple(items))
 
     def save(self, directory: str | Path) -> None:
+        """Write a folder that `load_recommender` reads, the inner recommender inside it."""
         _save_inner(self.inner, directory)
         settings = {"random_share": self.random_share, "seed": self.seed, "name": self.name}
-        write(
-            directory,
-            "degraded",
-            {"version": self.version, "settings": settings},
-            item_ids=np.array(self.item_ids),
-        )
+        about = {"version": self.version, "settings": settings}
+        write_folder(directory, "degraded", about, item_ids=np.array(self.item_ids))
 
     @classmethod
-    def load(cls, directory: str | Path, load_inner: Callable[[Path], Recommender]) -> Degraded:
-        stored, arrays = read(directory, "degraded")
+    def load(cls, directory: str | Path, load_inner: LoadInner) -> Degraded:
+        """Read what `save` wrote; `load_inner` reads the inner folder."""
+        about, arrays = read_folder(directory, "degraded")
         inner = load_inner(Path(directory) / INNER)
-        return cls(inner, catalogue=arrays["item_ids"].tolist(), **stored["settings"])
+        return cls(inner, item_ids=arrays["item_ids"].tolist(), **about["settings"])
 
 
 class ShuffledAcrossUsers:
-    """Answers each user with what `inner` would show to another user.
+    """A recommender that answers each user with what `inner` would show to another user.
 
-    `histories` holds what that other user did; who stands for whom is one fixed cycle through
-    all its users drawn from `seed`, so nobody stands for themselves and each stands for one. A
-    user outside `histories` gets a fixed one of them. The user's own session is not passed on;
-    the own `exclude` is, and the other's history is excluded too, as it would be for them.
+    Which user stands for which is one fixed cycle through all users of `histories`, drawn from
+    the seed, so nobody stands for themselves and each stands for one. A user outside
+    `histories` gets a fixed one of them. The user's own session is not passed on. What the user
+    excludes is, and the other's history is excluded too, as it would be for them.
+
+    Example:
+        >>> control = ShuffledAcrossUsers.of(als, dataset, dataset.log.of_split("train"))
+
+    Args:
+        inner: the recommender to ask.
+        histories: user id to what that user did, of at least two users.
+        seed: another seed makes another cycle.
+        name: for tables; made of the inner name when it is not given.
     """
 
     stateful = False
@@ -136,52 +161,57 @@ class ShuffledAcrossUsers:
                 f"shuffling across users needs histories of at least 2 users, not {len(users)}"
             )
         self.inner, self.histories, self.seed = inner, dict(histories), seed
-        order = generator("shuffled", seed).permutation(len(users))
+        order = named_generator("shuffled", seed).permutation(len(users))
         self.users = tuple(users)
         self.partner: dict[str, str] = {
             users[a]: users[b] for a, b in zip(order, np.roll(order, -1), strict=True)
         }
-        self.name = name or f"{_name(inner)}-shuffled"
-        self.version = digest(
-            {"kind": "shuffled", "inner": _version(inner), "seed": seed}, *self._flat().values()
-        )
+        self.name = name or f"{label_of(inner)}-shuffled"
+        about = {"kind": "shuffled", "inner": version_of(inner), "seed": seed}
+        self.version = digest(about, *self._history_arrays().values())
 
     @classmethod
-    def of(cls, inner: Recommender, dataset: Dataset, log: Log, seed: int = 0, name: str = ""):
-        """With the histories of every user of `log`."""
+    def of(
+        cls, inner: Recommender, dataset: Dataset, log: Log, seed: int = 0, name: str = ""
+    ) -> ShuffledAcrossUsers:
+        """Return the control with the histories of every user of `log`."""
         users = [dataset.user_ids[code] for code in np.unique(log.user)]
         return cls(inner, {user: dataset.history(log, user) for user in users}, seed, name)
 
     def fit(self, dataset: Dataset, log: Log) -> ShuffledAcrossUsers:
-        inner = copy.copy(self.inner).fit(dataset, log)  # ours may be shared by others
+        """Return the control of the inner recommender fitted on `log`, with its histories."""
+        inner = refit(self.inner, dataset, log)
         return ShuffledAcrossUsers.of(inner, dataset, log, self.seed, self.name)
 
     @property
     def item_ids(self) -> tuple[str, ...]:
+        """The items of the inner recommender, empty when it does not say."""
         return getattr(self.inner, "item_ids", ())
 
     def partner_of(self, user_id: str) -> str:
+        """Return the user whose slate this user is shown."""
         other = self.partner.get(user_id)
         if other is None:
             other = self.users[stable_key("shuffled", self.seed, user_id) % len(self.users)]
         return other
 
     def recommend(self, requests: Sequence[RecommendationRequest]) -> list[Slate]:
-        asked = []
+        """Return what the inner recommender would show to each user's partner."""
+        partner_requests = []
         for request in requests:
             other = self.partner_of(request.user_id)
             history = self.histories[other]
             exclude = request.exclude.union(i.item_id for i in history)
-            asked.append(
+            partner_requests.append(
                 replace(request, user_id=other, history=history, session=(), exclude=exclude)
             )
-        slates = list(self.inner.recommend(asked))
+        slates = list(self.inner.recommend(partner_requests))
         # a catalogue so small that the other's history uses it up: fill from that history
         short = [n for n, r in enumerate(requests) if len(slates[n].item_ids) < r.k]
         if short:
             wider = [
                 replace(
-                    asked[n],
+                    partner_requests[n],
                     exclude=requests[n].exclude.union(slates[n].item_ids),
                     k=requests[n].k - len(slates[n].item_ids),
                 )
@@ -191,7 +221,8 @@ class ShuffledAcrossUsers:
                 slates[n] = Slate(slates[n].item_ids + more.item_ids)
         return slates
 
-    def _flat(self) -> dict[str, np.ndarray]:
+    def _history_arrays(self) -> dict[str, np.ndarray]:
+        """Return the histories as columns: all interactions, and how many each user has."""
         rows = [row for user in self.users for row in self.histories[user]]
         return {
             "users": np.array(self.users),
@@ -202,30 +233,22 @@ class ShuffledAcrossUsers:
         }
 
     def save(self, directory: str | Path) -> None:
+        """Write a folder that `load_recommender` reads, the inner recommender inside it."""
         _save_inner(self.inner, directory)
         settings = {"seed": self.seed, "name": self.name}
-        write(
-            directory,
-            "shuffled",
-            {"version": self.version, "settings": settings},
-            **self._flat(),
-        )
+        about = {"version": self.version, "settings": settings}
+        write_folder(directory, "shuffled", about, **self._history_arrays())
 
     @classmethod
-    def load(
-        cls, directory: str | Path, load_inner: Callable[[Path], Recommender]
-    ) -> ShuffledAcrossUsers:
-        stored, flat = read(directory, "shuffled")
-        rows = map(
-            Interaction,
-            flat["items"].tolist(),
-            flat["ratings"].tolist(),
-            flat["timestamps"].tolist(),
-        )
+    def load(cls, directory: str | Path, load_inner: LoadInner) -> ShuffledAcrossUsers:
+        """Read what `save` wrote; `load_inner` reads the inner folder."""
+        about, arrays = read_folder(directory, "shuffled")
+        columns = (arrays[name].tolist() for name in ("items", "ratings", "timestamps"))
+        rows = map(Interaction, *columns)
         histories = {
             user: tuple(next(rows) for _ in range(length))
             for user, length in zip(
-                flat["users"].tolist(), flat["lengths"].tolist(), strict=True
+                arrays["users"].tolist(), arrays["lengths"].tolist(), strict=True
             )
         }
-        return cls(load_inner(Path(directory) / INNER), histories, **stored["settings"])
+        return cls(load_inner(Path(directory) / INNER), histories, **about["settings"])

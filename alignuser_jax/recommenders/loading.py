@@ -1,5 +1,8 @@
-"""Getting a recommender from what a person types: a saved folder, a URL, a file of
-recommendations, `module:attr`, or the name of an installed plugin."""
+"""Load a recommender from what a person types in a flag.
+
+That is a saved folder, a URL, a file of recommendations, `module:attr`, or the name of an
+installed plugin.
+"""
 
 from __future__ import annotations
 
@@ -7,19 +10,20 @@ import importlib
 import inspect
 import os
 import sys
+from collections.abc import Callable
 from difflib import get_close_matches
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
-from alignuser_jax.recommenders.base import SETTINGS_FILE, read
+from alignuser_jax.recommenders.base import SETTINGS_FILE, read_folder
 from alignuser_jax.recommenders.controls import Degraded, ShuffledAcrossUsers
 from alignuser_jax.recommenders.foreign.recs_file import SUFFIXES, from_recs_file
 from alignuser_jax.recommenders.http.remote import from_http
 from alignuser_jax.recommenders.models.als import ALS
+from alignuser_jax.recommenders.models.baselines import Popularity, Random
 from alignuser_jax.recommenders.models.lightgcn import LightGCN
 from alignuser_jax.recommenders.models.mf import MF
 from alignuser_jax.recommenders.models.multvae import MultVAE
-from alignuser_jax.recommenders.models.simple import Popularity, Random
 from alignuser_jax.records import Recommender
 
 PLUGINS = "alignuser.recommenders"
@@ -27,46 +31,56 @@ PLUGINS = "alignuser.recommenders"
 
 
 def load_saved(directory: str | Path) -> Recommender:
-    """The recommender that `save(directory)` wrote."""
-    settings, _ = read(directory)
-    match settings.get("kind"):
-        case "random":
-            return Random.load(directory)
-        case "popularity":
-            return Popularity.load(directory)
-        case "als":
-            return ALS.load(directory)
-        case "mf":
-            return MF.load(directory)
-        case "lightgcn":
-            return LightGCN.load(directory)
-        case "multvae":
-            return MultVAE.load(directory)
-        case "degraded":
-            return Degraded.load(directory, load_saved)
-        case "shuffled":
-            return ShuffledAcrossUsers.load(directory, load_saved)
-        case kind:
-            raise ValueError(
-                f"{directory} holds a recommender of kind {kind!r}; this version reads random, "
-                "popularity, als, mf, lightgcn, multvae, degraded and shuffled"
-            )
+    """Load the recommender that `save(directory)` wrote.
+
+    Raises:
+        FileNotFoundError: if the folder holds no saved recommender.
+        ValueError: if it is damaged, or of a kind that this version does not know.
+    """
+    readers: dict[str, Callable[[Path], Recommender]] = {
+        "random": Random.load,
+        "popularity": Popularity.load,
+        "als": ALS.load,
+        "mf": MF.load,
+        "lightgcn": LightGCN.load,
+        "multvae": MultVAE.load,
+        "degraded": lambda folder: Degraded.load(folder, load_saved),
+        "shuffled": lambda folder: ShuffledAcrossUsers.load(folder, load_saved),
+    }
+    about, _ = read_folder(directory)
+    kind = about.get("kind")
+    if kind not in readers:
+        raise ValueError(
+            f"{directory} holds a recommender of kind {kind!r}; this version reads "
+            f"{', '.join(readers)}"
+        )
+    return readers[kind](Path(directory))
 
 
 def load_recommender(spec: str | Path) -> Recommender:
-    """A recommender from what a person types:
+    """Load a recommender from what a person types.
+
+    `spec` is one of:
 
     * the folder of a saved one;
-    * `http://…` or `https://…`, a server that speaks `protocol`, or `cornac+http://…`, a Cornac
-      server;
+    * `http://…` or `https://…`, a server that speaks the JSON of `http.protocol`, or
+      `cornac+http://…`, a Cornac server;
     * a file of recommendations (.tsv, .csv, .txt, .parquet), see `from_recs_file`;
+    * the name under which an installed package offers one (an entry point, see `PLUGINS`);
     * `module:attr`, where `attr` is an instance, a class, or a function without required
       arguments that returns one; dots in it are followed. `module` is looked for in the working
-      directory too;
-    * the name under which an installed package offers one (entry points of `PLUGINS`).
+      directory too.
 
-    Raises `ValueError`, `FileNotFoundError` or `RecommenderUnavailable` that say
-    what was wrong; what the module itself raises comes through.
+    Example:
+        >>> recommender = load_recommender("runs/als")
+        >>> recommender = load_recommender("http://localhost:8090")
+        >>> recommender = load_recommender("my_module:MyRecommender")
+
+    Raises:
+        FileNotFoundError: if `spec` is none of these.
+        ValueError: if what it names is no recommender, or a damaged one.
+        RecommenderUnavailable: if the server does not answer.
+        Exception: what the module itself raises when it is imported.
     """
     path, text = Path(spec), str(spec)
     if (path / SETTINGS_FILE).is_file():
@@ -79,21 +93,30 @@ def load_recommender(spec: str | Path) -> Recommender:
         return from_recs_file(path)
     plugins = {plugin.name: plugin for plugin in entry_points(group=PLUGINS)}
     if text in plugins:
-        return _made(plugins[text].load(), text)
-    module_name, colon, attribute = str(spec).partition(":")
+        return _instance(plugins[text].load(), text)
+    module_name, colon, attribute = text.partition(":")
     if not colon or not module_name or not attribute or os.sep in module_name:
-        near = get_close_matches(text, plugins, n=1)
-        hint = f" (did you mean the plugin {near[0]!r}?)" if near else ""
-        raise FileNotFoundError(
-            f"{text!r} is neither the folder of a saved recommender (one with a "
-            f"{SETTINGS_FILE}), nor http://…, nor cornac+http://…, nor a file of "
-            f"recommendations ({', '.join(SUFFIXES)}), nor of the form module:attr, nor the "
-            f"name of an installed plugin{hint}"
-        )
+        raise _unknown(text, plugins)
+    return _instance(_attribute(text, module_name, attribute), text)
+
+
+def _unknown(spec: str, plugins: dict[str, EntryPoint]) -> FileNotFoundError:
+    near = get_close_matches(spec, plugins, n=1)
+    hint = f" (did you mean the plugin {near[0]!r}?)" if near else ""
+    return FileNotFoundError(
+        f"{spec!r} is neither the folder of a saved recommender (one with a "
+        f"{SETTINGS_FILE}), nor http://…, nor cornac+http://…, nor a file of "
+        f"recommendations ({', '.join(SUFFIXES)}), nor of the form module:attr, nor the "
+        f"name of an installed plugin{hint}"
+    )
+
+
+def _attribute(spec: str, module_name: str, attribute: str) -> object:
+    """Import the module and follow the dots of the attribute."""
     if os.getcwd() not in sys.path and "" not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
-        found = importlib.import_module(module_name)
+        value: object = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name is None or not (module_name + ".").startswith(error.name + "."):
             raise  # the module exists; something that it imports does not
@@ -102,28 +125,28 @@ def load_recommender(spec: str | Path) -> Recommender:
             "and the installed packages)"
         ) from error
     for part in attribute.split("."):
-        if not hasattr(found, part):
-            where = getattr(found, "__name__", type(found).__name__)
+        if not hasattr(value, part):
+            where = getattr(value, "__name__", type(value).__name__)
             raise ValueError(f"{spec!r}: {where} has no attribute {part!r}")
-        found = getattr(found, part)
-    return _made(found, text)
+        value = getattr(value, part)
+    return value
 
 
-def _made(found: object, spec: str) -> Recommender:
-    made = found
-    if isinstance(found, type) or (callable(found) and not hasattr(found, "recommend")):
+def _instance(value: object, spec: str) -> Recommender:
+    """Return a recommender: the value itself, or what calling it without arguments makes."""
+    if isinstance(value, type) or (callable(value) and not hasattr(value, "recommend")):
         try:
-            inspect.signature(found).bind()
+            inspect.signature(value).bind()
         except TypeError as error:
             raise ValueError(
                 f"{spec!r} cannot be made without arguments ({error}): name an instance, or a "
                 "function without arguments that returns one"
             ) from error
-        made = found()
-    if not isinstance(made, Recommender) or isinstance(made, type):
+        value = value()
+    if not isinstance(value, Recommender) or isinstance(value, type):
         raise ValueError(
-            f"{spec!r} gave a {type(made).__name__} without recommend(requests): expected an "
+            f"{spec!r} gave a {type(value).__name__} without recommend(requests): expected an "
             "instance of a recommender, its class, or a function without arguments that "
             "returns one"
         )
-    return made
+    return value

@@ -1,13 +1,11 @@
-"""Between two rounds of sessions: what was simulated joins the log, and recommenders are fitted
-again, one snapshot per arm and round.
+"""Between two rounds of sessions: simulated ratings join the log and recommenders are refitted.
 
-Within a round nothing is fitted, so the order of its sessions changes nothing; a run that is
-killed and resumed finds the snapshots that it had made.
+Each arm has one snapshot per round. Within a round nothing is fitted, so the order of its
+sessions changes nothing, and a run that is killed and resumed loads the snapshots that it made.
 """
 
 from __future__ import annotations
 
-import copy
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,14 +16,14 @@ import numpy as np
 
 from alignuser_jax.datasets import Dataset, Log
 from alignuser_jax.durable.whole import write_whole
-from alignuser_jax.recommenders.base import digest
+from alignuser_jax.recommenders.base import Fittable, Saveable, digest, refit, version_of
 from alignuser_jax.recommenders.loading import load_saved
 from alignuser_jax.records import Event, Interaction, Recommender
 
 
 def check_fittable(arms: Mapping[str, Recommender]) -> None:
-    """Raises `ValueError` naming the arms whose recommenders cannot be fitted here."""
-    unfit = sorted(arm for arm, recommender in arms.items() if not _fits(recommender))
+    """Raise `ValueError` if an arm's recommender cannot be fitted here, naming the arms."""
+    unfit = sorted(arm for arm, recommender in arms.items() if not _is_fittable(recommender))
     if unfit:
         raise ValueError(
             f"arm {', '.join(unfit)} cannot be fitted again: retraining between rounds needs a "
@@ -34,47 +32,52 @@ def check_fittable(arms: Mapping[str, Recommender]) -> None:
         )
 
 
-def _fits(recommender: object) -> bool:
+def _is_fittable(recommender: Recommender) -> bool:
     inner = getattr(recommender, "inner", None)
-    return hasattr(recommender, "fit") and (inner is None or _fits(inner))
+    return isinstance(recommender, Fittable) and (inner is None or _is_fittable(inner))
 
 
 def ratings_of(events: Iterable[Event]) -> dict[str, dict[str, tuple[Interaction, ...]]]:
-    """arm -> user -> what was rated, in the order of sessions and steps."""
-    found: dict[str, dict[str, list[Interaction]]] = defaultdict(lambda: defaultdict(list))
+    """Return arm to user to what was rated, in the order of sessions and steps."""
+    ratings: dict[str, dict[str, list[Interaction]]] = defaultdict(lambda: defaultdict(list))
     for event in sorted(events, key=lambda e: (e.arm, e.user_id, e.session, e.sequence)):
         if event.kind == "rate":
-            rated = Interaction(event.item_id, event.value)
-            found[event.arm][event.user_id].append(rated)
+            rating = Interaction(event.item_id, event.value)
+            ratings[event.arm][event.user_id].append(rating)
     return {
-        arm: {user: tuple(rated) for user, rated in users.items()}
-        for arm, users in found.items()
+        arm: {user: tuple(rows) for user, rows in users.items()}
+        for arm, users in ratings.items()
     }
 
 
 def with_ratings(
     dataset: Dataset, log: Log, ratings: Mapping[str, Sequence[Interaction]]
 ) -> Log:
-    """`log` (a part of `dataset`'s) and after it, as training interactions, `ratings` by user.
+    """Return `log` with simulated ratings added as training interactions.
 
-    They have no time of their own: the n-th of a user happens n seconds after the last
-    interaction of the whole log.
+    Simulated ratings have no time of their own: the n-th of a user is placed n seconds after
+    the last interaction of the whole log.
+
+    Args:
+        dataset: names the codes of users and items.
+        log: a part of the dataset's log, sorted by user.
+        ratings: user id to what the user rated, in order.
     """
     users = {user: code for code, user in enumerate(dataset.user_ids)}
     items = {item: code for code, item in enumerate(dataset.item_ids)}
     after = int(log.timestamp.max()) if len(log) else 0
     rows = [
-        (users[user], items[rated.item_id], rated.rating, after + n)
+        (users[user], items[rating.item_id], rating.rating, after + n)
         for user in sorted(ratings)
-        for n, rated in enumerate(ratings[user], 1)
+        for n, rating in enumerate(ratings[user], 1)
     ]
     if not rows:
         return log
-    user, item, rating, timestamp = zip(*rows, strict=True)
+    user, item, stars, timestamp = zip(*rows, strict=True)
     columns = {
         "user": np.concatenate([log.user, np.array(user, log.user.dtype)]),
         "item": np.concatenate([log.item, np.array(item, log.item.dtype)]),
-        "rating": np.concatenate([log.rating, np.array(rating, log.rating.dtype)]),
+        "rating": np.concatenate([log.rating, np.array(stars, log.rating.dtype)]),
         "timestamp": np.concatenate([log.timestamp, np.array(timestamp, np.int64)]),
         "split": np.concatenate([log.split, np.zeros(len(rows), log.split.dtype)]),
     }
@@ -89,28 +92,39 @@ def with_ratings(
 def snapshot(
     recommender: Recommender, dataset: Dataset, log: Log, folder: Path, arm: str, number: int
 ) -> Recommender:
-    """The arm's recommender of round `number` (the first fitted here is 1), fitted on `log`.
+    """Return an arm's recommender fitted on `log`, and keep it for a run that is resumed.
 
-    It is kept in `folder/ARM/round-N` where it can be saved, and its version and the hash of
-    its log in `round-N.json`. Where these are there already the run is being resumed: the
-    snapshot is loaded, or fitted again. Raises `RuntimeError` where that gives another one.
+    It is saved in `folder/ARM/round-N` if it can be, and its version and the hash of its log in
+    `round-N.json` beside it. When these exist the run is being resumed: the snapshot is loaded,
+    or fitted again if it could not be saved.
+
+    Args:
+        recommender: the arm's recommender; it is copied before it is fitted.
+        dataset: names the codes of users and items.
+        log: what to fit on.
+        folder: where snapshots are kept.
+        arm: the arm's name.
+        number: of the round; the first one that is fitted here is 1.
+
+    Raises:
+        RuntimeError: if a resumed run has another log, or ends up with another version.
     """
     place = folder / quote(arm, safe="@") / f"round-{number}"
     record = place.with_name(place.name + ".json")
-    trained_on = digest(
+    log_hash = digest(
         {"log": dataset.hash}, log.user, log.item, log.rating, log.timestamp, log.split
     )
     before = json.loads(record.read_text()) if record.is_file() else None
-    if before and before["log_hash"] != trained_on:
+    if before and before["log_hash"] != log_hash:
         raise RuntimeError(
-            f"{record} was fitted on another log ({before['log_hash']}, now {trained_on}): the "
+            f"{record} was fitted on another log ({before['log_hash']}, now {log_hash}): the "
             "rounds before it are not those of this run; use another output folder"
         )
     if before and before["saved"]:
-        made = load_saved(place)
+        fitted = load_saved(place)
     else:
-        made = copy.copy(recommender).fit(dataset, log)
-    version = str(getattr(made, "version", ""))
+        fitted = refit(recommender, dataset, log)
+    version = version_of(fitted)
     if before and before["version"] != version:
         raise RuntimeError(
             f"the recommender of arm {arm!r} was version {before['version']!r} in round "
@@ -118,26 +132,28 @@ def snapshot(
             "changed; give it save(dir) and a seed, or use another output folder"
         )
     if before is None:
-        saved = hasattr(made, "save")
         place.parent.mkdir(parents=True, exist_ok=True)
-        if saved:
-            made.save(place)
-            saved = _loads(place)
         about = {
             "arm": arm,
             "round": number,
-            "name": str(getattr(made, "name", "")),
+            "name": str(getattr(fitted, "name", "")),
             "version": version,
-            "saved": saved,
-            "log_hash": trained_on,
+            "saved": _save(fitted, place),
+            "log_hash": log_hash,
             "interactions": len(log),
         }
         write_whole(record, json.dumps(about, indent=1) + "\n")
-    return made
+    return fitted
 
 
-def _loads(place: Path) -> bool:
-    """Whether what was saved is one of ours; another's own save format is left to its fit."""
+def _save(recommender: Recommender, place: Path) -> bool:
+    """Save a recommender and return whether it can be loaded again.
+
+    One with a save format of its own is not loaded here: it is fitted again.
+    """
+    if not isinstance(recommender, Saveable):
+        return False
+    recommender.save(place)
     try:
         load_saved(place)
     except (ValueError, OSError, KeyError):

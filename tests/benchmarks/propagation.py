@@ -15,7 +15,7 @@ from absl import app, flags
 from jax.experimental import sparse
 
 from alignuser_jax.datasets import load_dataset
-from alignuser_jax.recommenders.checks.ranking import pairs
+from alignuser_jax.recommenders.checks.ranking import interaction_matrix
 from alignuser_jax.recommenders.models.propagation import product
 
 FLAGS = flags.FLAGS
@@ -55,7 +55,7 @@ def ways(matrix, x):
 def main(argv):
     from tabulate import tabulate
 
-    matrix = pairs(load_dataset(FLAGS.dataset).log.of_split("train"))
+    matrix = interaction_matrix(load_dataset(FLAGS.dataset).log.of_split("train"))
     x = np.random.default_rng(0).standard_normal((matrix.shape[1], 64), np.float32)
     rows = []
     for name, way in ways(matrix, x).items():

@@ -25,9 +25,9 @@ from absl import app, flags
 from scipy.sparse import diags
 
 from alignuser_jax.datasets import load_dataset
+from alignuser_jax.randomness import named_generator
 from alignuser_jax.recommenders import ALS, MF, LightGCN, MultVAE, held_out_ranking
-from alignuser_jax.recommenders.base import generator
-from alignuser_jax.recommenders.checks.ranking import pairs, recall_ndcg, top_codes
+from alignuser_jax.recommenders.checks.ranking import interaction_matrix, recall_ndcg, top_codes
 
 PUBLISHED = {"mf": (0.1776, 0.2401), "lightgcn": (0.1861, 0.2538)}
 """Recall@10 and nDCG@10 of BPR and LightGCN there."""
@@ -53,7 +53,7 @@ def settings_of(name):
 
 def interval(difference):
     """95 % of the means of resampled users."""
-    draw = generator("bootstrap")
+    draw = named_generator("bootstrap")
     means = [
         difference[draw.integers(len(difference), size=len(difference))].mean()
         for _ in range(FLAGS.resamples)
@@ -68,7 +68,9 @@ class Bench:
         self.dataset = dataset
         parts = ("train", "validation", "test")
         self.logs = {part: dataset.log.of_split(part) for part in parts}
-        self.train, self.validation, self.test = (pairs(self.logs[part]) for part in parts)
+        self.train, self.validation, self.test = (
+            interaction_matrix(self.logs[part]) for part in parts
+        )
         self.users = np.flatnonzero(np.diff(self.test.indptr))
         self.rows = []
 
@@ -76,8 +78,8 @@ class Bench:
         start = time.process_time()
         recommender.fit(self.dataset, self.logs["train"], self.logs["validation"])
         took = time.process_time() - start
-        say(recommender.name, recommender.settings, recommender.fitted, f"{took:.0f} s")
-        return self.asked(recommender), took, recommender.fitted["epochs"]
+        say(recommender.name, recommender.settings, recommender.summary, f"{took:.0f} s")
+        return self.asked(recommender), took, recommender.summary["epochs"]
 
     def asked(self, recommender, k=20):
         """(recall, nDCG) per user of what `recommend` shows."""
@@ -190,12 +192,12 @@ def scipy_lightgcn(bench, settings):
 
     def propagate(x):
         total, layer = x, x
-        for _ in range(settings["layers"]):
+        for _ in range(settings.layers):
             layer = np.vstack([graph @ layer[n_users:], back @ layer[:n_users]])
             total = total + layer
-        return total / (settings["layers"] + 1)
+        return total / (settings.layers + 1)
 
-    first = initial_vectors(n_users, n_items, settings["factors"], settings["seed"])
+    first = initial_vectors(n_users, n_items, settings.factors, settings.seed)
     x = np.vstack([first["users"], first["items"]]).astype(np.float32)
     moment, square, step = np.zeros_like(x), np.zeros_like(x), 0
 
@@ -209,13 +211,13 @@ def scipy_lightgcn(bench, settings):
         np.add.at(by_final, positive, slope * final[user])
         np.add.at(by_final, negative, -slope * final[user])
         for part in (user, positive, negative):
-            np.add.at(by_first, part, settings["l2"] / size * x[part])
+            np.add.at(by_first, part, settings.l2 / size * x[part])
         return propagate(by_final) + by_first
 
     def steps():
         nonlocal x, moment, square, step
-        for epoch in range(1, settings["epochs"] + 1):
-            drawn = epoch_batches(bench.train, settings["batch_size"], settings["seed"], epoch)
+        for epoch in range(1, settings.epochs + 1):
+            drawn = epoch_batches(bench.train, settings.batch_size, settings.seed, epoch)
             for user, positive, negative, weight in zip(*drawn.values(), strict=True):
                 real = weight > 0
                 offset = n_users
@@ -223,12 +225,12 @@ def scipy_lightgcn(bench, settings):
                 step += 1
                 moment = 0.9 * moment + 0.1 * g
                 square = 0.999 * square + 0.001 * g * g
-                rate = settings["learning_rate"] * np.sqrt(1 - 0.999**step) / (1 - 0.9**step)
+                rate = settings.learning_rate * np.sqrt(1 - 0.999**step) / (1 - 0.9**step)
                 x = x - np.float32(rate) * moment / (np.sqrt(square) + np.float32(1e-8))
             final = propagate(x)
             yield epoch, lambda some, f=final: f[some] @ f[n_users:].T
 
-    return patient("scipy LightGCN", steps(), bench, settings["patience"])
+    return patient("scipy LightGCN", steps(), bench, settings.patience)
 
 
 def multvae(bench):
@@ -236,16 +238,16 @@ def multvae(bench):
     settings = settings_of("multvae")
     models = [MultVAE(**settings), MultVAE(**(settings | {"dropout": 0.0}))]
     tested = {model: bench.ours(model) for model in models}
-    model = max(models, key=lambda m: m.fitted["validation_ndcg@20"])
-    say(f"on validation dropout {model.settings['dropout']} is better")
+    model = max(models, key=lambda m: m.summary["validation_ndcg@20"])
+    say(f"on validation dropout {model.settings.dropout} is better")
     ours, _, epochs = tested[model]
     seconds = time.process_time() - start
     same = {
-        "k": model.settings["latent"],
-        "autoencoder_structure": [model.settings["hidden"]],
-        "batch_size": model.settings["batch_size"],
-        "learning_rate": model.settings["learning_rate"],
-        "beta": model.settings["kl_cap"],
+        "k": model.settings.latent,
+        "autoencoder_structure": [model.settings.hidden],
+        "batch_size": model.settings.batch_size,
+        "learning_rate": model.settings.learning_rate,
+        "beta": model.settings.kl_cap,
     }
     start = time.process_time()
     sides = [vaecf(bench, **same), vaecf(bench)]
@@ -281,22 +283,25 @@ def published(bench):
     """The other protocol: ratings of 3 or more, split at random per user, figures at 10."""
     log = bench.dataset.log
     log = log.where(log.rating >= 3)
-    shuffled = np.lexsort((generator("published split").random(len(log)), log.user))
+    shuffled = np.lexsort((named_generator("published split").random(len(log)), log.user))
     first = np.searchsorted(log.user, log.user)
     count = np.searchsorted(log.user, log.user, "right") - first
     place = (np.arange(len(log)) - first) / count
     log = log.where(shuffled)  # still by user: the sort's first key
     train, rest = log.where(place < 0.8), log.where(place >= 0.8)
     later = place[place >= 0.8] >= 0.9
-    validation, truth = pairs(rest.where(~later)), pairs(rest.where(later))
-    seen = pairs(train) + validation
+    validation, truth = (
+        interaction_matrix(rest.where(~later)),
+        interaction_matrix(rest.where(later)),
+    )
+    matrix = interaction_matrix(train)
+    seen = matrix + validation
     for name, make in (("mf", MF), ("lightgcn", LightGCN)):
         model = make(**settings_of(name)).fit(bench.dataset, train, rest.where(~later))
-        say(name, model.settings, model.fitted)
-        vectors = model.factors
-        sums = (pairs(train) @ vectors.fold) / np.sqrt(
-            np.maximum(np.diff(pairs(train).indptr), 1)
-        )[:, None]
+        say(name, model.settings, model.summary)
+        vectors = model.model
+        counts = np.maximum(np.diff(matrix.indptr), 1)
+        sums = (matrix @ vectors.fold) / np.sqrt(counts)[:, None]
         users = vectors.base + sums
         found = bench.ranked(
             lambda some, u=users, v=vectors: u[some] @ v.items.T, truth, seen, 10

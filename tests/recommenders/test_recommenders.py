@@ -14,7 +14,7 @@ from alignuser_jax.recommenders import (
     load_recommender,
     load_saved,
 )
-from alignuser_jax.recommenders.base import Catalogue
+from alignuser_jax.recommenders.base import ItemIndex
 from alignuser_jax.records import Interaction, RecommendationRequest
 
 ITEMS = tuple(f"i{n:03d}" for n in range(100))
@@ -30,19 +30,19 @@ def items(recommender, *requests):
 
 
 def test_top_breaks_ties_by_code_and_keeps_the_order():
-    catalogue = Catalogue("abcdefgh")
+    index = ItemIndex("abcdefgh")
     scores = np.array([1, 2, 2, 0, 2, 2, 3, 1], np.float32)
-    assert catalogue.slate(scores, 3).item_ids == ("g", "b", "c")
-    assert catalogue.slate(scores, 3).scores == (3.0, 2.0, 2.0)
-    assert catalogue.slate(scores, 3, {"g", "b", "nowhere"}).item_ids == ("c", "e", "f")
-    assert catalogue.slate(scores, 8, "abcdef").item_ids == ("g", "h")
-    assert catalogue.slate(scores, 4, "abcdefgh").item_ids == ()
+    assert index.slate(scores, 3).item_ids == ("g", "b", "c")
+    assert index.slate(scores, 3).scores == (3.0, 2.0, 2.0)
+    assert index.slate(scores, 3, {"g", "b", "nowhere"}).item_ids == ("c", "e", "f")
+    assert index.slate(scores, 8, "abcdef").item_ids == ("g", "h")
+    assert index.slate(scores, 4, "abcdefgh").item_ids == ()
     assert scores[6] == 3  # the caller's scores are left alone
 
 
-def test_a_catalogue_refuses_repeated_ids():
+def test_an_index_refuses_repeated_ids():
     with pytest.raises(ValueError, match="3 ids were given, 2"):
-        Catalogue(["a", "b", "a"])
+        ItemIndex(["a", "b", "a"])
 
 
 def test_random_pages_of_a_session_do_not_repeat_and_are_fixed_by_names():
@@ -139,9 +139,9 @@ class Fixed:
 
     def recommend(self, requests):
         self.asked = list(requests)
-        catalogue = Catalogue(ITEMS)
+        index = ItemIndex(ITEMS)
         falling = -np.arange(len(ITEMS), dtype=np.float32)
-        return [catalogue.slate(falling, r.k, r.exclude) for r in requests]
+        return [index.slate(falling, r.k, r.exclude) for r in requests]
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.5, 1.0])

@@ -1,1 +1,1 @@
-"""Check recommenders: the contract and held-out hits."""
+"""Check recommenders: the contract, held-out hits and held-out rankings."""

@@ -1,7 +1,7 @@
-"""Held-out truth: how much of a slate users really went on to rate, and to like.
+"""Held-out hits: how much of a slate users really went on to rate, and to like.
 
-What a simulated A/B test is held against (EVIDENCE: agreement is necessary, not sufficient,
-since held-out ratings themselves favour what was popular).
+A simulated A/B test is held against this. Agreement is necessary, not sufficient, since
+held-out ratings themselves favour what was popular (docs/evidence.md).
 """
 
 from __future__ import annotations
@@ -12,26 +12,43 @@ from dataclasses import dataclass
 import numpy as np
 
 from alignuser_jax.datasets import Dataset, Log, item_statistics
-from alignuser_jax.randomness import stable_key
-from alignuser_jax.recommenders.base import generator
-from alignuser_jax.records import LIKED_FROM, RecommendationRequest, Recommender
+from alignuser_jax.randomness import named_generator
+from alignuser_jax.recommenders.checks.held_out import (
+    HeldOutSplits,
+    request_batches,
+    user_codes,
+)
+from alignuser_jax.records import LIKED_FROM, Recommender, Slate
+
+HIT_SPLITS = HeldOutSplits()
+"""History from train; validation and test judge."""
 
 
 @dataclass(frozen=True)
 class HeldOutHits:
-    """Per user, over one slate of k: `hits` and `liked` are shares of the k slots that the
-    user rated (4 or more, for `liked`) in the held-out part; `slate_rating` is the mean over
-    the slate of the items' mean ratings in the known part (nan where none has any)."""
+    """What one slate of k items for each user hits.
+
+    Attributes:
+        user_ids: the users.
+        k: items on a slate.
+        hits: float64[users], share of the k slots whose item the user rated in the held-out
+            part.
+        liked: float64[users], share of the k slots whose item the user rated 4 or more there.
+        slate_rating: float64[users], mean over the slate of the items' mean ratings in the
+            history part; nan when none of them has any.
+        held_out: the splits that judge.
+    """
 
     user_ids: tuple[str, ...]
     k: int
-    hits: np.ndarray  # float64[users]
-    liked: np.ndarray  # float64[users]
-    slate_rating: np.ndarray  # float64[users]
-    held_out: tuple[str, ...] = ("validation", "test")
+    hits: np.ndarray
+    liked: np.ndarray
+    slate_rating: np.ndarray
+    held_out: tuple[str, ...] = HIT_SPLITS.truth
 
     @property
     def like_given_hit(self) -> float:
+        """Share of all hits that were liked; nan without a hit."""
         total = self.hits.sum()
         return float(self.liked.sum() / total) if total else float("nan")
 
@@ -42,50 +59,51 @@ def held_out_hits(
     users: Sequence[str],
     k: int = 20,
     *,
-    known: Sequence[str] = ("train",),
-    held_out: Sequence[str] = ("validation", "test"),
+    splits: HeldOutSplits = HIT_SPLITS,
     batch: int = 64,
 ) -> HeldOutHits:
-    """Ask for one slate of k per user, history and exclusions from the `known` splits.
+    """Ask for one slate for each user and count what the user rated later.
 
-    Means something only for a recommender that was fitted on the `known` splits.
+    It means something only for a recommender that was fitted on the history splits alone.
+
+    Args:
+        recommender: what to judge.
+        dataset: where histories and truth come from.
+        users: whom to ask for.
+        k: items on a slate.
+        splits: which parts of the log are history and truth.
+        batch: requests in one call.
+
+    Raises:
+        ValueError: if a user is not in the dataset.
     """
     users = tuple(users)
-    code_of = {user: code for code, user in enumerate(dataset.user_ids)}
-    unknown = [user for user in users if user not in code_of]
-    if unknown:
-        raise ValueError(
-            f"{len(unknown)} of {len(users)} users are not in the dataset, e.g. {unknown[0]!r}"
-        )
-    known_log, truth_log = dataset.log.of_split(*known), dataset.log.of_split(*held_out)
-    item_mean, _ = item_statistics(known_log)
-    means = dict(zip(dataset.item_ids, item_mean.tolist(), strict=True))
-    truth = _rated(dataset, truth_log, [code_of[user] for user in users])
-    hits, liked, ratings = (
-        np.zeros(len(users)),
-        np.zeros(len(users)),
-        np.full(len(users), np.nan),
-    )
-    for start in range(0, len(users), batch):
-        requests = []
-        for user in users[start : start + batch]:
-            history = dataset.history(known_log, user)
-            seen = frozenset(i.item_id for i in history)
-            seed = stable_key("held-out", user)
-            requests.append(
-                RecommendationRequest(user, tuple(history), k=k, exclude=seen, seed=seed)
-            )
+    codes = user_codes(dataset, users)
+    item_mean, _ = item_statistics(dataset.log.of_split(*splits.history))
+    mean_of = dict(zip(dataset.item_ids, item_mean.tolist(), strict=True))
+    truth = _ratings_of_users(dataset, dataset.log.of_split(*splits.truth), codes)
+    rows = []
+    for start, requests in request_batches(dataset, users, k, splits, batch):
         for n, slate in enumerate(recommender.recommend(requests), start):
-            found = [truth[n][item] for item in slate.item_ids if item in truth[n]]
-            hits[n] = len(found) / k
-            liked[n] = sum(rating >= LIKED_FROM for rating in found) / k
-            scores = [m for item in slate.item_ids if not np.isnan(m := means[item])]
-            ratings[n] = np.mean(scores) if scores else np.nan
-    return HeldOutHits(users, k, hits, liked, ratings, tuple(held_out))
+            rows.append(_slate_figures(slate, truth[n], mean_of, k))
+    hits, liked, slate_rating = np.array(rows, np.float64).reshape(len(users), 3).T
+    return HeldOutHits(users, k, hits, liked, slate_rating, tuple(splits.truth))
 
 
-def _rated(dataset: Dataset, log: Log, codes: Sequence[int]) -> list[dict[str, float]]:
-    """For each user code, item id -> rating in `log` (sorted by user)."""
+def _slate_figures(
+    slate: Slate, truth: Mapping[str, float], mean_of: Mapping[str, float], k: int
+) -> tuple[float, float, float]:
+    """Return the hits, likes and mean rating of one slate, as `HeldOutHits` defines them."""
+    ratings = [truth[item] for item in slate.item_ids if item in truth]
+    likes = sum(rating >= LIKED_FROM for rating in ratings)
+    means = [m for item in slate.item_ids if not np.isnan(m := mean_of[item])]
+    return len(ratings) / k, likes / k, float(np.mean(means)) if means else float("nan")
+
+
+def _ratings_of_users(
+    dataset: Dataset, log: Log, codes: Sequence[int]
+) -> list[dict[str, float]]:
+    """Return, for each user code, item id to rating in `log`, which is sorted by user."""
     starts = np.searchsorted(log.user, codes, "left")
     ends = np.searchsorted(log.user, codes, "right")
     return [
@@ -101,18 +119,18 @@ def draw_users(
     dataset: Dataset,
     count: int,
     seed: int = 0,
-    held_out: Sequence[str] = ("validation", "test"),
+    held_out: Sequence[str] = HIT_SPLITS.truth,
 ) -> tuple[str, ...]:
-    """At most `count` users that have held-out ratings, drawn by `seed`, in dataset order."""
+    """Draw at most `count` users that have held-out ratings, in dataset order."""
     candidates = np.unique(dataset.log.of_split(*held_out).user)
     if count < len(candidates):
-        chosen = generator("held-out users", seed).choice(candidates, count, replace=False)
-        candidates = np.sort(chosen)
+        draw = named_generator("held-out users", seed)
+        candidates = np.sort(draw.choice(candidates, count, replace=False))
     return tuple(dataset.user_ids[code] for code in candidates)
 
 
 def held_out_table(results: Mapping[str, HeldOutHits]) -> str:
-    """A table of `{name: held_out_hits(…)}`, means over users."""
+    """Return a table of means over users, a line for each named result."""
     first = next(iter(results.values()))
     hit = f"hit@{first.k}"
     width = max(len("recommender"), *map(len, results))

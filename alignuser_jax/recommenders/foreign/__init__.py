@@ -1,1 +1,1 @@
-"""Adapters for recommenders of other libraries, for scores and for functions."""
+"""Adapters for recommenders of other libraries, for scores, for files and for functions."""

@@ -7,39 +7,59 @@ from itertools import islice
 
 from alignuser_jax.records import RecommendationRequest, Slate
 
+Answer = Callable[[RecommendationRequest], Iterable[str] | Slate]
+"""From a request to item ids, best first, or to a whole slate."""
+
 
 class FunctionRecommender:
+    """A function behind `recommend`; `from_callable` makes one.
+
+    Attributes:
+        function: answers one request.
+        name: for tables.
+        version: names what the function does; change it when the function changes.
+    """
+
     stateful = False
 
-    def __init__(self, function: Callable, name: str, version: str):
+    def __init__(self, function: Answer, name: str, version: str):
         self.function, self.name, self.version = function, name, version
 
     def recommend(self, requests: Sequence[RecommendationRequest]) -> list[Slate]:
+        """Return one slate for each request."""
         return [self._slate(request) for request in requests]
 
     def _slate(self, request: RecommendationRequest) -> Slate:
-        found = self.function(request)
-        if isinstance(found, Slate):
-            return found
-        if isinstance(found, str) or not isinstance(found, Iterable):
+        answer = self.function(request)
+        if isinstance(answer, Slate):
+            return answer
+        if isinstance(answer, str) or not isinstance(answer, Iterable):
             raise TypeError(
-                f"{self.name} gave {found!r} for user {request.user_id!r}: expected item ids, "
+                f"{self.name} gave {answer!r} for user {request.user_id!r}: expected item ids, "
                 "best first, or a Slate"
             )
-        ids = (i for i in found if i not in request.exclude)
+        ids = (item for item in answer if item not in request.exclude)
         return Slate(tuple(islice(ids, request.k)))
 
 
 def from_callable(
-    function: Callable[[RecommendationRequest], Iterable[str] | Slate],
-    *,
-    name: str = "",
-    version: str = "",
+    function: Answer, *, name: str = "", version: str = ""
 ) -> FunctionRecommender:
-    """`function(request)` returns item ids, best first: as many as it likes, for what is
-    excluded is left out and the first k are shown. A `Slate` is taken as it is.
+    """Make a recommender of a function of one request.
 
-    Change `version` when the function changes, so that no run mixes the two.
+    Example:
+        >>> def newest(request):
+        ...     return [item for item in catalogue if item not in request.exclude]
+        >>> recommender = from_callable(newest, version="1")
+
+    Args:
+        function: returns item ids, best first, as many as it likes: those that the request
+            excludes are left out and the first k are shown. A `Slate` is passed on as it is.
+        name: for tables; the function's name when it is not given.
+        version: change it when the function changes, so that no run mixes the two.
+
+    Raises:
+        TypeError: if `function` is not callable.
     """
     if not callable(function):
         raise TypeError(f"{function!r} is no function of a request")

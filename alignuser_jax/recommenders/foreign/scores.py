@@ -1,158 +1,141 @@
-"""Recommenders from scores that were computed elsewhere: a matrix, factors and biases, a file.
+"""Recommenders from scores that were computed elsewhere: a matrix, or factors and biases.
 
-They know users by id and the catalogue by its ids; the live session changes what is excluded,
-not the scores. A user that they do not know gets what the mean user would; where a user's own
-items are used up, the mean user's best ones follow (a warning says so once).
+They know users by id. The live session changes what is excluded, not the scores. An unknown
+user gets what the mean user would, and where a user's own items are used up, the mean user's
+best ones follow (a warning says so once).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from absl import logging
 
-from alignuser_jax.recommenders.base import Catalogue, digest
-from alignuser_jax.records import RecommendationRequest, Slate
+from alignuser_jax.recommenders.base import ItemIndex, digest
+from alignuser_jax.recommenders.foreign.scored import (
+    ScoredRecommender,
+    distinct_users,
+    score_by_user,
+)
 
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+    from scipy.sparse import csr_matrix
 
-class ScoredUsers:
-    """`row(code)` is float32[n_items] or float64, the scores of user number `code`, -inf for an
-    item that is no recommendation of theirs; `mean` are the finite scores of the mean user."""
-
-    stateful = False
-
-    def __init__(
-        self,
-        name: str,
-        version: str,
-        catalogue: Catalogue,
-        user_ids: Iterable[str],
-        row: Callable[[int], np.ndarray],
-        mean: np.ndarray,
-    ):
-        self.name, self.version, self.catalogue = name, version, catalogue
-        self.users = {user: code for code, user in enumerate(user_ids)}
-        self.row, self.mean = row, np.asarray(mean, np.float32)
-
-    @property
-    def item_ids(self) -> tuple[str, ...]:
-        return self.catalogue.item_ids
-
-    def recommend(self, requests: Sequence[RecommendationRequest]) -> list[Slate]:
-        return [self._slate(request) for request in requests]
-
-    def _slate(self, request: RecommendationRequest) -> Slate:
-        code = self.users.get(request.user_id)
-        scores = self.mean if code is None else self.row(code)
-        return filled_slate(self.catalogue, scores, self.mean, request, self.name)
-
-
-def filled_slate(
-    catalogue: Catalogue,
-    scores: np.ndarray,
-    otherwise: np.ndarray,
-    request: RecommendationRequest,
-    name: str,
-) -> Slate:
-    """The k best of the finite `scores`; where these are too few, the best by `otherwise`
-    follow, and the slate has no scores. Both are float32[n_items]."""
-    codes = np.flatnonzero(np.isfinite(scores))
-    if len(codes) == len(catalogue):
-        return catalogue.slate(scores, request.k, request.exclude)
-    codes = np.setdiff1d(codes, catalogue.codes(request.exclude), assume_unique=True)
-    best = codes[np.argsort(-scores[codes], kind="stable")][: request.k]
-    ids = tuple(catalogue.item_ids[code] for code in best)
-    if len(ids) == request.k:
-        return Slate(ids, tuple(scores[best].tolist()))
-    more = catalogue.slate(otherwise, request.k - len(ids), request.exclude.union(ids))
-    if more.item_ids:
-        logging.log_first_n(
-            logging.WARNING,
-            "%s has only %d more items for user %r; what most users get follows",
-            1, name, len(ids), request.user_id,
-        )  # fmt: skip
-    return Slate(ids + more.item_ids)
+Row = Callable[[int], np.ndarray]
+"""From a user's code to float[n_items]."""
 
 
 def from_scores(
-    matrix: Any,
-    user_ids: Iterable[str],
-    item_ids: Iterable[str],
-    *,
-    name: str = "scores",
-) -> ScoredUsers:
-    """From a [users, items] array, or a scipy sparse one whose missing entries are items not to
-    recommend. In a dense one -inf says the same; NaN and +inf are refused."""
-    catalogue, users = Catalogue(item_ids), distinct(user_ids)
+    matrix: Any, user_ids: Iterable[str], item_ids: Iterable[str], *, name: str = "scores"
+) -> ScoredRecommender:
+    """Make a recommender of a matrix of scores.
+
+    Example:
+        >>> matrix = np.array([[0.1, 0.9], [0.5, 0.2]])
+        >>> recommender = from_scores(matrix, ["ann", "bob"], ["heat", "alien"])
+        >>> recommender.recommend([RecommendationRequest("ann", (), k=1)])[0].item_ids
+        ('alien',)
+
+    Args:
+        matrix: [users, items], an array or a scipy sparse matrix. An entry of -inf, or one that
+            a sparse matrix does not store, is an item that must not be recommended.
+        user_ids: the rows.
+        item_ids: the columns.
+        name: for tables.
+
+    Raises:
+        ValueError: if the shape does not fit the ids, or a score is NaN or +inf.
+    """
+    index, users = ItemIndex(item_ids), distinct_users(user_ids)
     sparse = hasattr(matrix, "tocsr")
-    if sparse:
-        matrix = matrix.tocsr()
-        matrix.sum_duplicates()
-        if np.isneginf(matrix.data).any():
-            matrix = matrix.tocoo()
-            told = ~np.isneginf(matrix.data)
-            where = matrix.row[told], matrix.col[told]
-            matrix = type(matrix)((matrix.data[told], where), matrix.shape).tocsr()
-        values = matrix.data
-    else:
-        matrix = values = np.asarray(matrix)
-    if matrix.shape != (len(users), len(catalogue)):
+    matrix = _stored_scores(matrix) if sparse else np.asarray(matrix)
+    values = matrix.data if sparse else matrix
+    if matrix.shape != (len(users), len(index)):
         raise ValueError(
             f"the scores have shape {tuple(matrix.shape)} for {len(users)} users and "
-            f"{len(catalogue)} items: expected [users, items]"
+            f"{len(index)} items: expected [users, items]"
         )
     if np.isnan(values).any() or (values == np.inf).any():
         raise ValueError("the scores hold NaN or +inf: expected numbers (or -inf: never)")
-    if sparse:
-        mean = np.asarray(matrix.mean(axis=0), np.float64).ravel()
-        count = np.bincount(matrix.indices, minlength=len(catalogue))
-        mean[count == 0] = mean.min(initial=0) - 1  # items that nobody is to get: last
-        arrays = [matrix.indptr, matrix.indices, matrix.data]
+    row, mean, arrays = (_sparse_rows if sparse else _dense_rows)(matrix)
+    version = digest({"kind": "scores"}, index.item_ids, users, *arrays)
+    return ScoredRecommender(name, version, index, score_by_user(users, row), mean)
 
-        def row(code: int) -> np.ndarray:
-            scores = np.full(len(catalogue), -np.inf)
-            own = slice(matrix.indptr[code], matrix.indptr[code + 1])
-            scores[matrix.indices[own]] = matrix.data[own]
-            return scores
 
-    else:
-        finite = np.isfinite(matrix)
-        count = np.maximum(finite.sum(axis=0), 1)
-        mean = np.where(finite, matrix, 0).sum(axis=0, dtype=np.float64) / count
-        mean[~finite.any(axis=0)] = mean.min(initial=0) - 1  # items that nobody is to get: last
-        arrays = [matrix]
+def _stored_scores(matrix: Any) -> csr_matrix:
+    """Return a sparse matrix in CSR form, without its entries of -inf."""
+    matrix = matrix.tocsr()
+    matrix.sum_duplicates()
+    if np.isneginf(matrix.data).any():
+        matrix = matrix.tocoo()
+        stored = ~np.isneginf(matrix.data)
+        place = matrix.row[stored], matrix.col[stored]
+        matrix = type(matrix)((matrix.data[stored], place), matrix.shape).tocsr()
+    return matrix
 
-        def row(code: int) -> np.ndarray:
-            return matrix[code].astype(np.float64)
 
-    version = digest({"kind": "scores"}, catalogue.item_ids, users, *arrays)
-    return ScoredUsers(name, version, catalogue, users, row, mean)
+def _sparse_rows(matrix: csr_matrix) -> tuple[Row, np.ndarray, list[np.ndarray]]:
+    """Return the rows, the mean user's scores, and the arrays that name the matrix."""
+    n_items = matrix.shape[1]
+    mean = np.asarray(matrix.mean(axis=0), np.float64).ravel()
+    count = np.bincount(matrix.indices, minlength=n_items)
+    mean[count == 0] = mean.min(initial=0) - 1  # items that nobody may get: last
+
+    def row(code: int) -> np.ndarray:
+        scores = np.full(n_items, -np.inf)
+        own = slice(matrix.indptr[code], matrix.indptr[code + 1])
+        scores[matrix.indices[own]] = matrix.data[own]
+        return scores
+
+    return row, mean, [matrix.indptr, matrix.indices, matrix.data]
+
+
+def _dense_rows(matrix: np.ndarray) -> tuple[Row, np.ndarray, list[np.ndarray]]:
+    """Return the rows, the mean user's scores, and the arrays that name the matrix."""
+    finite = np.isfinite(matrix)
+    count = np.maximum(finite.sum(axis=0), 1)
+    mean = np.where(finite, matrix, 0).sum(axis=0, dtype=np.float64) / count
+    mean[~finite.any(axis=0)] = mean.min(initial=0) - 1  # items that nobody may get: last
+    return lambda code: matrix[code].astype(np.float64), mean, [matrix]
 
 
 def from_factors(
-    user_factors: Any,
-    item_factors: Any,
+    user_factors: ArrayLike,
+    item_factors: ArrayLike,
     user_ids: Iterable[str],
     item_ids: Iterable[str],
     *,
-    user_biases: Any = None,
-    item_biases: Any = None,
+    user_biases: ArrayLike | None = None,
+    item_biases: ArrayLike | None = None,
     name: str = "factors",
-) -> ScoredUsers:
-    """The score of user u for item i is x_u·y_i + b_u + b_i; factors are [users, d] and
-    [items, d], biases (0 where not given) [users] and [items]."""
-    catalogue, users = Catalogue(item_ids), distinct(user_ids)
+) -> ScoredRecommender:
+    """Make a recommender whose score of user u for item i is x_u·y_i + b_u + b_i.
+
+    Example:
+        >>> recommender = from_factors(x, y, user_ids, item_ids, item_biases=b)
+
+    Args:
+        user_factors: x, [users, d].
+        item_factors: y, [items, d].
+        user_ids: the rows of x.
+        item_ids: the rows of y.
+        user_biases: b_u, [users]; 0 when not given.
+        item_biases: b_i, [items]; 0 when not given.
+        name: for tables.
+
+    Raises:
+        ValueError: if the shapes do not fit, or a number is not finite.
+    """
+    index, users = ItemIndex(item_ids), distinct_users(user_ids)
     x, y = np.asarray(user_factors, np.float32), np.asarray(item_factors, np.float32)
-    b_u = np.zeros(len(users), np.float32) if user_biases is None else user_biases
-    b_i = np.zeros(len(catalogue), np.float32) if item_biases is None else item_biases
-    b_u, b_i = np.asarray(b_u, np.float32).ravel(), np.asarray(b_i, np.float32).ravel()
+    b_u, b_i = _biases(user_biases, len(users)), _biases(item_biases, len(index))
     expected = {
         "user_factors": (x.shape, (len(users), *x.shape[1:])),
-        "item_factors": (y.shape, (len(catalogue), *x.shape[1:])),
+        "item_factors": (y.shape, (len(index), *x.shape[1:])),
         "user_biases": (b_u.shape, (len(users),)),
-        "item_biases": (b_i.shape, (len(catalogue),)),
+        "item_biases": (b_i.shape, (len(index),)),
     }
     wrong = [f"{n} {g}, expected {e}" for n, (g, e) in expected.items() if g != e]
     if wrong or x.ndim != 2:
@@ -165,8 +148,14 @@ def from_factors(
         return y @ x[code] + b_i + b_u[code]
 
     mean = y @ x.mean(axis=0) + b_i if len(users) else b_i
-    version = digest({"kind": "factors"}, catalogue.item_ids, users, x, y, b_u, b_i)
-    return ScoredUsers(name, version, catalogue, users, row, mean)
+    version = digest({"kind": "factors"}, index.item_ids, users, x, y, b_u, b_i)
+    return ScoredRecommender(name, version, index, score_by_user(users, row), mean)
+
+
+def _biases(biases: ArrayLike | None, size: int) -> np.ndarray:
+    if biases is None:
+        return np.zeros(size, np.float32)
+    return np.asarray(biases, np.float32).ravel()
 
 
 def from_lightfm(
@@ -177,10 +166,21 @@ def from_lightfm(
     user_features: Any = None,
     item_features: Any = None,
     name: str = "lightfm",
-) -> ScoredUsers:
-    """A fitted LightFM model (anything with its `get_user_representations` and
-    `get_item_representations`, which return biases and embeddings); ids in the order of its
-    rows, features those that it was fitted with."""
+) -> ScoredRecommender:
+    """Make a recommender of a fitted LightFM model.
+
+    Example:
+        >>> recommender = from_lightfm(model, user_ids, item_ids)
+
+    Args:
+        model: anything with LightFM's `get_user_representations` and
+            `get_item_representations`, which return biases and embeddings.
+        user_ids: in the order of the model's users.
+        item_ids: in the order of the model's items.
+        user_features: the features that the model was fitted with.
+        item_features: the features that the model was fitted with.
+        name: for tables.
+    """
     user_biases, user_factors = model.get_user_representations(user_features)
     item_biases, item_factors = model.get_item_representations(item_features)
     return from_factors(
@@ -192,16 +192,3 @@ def from_lightfm(
         item_biases=item_biases,
         name=name,
     )
-
-
-# --- a file of recommendations ------------------------------------------------------------
-
-
-def distinct(user_ids: Iterable[str]) -> tuple[str, ...]:
-    users = tuple(user_ids)
-    if len(set(users)) != len(users):
-        raise ValueError(f"{len(users)} user ids were given, {len(set(users))} different ones")
-    wrong = next((user for user in users if not isinstance(user, str)), None)
-    if wrong is not None:
-        raise ValueError(f"user id {wrong!r} is a {type(wrong).__name__}: ids are strings")
-    return users

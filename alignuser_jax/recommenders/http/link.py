@@ -1,4 +1,4 @@
-"""Calls to a server that may be slow, away or broken: a deadline, retries, named errors."""
+"""Call a server that may be slow, away or broken: with a deadline, retries and named errors."""
 
 from __future__ import annotations
 
@@ -14,21 +14,22 @@ from typing import Any, TypeVar
 
 from absl import logging
 
-from alignuser_jax.recommenders.http.protocol import WrongForm, read_object, shortened
+from alignuser_jax.recommenders.http.protocol import MalformedMessage, excerpt, read_object
 from alignuser_jax.records import RecommenderUnavailable
 from alignuser_jax.retrying import backoff_seconds, retry_after_seconds
 
 RETRIED_STATUSES = (408, 425, 429, 500, 502, 503, 504)
 """A call that gets one of these is made again; any other status is final."""
 LONGEST_RETRY_AFTER_SECONDS = 30.0
-"""A server that asks to wait longer is given up: the agents of a run stand still meanwhile."""
+"""A server that asks to wait longer is given up: a run's agents stand still meanwhile."""
 LONGEST_ANSWER_BYTES = 64 << 20
+"""A longer answer is refused."""
 REFUSALS_IN_A_ROW = 8
-"""So many refused calls without one that was answered: it is the server, not the requests."""
+"""After so many refused calls without an answered one, the server is at fault, not a call."""
 NO_ANSWER = 0
-"""In place of an answer's status."""
+"""Stands for the status of a call that got no answer."""
 
-Answer = TypeVar("Answer")
+T = TypeVar("T")
 
 
 class RequestRefused(RuntimeError):
@@ -37,11 +38,21 @@ class RequestRefused(RuntimeError):
 
 @dataclass(frozen=True)
 class HttpConfig:
-    """How patient to be. A call has `timeout_seconds` from its start to the last byte of its
-    answer and is made again up to `retries` times, after `backoff_seconds`, doubled each time,
-    or what the server's Retry-After says. At most `batch` requests go into one call; to a
-    Cornac server, which takes one request a call, `concurrency` calls are under way at once.
-    A key in the environment variable `api_key_env` is sent as a bearer token.
+    """How patient to be with a recommender server.
+
+    Example:
+        >>> patient = HttpConfig(timeout_seconds=120, retries=10)
+        >>> recommender = from_http("http://localhost:8090", config=patient)
+
+    Attributes:
+        timeout_seconds: from the start of a call to the last byte of its answer.
+        connect_seconds: of that, at most so long for the connection.
+        retries: how often a call that failed is made again.
+        backoff_seconds: wait before the first retry, doubled for each further one; the server's
+            Retry-After comes first.
+        batch: requests in one call, at most.
+        concurrency: calls at once to a Cornac server, which takes one request a call.
+        api_key_env: environment variable whose value is sent as a bearer token.
     """
 
     timeout_seconds: float = 30.0
@@ -56,15 +67,19 @@ class HttpConfig:
         for name in ("timeout_seconds", "connect_seconds", "backoff_seconds", "batch"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected more than 0")
-        if self.retries < 0 or self.concurrency < 1:
-            raise ValueError(
-                f"retries is {self.retries} and concurrency {self.concurrency}: expected 0 or "
-                "more, and 1 or more"
-            )
+        if self.retries < 0:
+            raise ValueError(f"retries is {self.retries}, expected 0 or more")
+        if self.concurrency < 1:
+            raise ValueError(f"concurrency is {self.concurrency}, expected 1 or more")
 
 
 class Link:
-    """Calls to one server, from any thread."""
+    """Calls to one server, from any thread.
+
+    Args:
+        url: of the server, for messages.
+        config: how patient to be.
+    """
 
     def __init__(self, url: str, config: HttpConfig):
         import httpx2
@@ -74,7 +89,10 @@ class Link:
         self._refusals = 0
         key = (os.environ.get(config.api_key_env) or "").strip()
         if not (key.isascii() and key.isprintable()):
-            raise ValueError(f"${config.api_key_env} holds characters that no key may have")
+            raise ValueError(
+                f"${config.api_key_env} holds characters that no key may have: set it to the "
+                "server's key, or unset it"
+            )
         try:
             httpx2.URL(url)
             self._client = httpx2.AsyncClient(
@@ -84,29 +102,42 @@ class Link:
         except (httpx2.InvalidURL, ValueError) as error:
             raise ValueError(f"{url!r} is no URL: {error}") from error
 
-    def ask(
+    def call(
         self,
         method: str,
         url: str,
-        check: Callable[[dict[str, Any]], Answer],
+        parse: Callable[[dict[str, Any]], T],
         *,
         retries: Mapping[int, int] = MappingProxyType({}),
         **arguments: Any,
-    ) -> Answer:
-        """What `check` makes of the JSON object answered; its `WrongForm` is asked again.
-        `retries` says, for a status, how often instead of the configuration's number."""
+    ) -> T:
+        """Make a call, again if need be, and return the parsed answer.
+
+        Args:
+            method: GET or POST.
+            url: where to.
+            parse: from the JSON object of the answer to the result. If it raises
+                `MalformedMessage` the call is made again.
+            retries: how often a call with a certain status is made again, in place of the
+                configuration's number.
+            **arguments: what the HTTP client sends: `content`, `headers`, `params`.
+
+        Raises:
+            RequestRefused: if the server refuses this call but may answer others.
+            RecommenderUnavailable: if the server does not answer, or refuses every call.
+        """
         attempt = 0
         while True:
             status, wait, problem = NO_ANSWER, None, ""
             try:
                 status, headers, data = self._whole_answer(method, url, arguments)
                 if status == 200:
-                    answer = check(read_object(data))
+                    result = parse(read_object(data))
                     self._refusals = 0
-                    return answer
-                problem = f"answers {status}: {shortened(_reason(data))}"
+                    return result
+                problem = f"answers {status}: {excerpt(_reason(data))}"
                 wait = retry_after_seconds(headers)
-            except WrongForm as error:
+            except MalformedMessage as error:
                 problem = f"answers {error}"
             except (self._http.HTTPError, TimeoutError) as error:
                 problem = f"does not answer ({type(error).__name__}: {error})"
@@ -126,15 +157,19 @@ class Link:
     def _whole_answer(
         self, method: str, url: str, arguments: Mapping[str, Any]
     ) -> tuple[int, Mapping[str, str], bytes]:
-        """(status, headers, body). Raises `TimeoutError` at the deadline, whatever drips."""
-        call = asyncio.run_coroutine_threadsafe(self._call(method, url, arguments), _loop())
+        """Return (status, headers, body); raise `TimeoutError` at the deadline.
+
+        The deadline is for the whole answer, so a server that sends a byte now and then is
+        stopped too.
+        """
+        pending = asyncio.run_coroutine_threadsafe(self._send(method, url, arguments), _loop())
         try:
-            return call.result()
+            return pending.result()
         except BaseException:
-            call.cancel()
+            pending.cancel()
             raise
 
-    async def _call(
+    async def _send(
         self, method: str, url: str, arguments: Mapping[str, Any]
     ) -> tuple[int, Mapping[str, str], bytes]:
         seconds = self.config.timeout_seconds
@@ -147,44 +182,44 @@ class Link:
                 async for part in response.aiter_bytes():
                     data += part
                     if len(data) > LONGEST_ANSWER_BYTES:
-                        raise WrongForm(f"more than {LONGEST_ANSWER_BYTES} bytes")
+                        raise MalformedMessage(f"more than {LONGEST_ANSWER_BYTES} bytes")
                 return response.status_code, response.headers, bytes(data)
         except TimeoutError:
             raise TimeoutError(f"no whole answer in {seconds:g} s") from None
 
     def _given_up(self, url: str, status: int, problem: str) -> Exception:
-        """The error that says what was asked, what was said and what to do."""
-        said = f"{url} {problem}"
+        """Return the error that says what was called, what came back and what to do."""
+        message = f"{url} {problem}"
         if status in (401, 403):
             name = self.config.api_key_env
-            given = "is set" if os.environ.get(name) else "is not set"
+            state = "is set" if os.environ.get(name) else "is not set"
             return RecommenderUnavailable(
-                f"{said}. The key is read from ${name}, which {given}"
+                f"{message}. The key is read from ${name}, which {state}"
             )
         if status == 404 or 300 <= status < 400:
-            return RecommenderUnavailable(f"{said}. Check the URL (host, port and path)")
+            return RecommenderUnavailable(f"{message}. Check the URL (host, port and path)")
         if status and status not in (200, 408, 425, 429, 502, 503, 504):  # this one call's
             self._refusals += 1
             if self._refusals < REFUSALS_IN_A_ROW:
-                return RequestRefused(said)
-            said += f"; {self._refusals} calls in a row were refused"
-        todo = "when the server is back" if status != 200 else "when the server is mended"
+                return RequestRefused(message)
+            message += f"; {self._refusals} calls in a row were refused"
+        when = "when the server is back" if status != 200 else "when the server is mended"
         return RecommenderUnavailable(
-            f"{said}. What was answered is kept: run the same command again {todo}"
+            f"{message}. What was answered is kept: run the same command again {when}"
         )
 
 
 def _reason(data: bytes) -> Any:
-    """The error that an answer names, else all that it says."""
+    """Return the error that an answer names, else all of the answer."""
     try:
         return read_object(data)["error"]
-    except (WrongForm, KeyError):
+    except (MalformedMessage, KeyError):
         return data
 
 
 @cache
 def _loop() -> asyncio.AbstractEventLoop:
-    """Where all calls of this process are made: only there a deadline stops any call."""
+    """Return the event loop of this process's calls: only there can a deadline stop a call."""
     loop = asyncio.new_event_loop()
     threading.Thread(target=loop.run_forever, daemon=True, name="recommenders").start()
     return loop

@@ -1,6 +1,7 @@
 """Serve a recommender over HTTP in the JSON of `protocol`, with the standard library alone.
 
-For tests, and for a recommender in another environment or on another machine than the agents.
+It is for tests, and for a recommender in another environment or on another machine than the
+agents.
 """
 
 from __future__ import annotations
@@ -12,21 +13,39 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from absl import logging
 
+from alignuser_jax.recommenders.base import label_of, version_of
 from alignuser_jax.recommenders.http.protocol import (
     PROTOCOL,
-    WrongForm,
+    MalformedMessage,
     decode_requests,
     encode_slates,
 )
 from alignuser_jax.records import Recommender
 
 LONGEST_BODY_BYTES = 64 << 20
+"""A longer request is refused."""
 
 
 class RecommenderServer(ThreadingHTTPServer):
-    """Answers at any path; `serve_forever()` runs it. One batch at a time reaches the
-    recommender, which need not be thread-safe. With a `key`, calls must carry it as a bearer
-    token. `port` 0 takes a free one: `url` says which."""
+    """A server that answers for a recommender at any path.
+
+    One batch at a time reaches the recommender, which need not be thread-safe.
+
+    Example:
+        >>> with RecommenderServer(recommender, port=8090) as server:
+        ...     print(server.url)
+        ...     server.serve_forever()
+
+    Args:
+        recommender: what to serve.
+        host: where to listen; "0.0.0.0" for other machines too.
+        port: 0 takes a free one; `url` says which.
+        key: if given, calls must carry it as a bearer token.
+
+    Attributes:
+        url: where it answers.
+        lock: held while the recommender is asked.
+    """
 
     daemon_threads = True
 
@@ -40,13 +59,16 @@ class RecommenderServer(ThreadingHTTPServer):
 
     @property
     def version(self) -> str:
-        return str(getattr(self.recommender, "version", ""))
+        """The recommender's version."""
+        return version_of(self.recommender)
 
-    def handle_error(self, request, client_address) -> None:
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Log a connection that broke; the server goes on."""
         logging.info("a connection of %s broke", client_address, exc_info=True)
 
 
 class _Handler(BaseHTTPRequestHandler):
+    server: RecommenderServer
     protocol_version = "HTTP/1.1"
     wbufsize = -1  # head and body leave in one packet
     disable_nagle_algorithm = True
@@ -54,12 +76,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         if self._allowed():
-            ours = self.server.recommender
+            recommender = self.server.recommender
             about = {
                 "protocol": PROTOCOL,
-                "name": str(getattr(ours, "name", "") or type(ours).__name__),
+                "name": label_of(recommender),
                 "version": self.server.version,
-                "stateful": bool(getattr(ours, "stateful", False)),
+                "stateful": bool(getattr(recommender, "stateful", False)),
             }
             self._send(200, json.dumps(about).encode())
 
@@ -74,22 +96,24 @@ class _Handler(BaseHTTPRequestHandler):
             return
         try:
             requests = decode_requests(body)
-        except WrongForm as error:
+        except MalformedMessage as error:
             self._error(400, str(error))
             return
         try:
             with self.server.lock:
                 slates = self.server.recommender.recommend(requests)
             data = encode_slates(requests, slates, self.server.version)
-        except Exception as error:  # theirs: said to whoever asked, and the server goes on
+        except (
+            Exception
+        ) as error:  # the recommender's own: the caller is told, and the server goes on
             logging.exception("recommend failed")
             self._error(500, f"recommend raised {type(error).__name__}: {error}")
             return
         self._send(200, data)
 
     def _allowed(self) -> bool:
-        given = self.headers.get("Authorization", "").removeprefix("Bearer ")
-        if hmac.compare_digest(given.encode(), self.server.key.encode()) or not self.server.key:
+        key = self.headers.get("Authorization", "").removeprefix("Bearer ")
+        if hmac.compare_digest(key.encode(), self.server.key.encode()) or not self.server.key:
             return True
         self._error(401, "this server wants its key as Authorization: Bearer KEY")
         return False
@@ -104,5 +128,5 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(data)
 
-    def log_message(self, format: str, *arguments) -> None:
+    def log_message(self, format: str, *arguments: object) -> None:
         logging.info("%s " + format, self.address_string(), *arguments)

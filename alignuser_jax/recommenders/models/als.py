@@ -1,8 +1,8 @@
 """Implicit-feedback matrix factorization (Hu, Koren and Volinsky, 2008), trained by `implicit`.
 
-Every rating is a positive interaction, whatever its stars. Only the item factors are kept: a
-user's vector is solved again for each request from the history that travels with it, so the
-recommender holds no users, has no state and follows a session as it goes.
+Every rating is a positive interaction, however many stars it has. Only the item factors are
+kept: a user's vector is solved again for each request from the history that travels with it, so
+the recommender holds no users, keeps no state and follows a session as it goes.
 """
 
 from __future__ import annotations
@@ -13,23 +13,48 @@ from pathlib import Path
 import numpy as np
 
 from alignuser_jax.datasets import Dataset, Log
-from alignuser_jax.recommenders.base import Catalogue, digest, not_fitted, read, write
+from alignuser_jax.recommenders.base import (
+    ItemIndex,
+    digest,
+    not_fitted,
+    read_folder,
+    write_folder,
+)
+from alignuser_jax.recommenders.models.factors import live_codes
 from alignuser_jax.records import RecommendationRequest, Slate
 
 
 class ALS:
-    """`alpha` is the confidence of an interaction (1 of a missing one is 1), `seed` starts the
-    factors. `threads` (0 = all cores) changes speed only: rows are solved independently, so
-    the factors are the same bits for any number. A request whose history and session hold no
-    item of the catalogue gets the most popular items.
+    """Alternating least squares on implicit feedback.
+
+    A request whose history and session hold no item of its own gets the most popular items.
+
+    Example:
+        >>> recommender = ALS(factors=64).fit(dataset, dataset.log.of_split("train"))
+        >>> recommender.save("runs/als")
+
+    Args:
+        factors: dimension of the vectors.
+        regularization: L2 weight λ.
+        alpha: confidence of an interaction; a missing one has 1.
+        iterations: sweeps over users and items.
+        seed: of the initial factors, 0 to 2³² - 1.
+        threads: threads to fit with, 0 for all cores. It changes speed only: rows are solved
+            independently, so the factors have the same bits for any number.
+
+    Attributes:
+        settings: the arguments except `threads`, by name.
+        index: the index of its items, `None` before `fit`.
+        item_factors: float32[n_items, factors]; set by `fit` and `load`.
+        counts: float32[n_items], interactions in the log; set by `fit` and `load`.
     """
 
     name = "als"
     stateful = False
     version = ""
-    catalogue: Catalogue | None = None
-    item_factors: np.ndarray  # float32[n_items, factors]
-    counts: np.ndarray  # float32[n_items], interactions in the log it was fitted on
+    index: ItemIndex | None = None
+    item_factors: np.ndarray
+    counts: np.ndarray
 
     def __init__(
         self,
@@ -58,9 +83,15 @@ class ALS:
 
     @property
     def item_ids(self) -> tuple[str, ...]:
-        return self.catalogue.item_ids if self.catalogue else ()
+        """The items that it may show; empty before `fit`."""
+        return self.index.item_ids if self.index else ()
 
     def fit(self, dataset: Dataset, log: Log) -> ALS:
+        """Learn item factors from `log` and return this recommender.
+
+        Raises:
+            ValueError: if `log` is empty.
+        """
         if not len(log):
             raise ValueError("ALS was given an empty log: fit it on a log with interactions")
         # imported here: both start thread pools, which nothing but fitting needs
@@ -70,7 +101,7 @@ class ALS:
 
         shape = (len(dataset.user_ids), len(dataset.item_ids))
         pairs = csr_matrix((np.ones(len(log), np.float32), (log.user, log.item)), shape=shape)
-        pairs.data[:] = 1.0  # a pair seen twice counts once
+        pairs.data[:] = 1.0  # a pair that occurs twice counts once
         with threadpool_limits(limits=1, user_api="blas"):
             model = AlternatingLeastSquares(
                 factors=self.settings["factors"],
@@ -88,7 +119,7 @@ class ALS:
         return self._set(dataset.item_ids, model.item_factors, counts)
 
     def _set(self, item_ids: Sequence[str], factors: np.ndarray, counts: np.ndarray) -> ALS:
-        self.catalogue = Catalogue(item_ids)
+        self.index = ItemIndex(item_ids)
         self.item_factors = np.asarray(factors, np.float32)
         self.counts = counts.astype(np.float32)
         self._factors64 = self.item_factors.astype(np.float64)
@@ -98,11 +129,14 @@ class ALS:
         return self
 
     def user_vectors(self, codes: Sequence[np.ndarray]) -> np.ndarray:
-        """float64[users, factors]: for each user's item codes, the x that solves
-        (Y'Y + λI + (alpha - 1) Y_u'Y_u) x = alpha Y_u'1, as `implicit.recalculate_user` does.
+        """Return the vectors of users, float64[users, factors], from their items' codes.
 
-        In float64 and one row at a time, so that a user's vector does not depend on who else
-        is in the batch.
+        A vector is the x that solves (Y'Y + λI + (alpha - 1) Y_u'Y_u) x = alpha Y_u'1, as
+        `implicit.recalculate_user` does. It is solved in float64 and one row at a time, so that
+        it does not depend on who else is in the batch.
+
+        Args:
+            codes: for each user, int64[m] codes of their items.
         """
         alpha = self.settings["alpha"]
         left = np.empty((len(codes), *self._gram.shape))
@@ -114,29 +148,32 @@ class ALS:
         return np.linalg.solve(left, right)[:, :, 0]
 
     def scores(self, requests: Sequence[RecommendationRequest]) -> np.ndarray:
-        """float32[requests, n_items]: predicted preference of each request's user."""
-        if self.catalogue is None:
+        """Return the predicted preferences of each request's user, float32[requests, n_items].
+
+        A request without a known item gets the counts of all users instead.
+        """
+        if self.index is None:
             raise not_fitted(self)
-        codes = [
-            self.catalogue.codes(i.item_id for part in (r.history, r.session) for i in part)
-            for r in requests
-        ]
-        scores = np.empty((len(requests), len(self.catalogue)), np.float32)
+        codes = [live_codes(self.index, request) for request in requests]
+        scores = np.empty((len(requests), len(self.index)), np.float32)
         for row, vector in enumerate(self.user_vectors(codes)):
             scores[row] = self._factors64 @ vector if len(codes[row]) else self.counts
         return scores
 
     def recommend(self, requests: Sequence[RecommendationRequest]) -> list[Slate]:
-        scores = self.scores(requests)
+        """Return the items with the largest predicted preference for each request."""
+        if self.index is None:
+            raise not_fitted(self)
         return [
-            self.catalogue.slate(row, request.k, request.exclude)
-            for row, request in zip(scores, requests, strict=True)
+            self.index.slate(row, request.k, request.exclude)
+            for row, request in zip(self.scores(requests), requests, strict=True)
         ]
 
     def save(self, directory: str | Path) -> None:
-        if self.catalogue is None:
+        """Write a folder that `load` and `load_recommender` read."""
+        if self.index is None:
             raise not_fitted(self)
-        write(
+        write_folder(
             directory,
             "als",
             {"version": self.version, "settings": self.settings},
@@ -147,7 +184,8 @@ class ALS:
 
     @classmethod
     def load(cls, directory: str | Path) -> ALS:
-        stored, arrays = read(directory, "als")
-        als = cls(**stored["settings"])
-        als.version = stored["version"]
+        """Read what `save` wrote."""
+        about, arrays = read_folder(directory, "als")
+        als = cls(**about["settings"])
+        als.version = about["version"]
         return als._set(arrays["item_ids"].tolist(), arrays["item_factors"], arrays["counts"])

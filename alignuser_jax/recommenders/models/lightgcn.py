@@ -1,139 +1,93 @@
-"""LightGCN (He et al., 2020): user and item vectors are the mean of what 0 to L steps over the
-normalized graph of interactions make of them, trained by Bayesian personalized ranking.
+"""LightGCN (He et al., 2020): vectors propagated over the graph of interactions.
 
-Hyper-parameters are Agent4Rec's (METHOD.md section 2.1). A live history is folded in by the
-graph's own rule (DEFAULT): its items are the user's neighbours, with the items' vectors as
-trained. An unknown user starts from the mean of the users' first vectors.
+The vector of a user or an item is the mean of what 0 to L steps over the normalized graph make
+of the initial vectors, which are trained by Bayesian personalized ranking. A live history is
+folded in by the graph's own rule (DEFAULT): its items are the user's neighbours, with their
+vectors as trained. An unknown user starts from the mean of the users' initial vectors.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from alignuser_jax.datasets import Dataset, Log
-from alignuser_jax.recommenders.base import not_fitted, read, write
 from alignuser_jax.recommenders.models.factors import Factors
-from alignuser_jax.recommenders.models.settings import check_settings, training_pairs
-from alignuser_jax.records import RecommendationRequest, Slate
+from alignuser_jax.recommenders.models.settings import LightGCNSettings
+from alignuser_jax.recommenders.models.trained import (
+    FitPlan,
+    Summary,
+    TrainedRecommender,
+    TrainingData,
+)
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
 
 
-class LightGCN:
-    """Every rating is an edge, whatever its stars. A request whose history and session hold no
-    item of the catalogue gets the most popular items."""
+class LightGCN(TrainedRecommender[LightGCNSettings, Factors]):
+    """LightGCN: every rating is an edge of the graph, however many stars it has.
+
+    Example:
+        >>> train, validation = (dataset.log.of_split(s) for s in ("train", "validation"))
+        >>> recommender = LightGCN(layers=2).fit(dataset, train, validation)
+
+    Args:
+        settings: a `LightGCNSettings`; the defaults when it is not given.
+        **changes: fields of the settings to change, by name.
+    """
 
     name = "lightgcn"
-    stateful = False
-    version = ""
-    factors: Factors | None = None
-    fitted: dict[str, Any]  # best epoch, epochs run, validation recall@20 and ndcg@20
+    settings_class = LightGCNSettings
+    model_class = Factors
 
-    def __init__(
-        self,
-        layers: int = 2,
-        factors: int = 64,
-        batch_size: int = 2048,
-        learning_rate: float = 5e-4,
-        l2: float = 1e-5,
-        epochs: int = 500,
-        patience: int = 20,
-        seed: int = 101,
-    ):
-        self.settings = check_settings(
-            "LightGCN",
-            layers=layers,
-            factors=factors,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            l2=l2,
-            epochs=epochs,
-            patience=patience,
-            seed=seed,
-        )
-
-    @property
-    def item_ids(self) -> tuple[str, ...]:
-        return self.factors.item_ids if self.factors else ()
-
-    def fit(
-        self,
-        dataset: Dataset,
-        log: Log,
-        validation: Log | None = None,
-        *,
-        checkpoint: str | Path | None = None,
-        progress: bool = True,
-    ) -> LightGCN:
-        """Train on `log`, stop where `validation` says so; without it, after all epochs,
-        or after those that were best when it was fitted before.
-        `checkpoint`: a file to take an interrupted fit up from."""
+    def _train(self, data: TrainingData, plan: FitPlan) -> tuple[Factors, Summary]:
         from alignuser_jax.recommenders.models import bpr
         from alignuser_jax.recommenders.models.propagation import propagation
 
-        positives, held_out, self.version = training_pairs(self, dataset, log, validation)
-        found = bpr.train(
-            self.name,
-            positives,
-            held_out,
-            propagation(positives, self.settings["layers"]),
-            self.settings,
-            checkpoint,
-            self.version,
-            progress,
+        layers = self.settings.layers
+        propagate = propagation(data.positives, layers)
+        result = bpr.train_embedding(self.settings, data, plan, propagate)
+        factors = Factors(
+            data.user_ids,
+            data.item_ids,
+            *live_vectors(data.positives, result.params, layers),
+            data.counts(),
         )
-        self.factors = live_factors(
-            dataset.user_ids, dataset.item_ids, positives, found.params, self.settings["layers"]
-        )
-        self.fitted = found.summary()
-        return self
-
-    def recommend(self, requests: Sequence[RecommendationRequest]) -> list[Slate]:
-        if self.factors is None:
-            raise not_fitted(self)
-        return self.factors.recommend(requests)
-
-    def save(self, directory: str | Path) -> None:
-        if self.factors is None:
-            raise not_fitted(self)
-        about = {"version": self.version, "settings": self.settings, "fitted": self.fitted}
-        write(directory, self.name, about, **self.factors.arrays())
-
-    @classmethod
-    def load(cls, directory: str | Path) -> LightGCN:
-        stored, arrays = read(directory, cls.name)
-        made = cls(**stored["settings"])
-        made.version, made.fitted = stored["version"], stored["fitted"]
-        made.factors = Factors.of(arrays)
-        return made
+        return factors, result.summary()
 
 
-def live_factors(
-    user_ids: Sequence[str], item_ids: Sequence[str], positives, initial, layers: int
-) -> Factors:
-    """`Factors` whose user vectors for the training history are LightGCN's.
+def live_vectors(
+    positives: csr_matrix, initial: Mapping[str, np.ndarray], layers: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return `base`, `fold` and `items` of `Factors`, so that user vectors are LightGCN's.
 
     The user part of the mean is (u⁰ + Σ_{i in history} (Σ_{l<L} i^l) / √(|history| d_i)) /
-    (L + 1): `base` is its first term, `fold` an item's share in the second.
+    (L + 1), where d_i is the number of the item's users. `base` is its first term, `fold` an
+    item's share in the second.
+
+    Args:
+        positives: float32[n_users, n_items], 1 for each pair of the training log.
+        initial: `users` float[n_users, d] and `items` float[n_items, d], as trained.
+        layers: L, the steps of propagation.
+
+    Returns:
+        float32[n_users, d], float32[n_items, d] and float32[n_items, d].
     """
     from scipy.sparse import diags
 
     user_degree = np.maximum(np.diff(positives.indptr), 1)
-    counts = np.asarray(positives.sum(0), np.float64).ravel()
-    item_degree = np.maximum(counts, 1)
+    item_degree = np.maximum(np.asarray(positives.sum(0), np.float64).ravel(), 1)
     normal = diags(user_degree**-0.5) @ positives.astype(np.float64) @ diags(item_degree**-0.5)
     users = [initial["users"].astype(np.float64)]
     items = [initial["items"].astype(np.float64)]
     for _ in range(layers):
         users, items = [*users, normal @ items[-1]], [*items, normal.T @ users[-1]]
     share = 1 / (layers + 1)
-    return Factors(
-        tuple(user_ids),
-        tuple(item_ids),
+    before_last = np.sum(items[:layers], axis=0)
+    return (
         (share * users[0]).astype(np.float32),
-        (share * sum(items[:layers]) / np.sqrt(item_degree)[:, None]).astype(np.float32),
-        (share * sum(items)).astype(np.float32),
-        counts.astype(np.float32),
+        (share * before_last / np.sqrt(item_degree)[:, None]).astype(np.float32),
+        (share * np.sum(items, axis=0)).astype(np.float32),
     )

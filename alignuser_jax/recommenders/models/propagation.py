@@ -1,4 +1,4 @@
-"""LightGCN's propagation as gathers and adds. Imports jax: only `fit` imports this module.
+"""LightGCN's propagation as gathers and adds.
 
 A step is a product with a sparse matrix of ones between two scalings by 1/√degree. Every row's
 neighbours are cut into runs of `RUN`, padded with a row of zeros, so that a run's sum is one
@@ -6,6 +6,8 @@ fused loop and few sums are left to scatter. For a made-up matrix of 6,040 x 3,7
 ones and 64 factors, on a quiet CPU of two cores: XLA's sorted `segment_sum` 88 ms, a dense
 product 14 ms, `scipy.sparse` 8 ms, `jax.experimental.sparse.BCSR` 5 ms, this 4 ms. BCSR is as
 fast within the noise (`tests/benchmarks/propagation.py`), but experimental.
+
+Imports jax: only `LightGCN.fit` imports this module.
 """
 
 from __future__ import annotations
@@ -17,17 +19,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from alignuser_jax.recommenders.models.bpr import Vectors
+from alignuser_jax.recommenders.models.bpr import Propagate, Vectors
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
 RUN = 16
+"""Neighbours in one run."""
 
 
 def runs(rows: csr_matrix) -> tuple[np.ndarray, np.ndarray]:
-    """`(columns int32[m, RUN], row int32[m])`: each row's columns in runs, filled up with the
-    number of columns; `row` ascends."""
+    """Cut each row's columns into runs.
+
+    Args:
+        rows: a matrix of ones, [n_rows, n_columns].
+
+    Returns:
+        The columns of each run, int32[m, RUN], filled up with `n_columns`, and the row of each
+        run, int32[m], ascending.
+    """
     counts = np.diff(rows.indptr)
     many = -(-counts // RUN)
     row = np.repeat(np.arange(len(counts), dtype=np.int32), many)
@@ -40,7 +50,7 @@ def runs(rows: csr_matrix) -> tuple[np.ndarray, np.ndarray]:
 
 
 def product(rows: csr_matrix) -> Callable[[jax.Array], jax.Array]:
-    """`x -> rows @ x` for a matrix of ones, x float32[n_columns, d]."""
+    """Return the function `x -> rows @ x` for a matrix of ones; x is float32[n_columns, d]."""
     columns, row = runs(rows)
     n_rows = rows.shape[0]
 
@@ -54,10 +64,13 @@ def product(rows: csr_matrix) -> Callable[[jax.Array], jax.Array]:
     return apply
 
 
-def propagation(positives: csr_matrix, layers: int) -> Callable[[Vectors], Vectors]:
-    """The mean of 0 to `layers` steps X ← D^(-1/2) A D^(-1/2) X over users and items together,
-    A the bipartite graph of `positives`. The map is symmetric, so its own transpose: the
-    backward pass is the same map of the gradient."""
+def propagation(positives: csr_matrix, layers: int) -> Propagate:
+    """Return LightGCN's map of initial vectors to final ones.
+
+    It is the mean of 0 to `layers` steps X ← D^(-1/2) A D^(-1/2) X over users and items
+    together, where A is the bipartite graph of `positives`. The map is symmetric, hence its own
+    transpose: the backward pass is the same map of the gradient.
+    """
     to_users, to_items = product(positives), product(positives.T.tocsr())
     degrees = np.diff(positives.indptr), np.asarray(positives.sum(0)).ravel()
     users_scale, items_scale = (

@@ -1,12 +1,12 @@
-"""The network and loss of MultVAE (Liang et al., 2018) and its epochs. Imports jax: only `fit`
-imports this module."""
+"""The network and the loss of MultVAE (Liang et al., 2018), and how it is trained.
+
+Imports jax: only `MultVAE.fit` imports this module.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -15,18 +15,33 @@ import optax
 from flax import nnx
 from jax.nn.initializers import glorot_uniform
 
-from alignuser_jax.recommenders.base import generator
-from alignuser_jax.recommenders.models.fitting import Fitted, Validation, fit_epochs
-
-if TYPE_CHECKING:
-    from scipy.sparse import csr_matrix
+from alignuser_jax.randomness import named_generator
+from alignuser_jax.recommenders.models.fitting import (
+    FitResult,
+    TrainState,
+    Validate,
+    Validation,
+    fit_epochs,
+)
+from alignuser_jax.recommenders.models.settings import MultVAESettings
+from alignuser_jax.recommenders.models.trained import FitPlan, TrainingData
 
 LAYERS = ("encode_hidden", "encode_code", "decode_hidden", "decode_items")
+"""The linear layers of `VAE`, in order."""
 
 
 class VAE(nnx.Module):
-    """n_items - hidden - 2·latent (mean, then log variance), latent - hidden - n_items, tanh
-    between; weights Glorot-uniform, biases zero."""
+    """An autoencoder of a user's row of items, with tanh between linear layers.
+
+    The encoder maps n_items to hidden to 2·latent (the mean, then the log variance), the
+    decoder latent to hidden to n_items. Weights start Glorot-uniform, biases at zero.
+
+    Args:
+        n_items: length of a row.
+        hidden: width of both hidden layers.
+        latent: dimension of the code.
+        rngs: draws the initial weights.
+    """
 
     def __init__(self, n_items: int, hidden: int, latent: int, *, rngs: nnx.Rngs):
         def linear(size: int, out: int) -> nnx.Linear:
@@ -38,16 +53,17 @@ class VAE(nnx.Module):
         self.decode_items = linear(hidden, n_items)
 
     def encode(self, rows: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Mean and log variance, [b, latent] each, of rows [b, n_items] of unit length."""
-        made = self.encode_code(jnp.tanh(self.encode_hidden(rows)))
-        return tuple(jnp.split(made, 2, axis=-1))
+        """Return mean and log variance, [b, latent] each, of unit-length rows [b, n_items]."""
+        code = self.encode_code(jnp.tanh(self.encode_hidden(rows)))
+        mean, log_variance = jnp.split(code, 2, axis=-1)
+        return mean, log_variance
 
     def decode(self, code: jax.Array) -> jax.Array:
-        """Logits [b, n_items]."""
+        """Return logits [b, n_items] of codes [b, latent]."""
         return self.decode_items(jnp.tanh(self.decode_hidden(code)))
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """What asking needs: `w1` to `w4` and `b1` to `b4`, by layer."""
+        """Return the weights `w1` to `w4` and biases `b1` to `b4`, numbered as `LAYERS`."""
         layers = [getattr(self, name) for name in LAYERS]
         weights = {f"w{n}": layer.kernel[...] for n, layer in enumerate(layers, 1)}
         biases = {f"b{n}": layer.bias[...] for n, layer in enumerate(layers, 1)}
@@ -55,6 +71,7 @@ class VAE(nnx.Module):
 
 
 def unit_length(rows: jax.Array) -> jax.Array:
+    """Return rows [b, n_items] divided by their lengths; a row of zeros stays zero."""
     return rows * jax.lax.rsqrt(jnp.maximum(jnp.square(rows).sum(-1, keepdims=True), 1e-12))
 
 
@@ -62,18 +79,26 @@ def vae_loss(
     model: VAE,
     rows: jax.Array,
     weight: jax.Array,
-    kept: jax.Array,
+    dropout_scale: jax.Array,
     noise: jax.Array,
-    kl_weight: float,
+    kl_weight: float | jax.Array,
     l2: float,
 ) -> jax.Array:
-    """-Σ_i x_i log softmax_i(decode(z)) + kl_weight · KL(q(z|x) ‖ N(0, 1)), the mean over the
-    weighted rows, plus l2 / 2 times the squared weights.
+    """Return the mean loss of a batch, a scalar.
 
-    rows 0/1 [b, n_items]; `kept` [b, n_items], the dropout's factor on the unit-length input;
-    noise normal [b, latent]; weight [b], 0 for a row that only fills up the batch.
+    A row x has the loss -Σ_i x_i log softmax_i(decode(z)) + kl_weight · KL(q(z|x) ‖ N(0, 1)).
+    To the mean over the weighted rows, l2 / 2 times the squared weights is added.
+
+    Args:
+        model: the network.
+        rows: 0/1 [b, n_items].
+        weight: [b], 0 for a row that only fills up the batch.
+        dropout_scale: [b, n_items], factor on the unit-length input: 0 for a dropped item.
+        noise: normal [b, latent].
+        kl_weight: weight of the KL term.
+        l2: weight of the penalty.
     """
-    mean, log_variance = model.encode(unit_length(rows) * kept)
+    mean, log_variance = model.encode(unit_length(rows) * dropout_scale)
     logits = model.decode(mean + jnp.exp(0.5 * log_variance) * noise)
     likelihood = jnp.sum(rows * jax.nn.log_softmax(logits), -1)
     kl = 0.5 * jnp.sum(jnp.exp(log_variance) + jnp.square(mean) - 1 - log_variance, -1)
@@ -81,88 +106,78 @@ def vae_loss(
     return jnp.sum(weight * (kl_weight * kl - likelihood)) / weight.sum() + 0.5 * l2 * norms
 
 
-def train(
-    name: str,
-    positives: csr_matrix,
-    validation: csr_matrix | None,
-    settings: dict,
-    checkpoint: str | Path | None = None,
-    fingerprint: str = "",
-    progress: bool = True,
-) -> Fitted:
-    """Adam on `vae_loss` over the users with a history, in a new random order every epoch.
+def train_vae(settings: MultVAESettings, data: TrainingData, plan: FitPlan) -> FitResult:
+    """Minimize `vae_loss` with Adam over the users with a history, reordered every epoch.
 
-    `settings`: those of `MultVAE`. The KL weight rises linearly over `kl_epochs` to `kl_cap`.
+    The weight of the KL term rises linearly to `kl_cap` over `kl_epochs` epochs.
+
+    Returns:
+        The fit, whose `params` are `VAE.arrays` of the trained network.
     """
-    seed, batch_size, dropout = (settings[n] for n in ("seed", "batch_size", "dropout"))
-    optimizer = optax.adam(settings["learning_rate"])
-    n_items = positives.shape[1]
-    model = VAE(n_items, settings["hidden"], settings["latent"], rngs=nnx.Rngs(seed))
+    optimizer = optax.adam(settings.learning_rate)
+    batch_size, n_items = settings.batch_size, data.positives.shape[1]
+    model = VAE(n_items, settings.hidden, settings.latent, rngs=nnx.Rngs(settings.seed))
     structure, params = nnx.split(model)
-    users = np.flatnonzero(np.diff(positives.indptr))
+    step = _train_step(structure, optimizer, settings)
+    users = np.flatnonzero(np.diff(data.positives.indptr))
+    root = jax.random.key(settings.seed)
 
-    def step(state, rows, weight, key, kl_weight):
-        params, moments = state
-        drop_key, noise_key = jax.random.split(key)
-        kept = jax.random.bernoulli(drop_key, 1 - dropout, rows.shape) / (1 - dropout)
-        noise = jax.random.normal(noise_key, (len(rows), settings["latent"]))
-        loss, gradient = jax.value_and_grad(
-            lambda params: vae_loss(
-                nnx.merge(structure, params),
-                rows,
-                weight,
-                kept,
-                noise,
-                kl_weight,
-                settings["l2"],
-            )
-        )(params)
-        updates, moments = optimizer.update(gradient, moments)
-        return (optax.apply_updates(params, updates), moments), loss
-
-    step = jax.jit(step, donate_argnums=0)
-    root = jax.random.key(seed)
-
-    def run_epoch(state, epoch):
-        order = generator("vae", seed, epoch).permutation(users)
+    def run_epoch(state: TrainState, epoch: int) -> tuple[TrainState, float]:
+        order = named_generator("vae", settings.seed, epoch).permutation(users)
         losses, steps = [], -(-len(order) // batch_size)
         for n in range(steps):
             some = order[n * batch_size : (n + 1) * batch_size]
             rows, weight = np.zeros((batch_size, n_items), np.float32), np.zeros(batch_size)
-            rows[: len(some)], weight[: len(some)] = positives[some].toarray(), 1
-            passed = (epoch - 1 + n / steps) / max(settings["kl_epochs"], 1e-9)
+            rows[: len(some)], weight[: len(some)] = data.positives[some].toarray(), 1
+            passed = (epoch - 1 + n / steps) / max(settings.kl_epochs, 1e-9)
+            kl_weight = settings.kl_cap * min(1.0, passed)
             key = jax.random.fold_in(jax.random.fold_in(root, epoch), n)
-            state, loss = step(
-                state, rows, np.float32(weight), key, settings["kl_cap"] * min(1.0, passed)
-            )
+            state, loss = step(state, rows, np.float32(weight), key, kl_weight)
             losses.append(loss)
         return state, float(np.mean(jax.device_get(losses)))
 
-    found = fit_epochs(
-        name,
-        (params, optimizer.init(params)),
-        run_epoch,
-        lambda state: state[0],
-        _validation(structure, positives, validation, seed),
-        epochs=settings["epochs"],
-        patience=settings["patience"],
-        checkpoint=checkpoint,
-        fingerprint=fingerprint,
-        progress=progress,
-    )
-    return replace(found, params=nnx.merge(structure, found.params).arrays())
+    state = TrainState(params, optimizer.init(params))
+    result = fit_epochs(plan, state, run_epoch, _validation(structure, data, settings.seed))
+    return replace(result, params=nnx.merge(structure, result.params).arrays())
 
 
-def _validation(
-    structure: nnx.GraphDef, positives: csr_matrix, validation: csr_matrix | None, seed: int
-) -> Callable[[nnx.State], tuple[float, float]] | None:
-    if validation is None:
+def _train_step(
+    structure: nnx.GraphDef, optimizer: optax.GradientTransformation, settings: MultVAESettings
+) -> Callable[..., tuple[TrainState, jax.Array]]:
+    """Return the jitted step: state, rows, weight, key and KL weight to state and loss."""
+    keep = 1 - settings.dropout
+
+    def step(
+        state: TrainState,
+        rows: jax.Array,
+        weight: jax.Array,
+        key: jax.Array,
+        kl_weight: jax.Array,
+    ) -> tuple[TrainState, jax.Array]:
+        params, moments = state
+        drop_key, noise_key = jax.random.split(key)
+        dropout_scale = jax.random.bernoulli(drop_key, keep, rows.shape) / keep
+        noise = jax.random.normal(noise_key, (len(rows), settings.latent))
+
+        def loss_of(params: nnx.State) -> jax.Array:
+            model = nnx.merge(structure, params)
+            return vae_loss(model, rows, weight, dropout_scale, noise, kl_weight, settings.l2)
+
+        loss, gradient = jax.value_and_grad(loss_of)(params)
+        updates, moments = optimizer.update(gradient, moments)
+        return TrainState(optax.apply_updates(params, updates), moments), loss
+
+    return jax.jit(step, donate_argnums=0)
+
+
+def _validation(structure: nnx.GraphDef, data: TrainingData, seed: int) -> Validate | None:
+    if data.validation is None:
         return None
-    ranked = Validation.of(positives, validation, seed)
+    ranked = Validation.of(data.positives, data.validation, seed)
 
     @jax.jit
     def logits(params: nnx.State, rows: jax.Array) -> jax.Array:
         model = nnx.merge(structure, params)
         return model.decode(model.encode(unit_length(rows))[0])
 
-    return lambda params: ranked(lambda users: logits(params, positives[users].toarray()))
+    return lambda params: ranked(lambda users: logits(params, data.positives[users].toarray()))

@@ -10,7 +10,7 @@ import numpy as np
 from gymnasium import spaces
 
 from alignuser_jax import records
-from alignuser_jax.recommenders.base import Catalogue
+from alignuser_jax.recommenders.base import ItemIndex
 from alignuser_jax.records import (
     LIKED_FROM,
     Interaction,
@@ -106,8 +106,8 @@ class RecSysEnv(StagedEnv):
         ids = [*site.histories] if user_ids is None else user_ids
         super().__init__(ids, lambda user: not site.reset(user, 0).terminal)
         self.site, self.users, self.generator = site, users, generator
-        self.catalogue = Catalogue(site.items)
-        self.item_ids = self.catalogue.item_ids
+        self.index = ItemIndex(site.items)
+        self.item_ids = self.index.item_ids
         self.features, self.feature_names = item_features(site.items, site.mean_ratings)
         self._reward_of, self._strict = reward, strict
         self._size = min(site.config.items_per_page, len(self.item_ids))
@@ -133,8 +133,8 @@ class RecSysEnv(StagedEnv):
         self._replaced = 0
         self._recommended: set[str] = set()
         self._free = np.ones(len(self.item_ids), np.int8)
-        self._history = _Profile(self.features, self.catalogue)
-        self._session = _Profile(self.features, self.catalogue)
+        self._history = _Profile(self.features, self.index)
+        self._session = _Profile(self.features, self.index)
         self._visit = self.users(user_id, seed)
         self.send(None)
 
@@ -201,7 +201,7 @@ class RecSysEnv(StagedEnv):
         if not over:
             self._request = self._pending
             excluded = self._request.exclude - before.exclude
-            self._free[self.catalogue.codes(excluded)] = 0
+            self._free[self.index.codes(excluded)] = 0
         if self._slate is None:
             self._history.add(self._request.history)
         self._session.add(new)
@@ -259,8 +259,8 @@ class RecSysEnv(StagedEnv):
 class _Profile:
     """The mean of rated items' features, each times its rating (1 to 5 as -1 to 1)."""
 
-    def __init__(self, features: np.ndarray, catalogue: Catalogue):
-        self._features, self._code = features, catalogue.index
+    def __init__(self, features: np.ndarray, index: ItemIndex):
+        self._features, self._code = features, index.code_of
         self._total, self._count = np.zeros(features.shape[1]), 0
 
     def add(self, interactions: Sequence[Interaction]) -> None:

@@ -6,17 +6,31 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from alignuser_jax.recommenders import check_contract, from_recbole
+from alignuser_jax.recommenders.http import protocol
 from alignuser_jax.records import Interaction, RecommendationRequest
 from data_prep import recbole_side
 
 pytest.importorskip("torch", reason="RecBole's side needs torch, as RecBole does")
 
 USERS, ITEMS = 5, 30
+
+
+def test_the_copy_of_the_protocols_name_is_up_to_date():
+    """The file imports nothing of ours, so the name stands in it a second time."""
+    assert recbole_side.PROTOCOL == protocol.PROTOCOL
+    text = Path(recbole_side.__file__).read_text()
+    imports = [
+        line for line in text.splitlines() if line.lstrip().startswith(("import", "from"))
+    ]
+    assert not any("alignuser" in line or "data_prep" in line for line in imports)
+
+
 STAND_IN = {
     "recbole/__init__.py": "",
     "recbole/data/__init__.py": "",

@@ -19,7 +19,8 @@ from alignuser_jax.recommenders import (
     held_out_ranking,
     load_recommender,
 )
-from alignuser_jax.recommenders.checks.ranking import pairs
+from alignuser_jax.recommenders.checks.ranking import interaction_matrix
+from alignuser_jax.recommenders.models.trained import FitPlan
 from alignuser_jax.records import Interaction, RecommendationRequest
 from tests.recommenders.conftest import TinyDataset
 
@@ -80,9 +81,7 @@ def ask(recommender, user="nobody", history=(), session=(), k=5):
 
 
 def arrays_of(recommender):
-    if isinstance(recommender, MultVAE):
-        return {"counts": recommender.counts, **recommender.params}
-    return recommender.factors.arrays()
+    return recommender.model.arrays()
 
 
 def half(slate):
@@ -96,7 +95,7 @@ def test_the_planted_halves_are_found(fitted, planted):
     # ten of one's own half are left after train and validation: all ten stand first
     assert found.recall.mean() > 0.97 and chance.recall.mean() < 0.75
     assert found.ndcg.mean() > chance.ndcg.mean() + 0.1
-    assert fitted.fitted["validation_ndcg@20"] > 0.3
+    assert fitted.summary["validation_ndcg@20"] > 0.3
 
 
 def test_a_live_history_moves_known_and_unknown_users(fitted):
@@ -137,7 +136,7 @@ def test_a_saved_one_is_the_same_bit_for_bit(fitted, tmp_path, planted):
     fitted.save(tmp_path / "saved")
     again = load_recommender(str(tmp_path / "saved"))
     assert type(again) is type(fitted) and again.version == fitted.version
-    assert (again.settings, again.fitted) == (fitted.settings, fitted.fitted)
+    assert (again.settings, again.summary) == (fitted.settings, fitted.summary)
     for name, array in arrays_of(fitted).items():
         loaded = arrays_of(again)[name]
         assert loaded.dtype == array.dtype and np.array_equal(loaded, array), name
@@ -161,7 +160,7 @@ def test_a_seed_fixes_the_fit_and_an_interrupted_one_goes_on(kind, planted, tmp_
     with pytest.raises(ValueError, match="other settings or data"):
         other.fit(planted, *parts, checkpoint=file, progress=False)
     resumed = kind(**settings).fit(planted, *parts, checkpoint=file, progress=False)
-    assert not file.exists() and resumed.fitted == whole.fitted
+    assert not file.exists() and resumed.summary == whole.summary
     for name, array in arrays_of(whole).items():
         assert np.array_equal(arrays_of(resumed)[name], array), name
     assert resumed.version == whole.version
@@ -201,63 +200,46 @@ def test_bad_settings_and_data_are_named(kind, planted):
     train = log.of_split("train")
     with pytest.raises(ValueError, match="no interaction that training lacks"):
         kind(**SMALL[kind]).fit(planted, train, train)
-    assert kind().settings["seed"] == 101 and kind().settings["patience"] == 20
+    assert kind().settings.seed == 101 and kind().settings.patience == 20
 
 
 def test_early_stopping_keeps_the_best_epoch():
     """Validation is scripted: best at epoch 3, so the loop ends at 3 + patience."""
-    from alignuser_jax.recommenders.models.fitting import fit_epochs
+    from alignuser_jax.recommenders.models.fitting import TrainState, fit_epochs
 
+    start = TrainState(np.float32(0), ())
     ndcg = iter([0.1, 0.2, 0.5, 0.5, 0.4, 0.3, 0.9])
 
     def run_epoch(state, epoch):
-        return state + epoch, 1.0
+        return TrainState(state.params + epoch, ()), 1.0
 
-    found = fit_epochs(
-        "toy",
-        np.float32(0),
-        run_epoch,
-        lambda state: state,
-        lambda params: (0.7, next(ndcg)),
-        epochs=50,
-        patience=3,
-        progress=False,
-    )
-    assert (found.best, found.epochs, found.ndcg, found.recall) == (3, 6, 0.5, 0.7)
-    assert found.params == 1 + 2 + 3
-    every = fit_epochs(
-        "toy", np.float32(0), run_epoch, lambda s: s, None, epochs=4, patience=1, progress=False
-    )
-    assert every.params == 10 and every.best == 4
+    plan = FitPlan("toy", epochs=50, patience=3, progress=False)
+    result = fit_epochs(plan, start, run_epoch, lambda params: (0.7, next(ndcg)))
+    assert result.best == (0.7, 0.5, 3) and result.epochs == 6
+    assert result.params == 1 + 2 + 3
+    plan = FitPlan("toy", epochs=4, patience=1, progress=False)
+    every = fit_epochs(plan, start, run_epoch, None)
+    assert every.params == 10 and every.best.epoch == 4
     assert every.summary()["validation_ndcg@20"] is None
     with pytest.raises(FloatingPointError, match="loss of toy is nan in epoch 1"):
-        fit_epochs(
-            "toy",
-            np.float32(0),
-            lambda state, epoch: (state, float("nan")),
-            lambda s: s,
-            None,
-            epochs=4,
-            patience=1,
-            progress=False,
-        )
+        fit_epochs(plan, start, lambda state, epoch: (state, float("nan")), None)
 
 
 def test_without_validation_all_epochs_are_trained(planted):
     model = MF(**BPR | {"epochs": 3}).fit(planted, planted.log, progress=False)
-    assert model.fitted["epochs"] == model.fitted["best_epoch"] == 3
-    assert np.array_equal(model.factors.counts, pairs(planted.log).sum(0).A1)
+    assert model.summary["epochs"] == model.summary["best_epoch"] == 3
+    assert np.array_equal(model.model.counts, interaction_matrix(planted.log).sum(0).A1)
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 def test_fitted_again_it_trains_as_long_as_was_best(kind, planted):
     train, validation = planted.log.of_split("train"), planted.log.of_split("validation")
     made = kind(**SMALL[kind] | {"patience": 2}).fit(planted, train, validation, progress=False)
-    best, first = made.fitted["best_epoch"], arrays_of(made)
-    assert best < made.settings["epochs"]
+    best, first = made.summary["best_epoch"], arrays_of(made)
+    assert best < made.settings.epochs
     for _ in range(2):  # as between rounds
         made = copy.copy(made).fit(planted, train, progress=False)
-        assert made.fitted["epochs"] == made.settings["epochs"] == best
+        assert made.summary["epochs"] == made.settings.epochs == best
     again = arrays_of(made)
     numbers = [name for name, value in first.items() if value.dtype.kind == "f"]
     assert all(np.allclose(again[name], first[name], atol=1e-6) for name in numbers)
@@ -289,7 +271,7 @@ def test_a_pair_seen_twice_counts_once(planted):
     once = MF(**BPR | {"epochs": 1}).fit(planted, log, progress=False)
     again = MF(**BPR | {"epochs": 1}).fit(planted, twice, progress=False)
     assert once.version == again.version
-    assert np.array_equal(once.factors.items, again.factors.items)
+    assert np.array_equal(once.model.items, again.model.items)
 
 
 def test_a_user_without_training_history_is_served(planted):

@@ -11,8 +11,10 @@ from scipy.sparse import csr_matrix, diags
 
 from alignuser_jax.recommenders.checks.ranking import recall_ndcg, top_codes
 from alignuser_jax.recommenders.models import bpr, variational
-from alignuser_jax.recommenders.models.lightgcn import live_factors
+from alignuser_jax.recommenders.models.factors import Factors, live_codes
+from alignuser_jax.recommenders.models.lightgcn import live_vectors
 from alignuser_jax.recommenders.models.mf import fold_rule
+from alignuser_jax.recommenders.models.multvae import Autoencoder
 from alignuser_jax.recommenders.models.propagation import RUN, product, propagation, runs
 from alignuser_jax.records import Interaction, RecommendationRequest
 
@@ -209,19 +211,18 @@ def test_the_training_history_gives_the_trained_vector_back(positives):
     ids = [f"u{n}" for n in range(30)], [f"i{n}" for n in range(50)]
     x = vectors(3, dtype=np.float32)
     asked = [RecommendationRequest(u, history(positives, n)) for n, u in enumerate(ids[0])]
-    from alignuser_jax.recommenders.models.factors import Factors, live_codes
-
-    gcn = live_factors(*ids, positives, x, 2)
+    ids, counts = [tuple(part) for part in ids], np.ones(50, np.float32)
+    gcn = Factors(*ids, *live_vectors(positives, x, 2), counts)
     users, items = scipy_propagation(positives, x, 2)
 
     def vectors_of(factors):
-        rows = [factors.user_vector(one, live_codes(gcn.catalogue, one)) for one in asked]
+        rows = [factors.user_vector(one, live_codes(gcn.index, one)) for one in asked]
         return np.stack(rows)
 
     np.testing.assert_allclose(vectors_of(gcn), users, atol=2e-6)
     np.testing.assert_allclose(gcn.items, items, atol=2e-6)
     base, fold = fold_rule(positives, x["users"], x["items"])
-    mf = Factors(tuple(ids[0]), tuple(ids[1]), base, fold, x["items"], gcn.counts)
+    mf = Factors(*ids, base, fold, x["items"], counts)
     np.testing.assert_allclose(vectors_of(mf), x["users"], atol=1e-5)
 
 
@@ -263,13 +264,11 @@ def test_the_loss_is_numpys(positives):
 
 
 def test_asking_computes_what_training_validates(positives, tmp_path):
-    from alignuser_jax.recommenders import MultVAE
-
     vae = variational.VAE(50, 8, 3, rngs=nnx.Rngs(0))
     vae.encode_hidden.bias[...] = jnp.linspace(-1, 1, 8)  # biases that matter
     vae.encode_code.bias[...] = jnp.linspace(-1, 1, 6)
     ones = np.ones(50, np.float32)
-    model = MultVAE()._set([f"i{n}" for n in range(50)], ones, vae.arrays())
+    model = Autoencoder(tuple(f"i{n}" for n in range(50)), ones, vae.arrays())
     mean, _ = vae.encode(variational.unit_length(positives.toarray()))
     expected = vae.decode(mean)
     for n in np.flatnonzero(np.diff(positives.indptr)):

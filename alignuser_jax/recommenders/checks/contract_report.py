@@ -1,7 +1,7 @@
-"""The contract check: what a simulation relies on, tried on somebody's recommender.
+"""Check that a recommender keeps the contract that a simulation relies on.
 
-A recommender is asked as the simulator asks it and every answer is looked at; nothing that it
-does, an exception included, stops the check, unless it is away (`RecommenderUnavailable`).
+The recommender is asked as the simulator asks it, and every answer is looked at. Nothing that
+it does stops the check, not even an exception, unless it is away (`RecommenderUnavailable`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from alignuser_jax.randomness import stable_key
-from alignuser_jax.recommenders.checks.contract_checks import Broken, Trial
+from alignuser_jax.recommenders.base import label_of, version_of
+from alignuser_jax.recommenders.checks.contract_rules import ContractRules, Violation
 from alignuser_jax.records import (
     Interaction,
     RecommendationRequest,
@@ -24,6 +25,14 @@ from alignuser_jax.records import (
 
 @dataclass(frozen=True, slots=True)
 class Check:
+    """The outcome of one rule.
+
+    Attributes:
+        name: of the rule.
+        passed: whether the recommender keeps it.
+        seen: what was seen, or what is wrong and what to do.
+    """
+
     name: str
     passed: bool
     seen: str
@@ -31,8 +40,16 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class ContractReport:
-    """`latency_ms` maps p50, p95 and p99 to milliseconds of one request asked alone, and
-    `batched_ms` to milliseconds per request in a whole batch; empty where asking failed."""
+    """The outcome of a contract check; `str` of it is the table that the program prints.
+
+    Attributes:
+        recommender: its name and version.
+        checks: one for each rule.
+        latency_ms: p50, p95 and p99 to milliseconds of one request that is asked alone; empty
+            when asking failed.
+        batched_ms: the same, milliseconds per request in a whole batch.
+        batch: requests in a batch.
+    """
 
     recommender: str
     checks: tuple[Check, ...]
@@ -42,10 +59,12 @@ class ContractReport:
 
     @property
     def passed(self) -> bool:
+        """Whether every rule is kept."""
         return all(check.passed for check in self.checks)
 
     @property
     def failures(self) -> tuple[Check, ...]:
+        """The checks that did not pass."""
         return tuple(check for check in self.checks if not check.passed)
 
     def __str__(self) -> str:
@@ -54,12 +73,12 @@ class ContractReport:
         for check in self.checks:
             verdict = "pass" if check.passed else "FAIL"
             lines.append(f"  {verdict}  {check.name:<{width}}  {check.seen}")
-        for label, found in (
+        for label, percentiles in (
             ("one request", self.latency_ms),
             (f"per request, {self.batch} at a time", self.batched_ms),
         ):
-            if found:
-                values = "  ".join(f"{name} {value:.2f}" for name, value in found.items())
+            if percentiles:
+                values = "  ".join(f"{name} {ms:.2f}" for name, ms in percentiles.items())
                 lines.append(f"  latency in ms, {label}: {values}")
         failed = len(self.failures)
         lines.append(f"{len(self.checks) - failed} of {len(self.checks)} checks passed")
@@ -75,23 +94,43 @@ def check_contract(
     batch: int = 64,
     rounds: int = 20,
 ) -> ContractReport:
-    """Try `recommender` on up to `batch` of the users in `histories`.
+    """Try every rule of the contract on a recommender, and time it.
 
-    `item_ids` is the catalogue; `rounds` batches are timed. Each request excludes its history.
+    Example:
+        >>> log = dataset.log.of_split("train")
+        >>> histories = {user: dataset.history(log, user) for user in dataset.user_ids[:64]}
+        >>> report = check_contract(recommender, dataset.item_ids, histories)
+        >>> assert report.passed, str(report)
+
+    Args:
+        recommender: what to try.
+        item_ids: the catalogue.
+        histories: user id to the user's interactions, which each request excludes; at most
+            `batch` users are asked for.
+        k: items on a slate.
+        batch: requests in one call.
+        rounds: batches to time.
+
+    Raises:
+        ValueError: if there are too few items or users to check with.
+        RecommenderUnavailable: if the recommender cannot be reached.
     """
-    known = frozenset(item_ids)
-    if len(known) < k:
+    catalogue = frozenset(item_ids)
+    if len(catalogue) < k:
         raise ValueError(
-            f"a contract check with slates of {k} needs {k} items, not {len(known)}"
+            f"a contract check with slates of {k} needs {k} items, not {len(catalogue)}"
         )
     if not histories:
         raise ValueError("a contract check needs the history of at least one user")
     requests = [_request(user, tuple(history), k) for user, history in histories.items()]
-    requests = [r for r in requests if len(known - r.exclude) >= k][:batch]
+    requests = [r for r in requests if len(catalogue - r.exclude) >= k][:batch]
     if not requests:
-        raise ValueError(f"every user's history leaves fewer than {k} of {len(known)} items")
-    trial = Trial(recommender, known, requests, k)
-    checks = [_run(name, check) for name, check in trial.checks()]
+        raise ValueError(
+            f"every user's history leaves fewer than {k} of {len(catalogue)} items: give users "
+            "with shorter histories, or a smaller k"
+        )
+    rules = ContractRules(recommender, catalogue, requests, k).rules()
+    checks = [_check(name, rule) for name, rule in rules]
     latency: dict[str, float] = {}
     batched: dict[str, float] = {}
 
@@ -104,9 +143,8 @@ def check_contract(
         batched.update(_percentiles(recommender, repeats))
         return f"{len(requests)} requests alone, {rounds} batches of {len(requests)}"
 
-    checks.append(_run("answers under load", under_load))
-    name = str(getattr(recommender, "name", "") or type(recommender).__name__)
-    version = str(getattr(recommender, "version", ""))
+    checks.append(_check("answers under load", under_load))
+    name, version = label_of(recommender), version_of(recommender)
     return ContractReport(
         f"{name} {version}".strip(), tuple(checks), latency, batched, len(requests)
     )
@@ -125,19 +163,19 @@ def _request(user: str, history: tuple[Interaction, ...], k: int) -> Recommendat
 def _percentiles(
     recommender: Recommender, batches: Sequence[Sequence[RecommendationRequest]]
 ) -> dict[str, float]:
-    took = []
+    milliseconds = []
     for requests in batches:
         start = time.perf_counter()
         recommender.recommend(requests)
-        took.append(1e3 * (time.perf_counter() - start) / len(requests))
-    return {f"p{q}": float(np.percentile(took, q)) for q in (50, 95, 99)}
+        milliseconds.append(1e3 * (time.perf_counter() - start) / len(requests))
+    return {f"p{q}": float(np.percentile(milliseconds, q)) for q in (50, 95, 99)}
 
 
-def _run(name: str, check: Callable[[], str]) -> Check:
+def _check(name: str, rule: Callable[[], str]) -> Check:
     try:
-        return Check(name, True, check())
-    except Broken as broken:
-        return Check(name, False, str(broken))
+        return Check(name, True, rule())
+    except Violation as violation:
+        return Check(name, False, str(violation))
     except RecommenderUnavailable:
         raise
     except Exception as error:  # theirs: reported, whatever it is
