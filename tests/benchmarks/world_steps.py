@@ -197,8 +197,8 @@ def world_share(agents):
         started = time.perf_counter()
         events = simulate("measured", 1)
         seconds = time.perf_counter() - started
-    shown = sum(kind == "page" for kind in events["kind"].to_pylist()) / 4
-    return seconds, clock["inside"], shown
+    page_count = sum(kind == "page" for kind in events["kind"].to_pylist()) / 4
+    return seconds, clock["inside"], page_count
 
 
 def main(argv):

@@ -144,8 +144,8 @@ def canonical(state: State) -> str:
     """The state as text that does not depend on how sets are ordered."""
     values = [(f.name, getattr(state, f.name)) for f in fields(state) if f.name != "needs"]
     if state.needs is not None:
-        asked = ((f.name, getattr(state.needs, f.name)) for f in fields(state.needs))
-        values += [(n, sorted(v) if isinstance(v, frozenset) else v) for n, v in asked]
+        request = ((f.name, getattr(state.needs, f.name)) for f in fields(state.needs))
+        values += [(n, sorted(v) if isinstance(v, frozenset) else v) for n, v in request]
     return repr(values)
 
 

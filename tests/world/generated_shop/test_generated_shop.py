@@ -95,10 +95,10 @@ def test_a_product_has_all_that_its_goal_asks_for():
 def test_search_ranks_by_rare_words():
     catalogue = make_catalogue(config=CatalogueConfig(goals=30))
     for goal in catalogue.goals[:10]:
-        found = ranked(catalogue, goal.queries[0])
-        assert goal.product in found[:6]
+        order = ranked(catalogue, goal.queries[0])
+        assert goal.product in order[:6]
         wanted = set(content_words(goal.queries[0]))
-        for n in found:
+        for n in order:
             p = catalogue.products[n]
             values = [v for _, options in p.options for v in options]
             assert wanted & set(content_words(" ".join([p.title, *p.attributes, *values])))
@@ -112,9 +112,9 @@ def test_filters_and_sorting():
     offered = facets(catalogue, query)
     assert offered
     for name in offered:
-        kept = results(catalogue, query, (name,), "relevance")
-        assert 0 < len(kept) < len(everything)
-        assert kept == tuple(n for n in everything if keeps(name, catalogue.products[n]))
+        filtered = results(catalogue, query, (name,), "relevance")
+        assert 0 < len(filtered) < len(everything)
+        assert filtered == tuple(n for n in everything if keeps(name, catalogue.products[n]))
     cheap = results(catalogue, query, (), "price_low_to_high")
     prices = [catalogue.products[n].price_cents for n in cheap]
     assert prices == sorted(prices) and sorted(cheap) == sorted(everything)
@@ -146,16 +146,16 @@ def test_home(shop):
 def test_results_pages_filters_and_sorting(shop):
     goal = shop.goal(shop.reset("u", 0))
     query = goal.queries[-1]
-    found = ranked(shop.catalogue, query)
+    order = ranked(shop.catalogue, query)
     one = walk(shop, type_text(FIELD, query))
-    pages = -(-len(found) // 4)
+    pages = -(-len(order) // 4)
     assert (
-        f'Search results for "{query}" | page 1 of {pages} | {len(found)} results' in one.text
+        f'Search results for "{query}" | page 1 of {pages} | {len(order)} results' in one.text
     )
     two = walk(shop, type_text(FIELD, query), "pagination.next")
     assert two.page == 2 and two.text.startswith("PAGE 2\n")
     titles = [p.title for s in (one, two) for p in read_page(s.text).products]
-    assert titles == [shop.catalogue.products[n].title for n in found[:8]]
+    assert titles == [shop.catalogue.products[n].title for n in order[:8]]
     assert click("pagination.previous") in two.actions
     assert click("pagination.previous") not in one.actions
     facet = facets(shop.catalogue, query)[0]

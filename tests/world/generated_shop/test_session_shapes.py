@@ -64,20 +64,20 @@ def test_a_comparison_by_hand():
     rng = np.random.default_rng(0)
     human = SessionShapes(rng.integers(0, 30, (200, 3)), rng.random(200) < 0.2)
     other = SessionShapes(rng.integers(0, 10, (100, 3)), np.zeros(100, bool))
-    found = compare_shapes(human, other)
-    everything, *kinds = found.pages
+    compared = compare_shapes(human, other)
+    everything, *kinds = compared.pages
     assert everything.ks == pytest.approx(ks_2samp(human.total, other.total).statistic)
     assert everything.human_mean == pytest.approx(human.pages.sum() / 200)
     assert kinds[2].simulated_quantiles[2] == np.median(other.pages[:, 2])
-    assert found.human_purchase == pytest.approx(human.purchase.mean())
-    assert found.simulated_purchase == 0
-    low = dict((name, (a, b)) for name, a, b in found.by_length)["10 to 19"]
+    assert compared.human_purchase == pytest.approx(human.purchase.mean())
+    assert compared.simulated_purchase == 0
+    low = dict((name, (a, b)) for name, a, b in compared.by_length)["10 to 19"]
     inside = (other.total >= 10) & (other.total < 20)
     assert inside.sum() >= 20 and low[1] == 0
     assert np.isnan(low[0]) == (((human.total >= 10) & (human.total < 20)).sum() < 20)
     same = compare_shapes(human, human)
     assert all(row.ks == 0 for row in same.pages)
-    text = str(found)
+    text = str(compared)
     assert "200 human sessions, 100 simulated" in text and "simulated 0.00 %" in text
 
 

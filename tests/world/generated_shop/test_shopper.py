@@ -185,11 +185,11 @@ def test_shoppers_are_about_as_long_and_buy_about_as_often_as_people(shared_data
     held_out = human.part(np.arange(len(human.purchase)) % 2 == 1)  # not calibrated on
     shop = GeneratedShop(make_catalogue(read_shop_goals(shared_data / "webshop")))
     simulated = shapes_of(s.shape for s in simulate_sessions(shop, 600, seed=11))
-    found = compare_shapes(held_out, simulated)
-    everything, administrative, informational, product = found.pages
+    compared = compare_shapes(held_out, simulated)
+    everything, administrative, informational, product = compared.pages
     assert everything.ks < 0.1 and product.ks < 0.1
     assert administrative.ks < 0.15 and informational.ks < 0.1
-    assert abs(found.simulated_purchase - found.human_purchase) < 0.05
+    assert abs(compared.simulated_purchase - compared.human_purchase) < 0.05
 
 
 def test_a_page_that_was_cut_off_is_not_counted(shop):

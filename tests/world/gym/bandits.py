@@ -25,9 +25,9 @@ class LinUCB:
         score = context @ (inverse @ self.target) + self.alpha * width
         return np.argsort(np.where(mask, -score, np.inf), 1, kind="stable")[:, :k]
 
-    def learn(self, shown, liked):
-        self.gram += shown.T @ shown
-        self.target += shown.T @ liked
+    def learn(self, vectors, liked):
+        self.gram += vectors.T @ vectors
+        self.target += vectors.T @ liked
 
 
 def play(envs, choose, visits, learn=None):
@@ -43,11 +43,11 @@ def play(envs, choose, visits, learn=None):
         earned, alive = np.zeros(len(part)), np.ones(len(part), bool)
         while alive.any():
             mask = info["action_mask"]
-            slates, known = choose(observed["history"], observed["session"], mask)
+            slates, slate_vectors = choose(observed["history"], observed["session"], mask)
             observed, reward, over, _, info = envs.step(slates)
             earned[alive] += reward[alive]
             if learn:
-                learn(known, info["rated"] >= 4, alive)
+                learn(slate_vectors, info["rated"] >= 4, alive)
             alive &= ~over
         total += earned.tolist()
     return np.array(total)

@@ -26,8 +26,8 @@ def test_a_bandit_learns_what_simulated_users_like():
         slates = bandit.slates(context, mask, 4)
         return slates, np.take_along_axis(context, slates[:, :, None], 1)
 
-    def learn(shown, liked, alive):
-        bandit.learn(shown[alive].reshape(-1, shown.shape[2]), liked[alive].ravel())
+    def learn(vectors, liked, alive):
+        bandit.learn(vectors[alive].reshape(-1, vectors.shape[2]), liked[alive].ravel())
 
     users = dataset.user_ids
     play(envs, by_bandit, [(users[n % 80], n) for n in range(240)], learn)

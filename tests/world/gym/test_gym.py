@@ -209,11 +209,11 @@ def test_a_catalogue_that_runs_out(dataset):
     env = RecSysEnv(users.site, users, dataset.user_ids)
     user = dataset.user_ids[0]
     env.reset(seed=0, options={"user_id": user})
-    shown, over = [], False
+    slate_items, over = [], False
     while not over:
         _, _, over, _, info = env.step(env.action_space.sample())
-        shown += info["slate"]
-    assert sorted([*shown, *(p.item_id for p in users.site.histories[user])]) == sorted(
+        slate_items += info["slate"]
+    assert sorted([*slate_items, *(p.item_id for p in users.site.histories[user])]) == sorted(
         dataset.item_ids
     )
     assert info["outcome"].state.terminal
@@ -276,14 +276,14 @@ class Model:
     """A generator whose language model watches all, rates 4 and goes on; keeps count."""
 
     def __init__(self):
-        self.waiting, self.most, self.asked = {}, 0, 0
+        self.waiting, self.most, self.requests = {}, 0, 0
 
     def submit(self, request):
         assert isinstance(request, Request)
-        self.asked += 1
-        self.waiting[self.asked] = request
+        self.requests += 1
+        self.waiting[self.requests] = request
         self.most = max(self.most, len(self.waiting))
-        return self.asked
+        return self.requests
 
     def collect(self):
         ticket = min(self.waiting)
@@ -301,7 +301,7 @@ def test_language_model_agents_as_users():
     site, model = visits.site(), Model()  # three items a page, two pages
     env = RecSysEnv(site, agents(site), ["u1"], generator=model)
     observed, info = env.reset(seed=0)
-    assert info["action_mask"].sum() == 38 and model.asked == 0
+    assert info["action_mask"].sum() == 38 and model.requests == 0
     rewards = []
     over = False
     while not over:

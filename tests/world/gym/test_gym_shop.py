@@ -26,11 +26,11 @@ def bought(state, action, after):
 def make():
     shop = GeneratedShop(make_catalogue(config=CatalogueConfig(goals=15)), max_steps=60)
 
-    def made(size=150):
+    def make_env(size=150):
         menu = listed_menu(size)
         return UserEnv(shop, None, USERS, menu, characters=string.printable, reward=bought)
 
-    return made
+    return make_env
 
 
 @pytest.mark.filterwarnings("error")

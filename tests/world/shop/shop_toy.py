@@ -56,7 +56,7 @@ def lines(text):
 
 def session(name, user, *steps, split="train"):
     """`steps`: (page, kind of action, target, text)."""
-    made = [
+    records = [
         Step(
             *(name, user, order, 1_000 * order),
             *(page[0], 1, *page[1:]),
@@ -65,7 +65,7 @@ def session(name, user, *steps, split="train"):
         )
         for order, (page, kind, target, text) in enumerate(steps)
     ]
-    return Session(name, user, split, tuple(made))
+    return Session(name, user, split, tuple(records))
 
 
 ANN = session(

@@ -102,11 +102,11 @@ def test_then_the_same_user_then_any(index):
     cables = shop.step(bob, type_text(FIELD, "nothing logged"))
     assert cables.source == "rule"
     bob_at_cables = shop.at(replace(more[0], user_id="bob", session_id="bob-9"))
-    found = {
+    sessions = {
         shop.step(replace(bob_at_cables, seed=seed), click(RED)).inside.session_id
         for seed in range(20)
     }
-    assert found == {"ann-0", "cy-1"}
+    assert sessions == {"ann-0", "cy-1"}
 
 
 def test_what_was_typed_decides_what_a_search_button_shows(shop):
@@ -360,10 +360,10 @@ def test_a_field_is_known_by_its_use_or_by_its_name(index):
 
 
 def test_pages_are_written_by_a_callable_in_one_batch(shop):
-    asked = []
+    batches = []
 
     def write(requests):
-        asked.append(list(requests))
+        batches.append(list(requests))
         return [
             f"CONTEXT: {r.action.target}\nPRODUCTS:\n<- x -> <- Price: 1 ->" for r in requests
         ]
@@ -372,7 +372,7 @@ def test_pages_are_written_by_a_callable_in_one_batch(shop):
     pairs = [(state, click("footer.legal")), (state, TERMINATE), (state, click("footer.legal"))]
     after = advance(shop, None, pairs, "counterfactual", write)
     assert [s.source for s in after] == ["model", "rule", "model"]
-    (batch,) = asked
+    (batch,) = batches
     assert [r.purpose for r in batch] == ["counterfactual"] * 2
     with pytest.raises(ValueError, match="needs a NextPageRequest"):
         advance(shop, None, pairs)

@@ -118,9 +118,9 @@ def test_what_can_be_typed(text, good):
 def test_the_map_is_built_from_data():
     pairs = [("a", "search"), ("a", "search"), ("a", "filter"), ("b", "review"), ("", "filter")]
     pairs += [("c", "filter"), ("c", "nav_bar"), ("d", "scroll"), ("b", "review")]
-    known = click_type_map(pairs)
-    assert known == {"a": "search", "b": "review", "c": "filter"}
-    assert click_type(click("a"), known) == "search"
-    assert click_type(click("never seen"), known) == "other"
-    assert click_type(TERMINATE, known) == ""
+    types = click_type_map(pairs)
+    assert types == {"a": "search", "b": "review", "c": "filter"}
+    assert click_type(click("a"), types) == "search"
+    assert click_type(click("never seen"), types) == "other"
+    assert click_type(TERMINATE, types) == ""
     assert len(CLICK_TYPES) == len(set(CLICK_TYPES)) == 13

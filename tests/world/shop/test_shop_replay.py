@@ -14,8 +14,8 @@ OAK, LITRES = "product_options.wood.oak", "product_options.volume.2_litres"
 
 
 def results(number):
-    shown = (PageProduct(f"Mug {number}"),)
-    return ShopPage("search", number, 'Search results for "mug"', shown, ("pagination.next",))
+    mugs = (PageProduct(f"Mug {number}"),)
+    return ShopPage("search", number, 'Search results for "mug"', mugs, ("pagination.next",))
 
 
 def detail(title, *more):

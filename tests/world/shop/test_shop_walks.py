@@ -144,11 +144,11 @@ def test_every_listed_action_is_accepted(make):
 
 
 def digest(make, steps=300):
-    found = hashlib.blake2b(digest_size=8)
+    hashed = hashlib.blake2b(digest_size=8)
     for state, action, after in walk(make(), steps, seed=3, foreign=0.2):
         parts = (state.text, action.token, after.text, after.source, after.place, after.page)
-        found.update(repr(parts).encode())
-    return found.hexdigest()
+        hashed.update(repr(parts).encode())
+    return hashed.hexdigest()
 
 
 def test_equal_across_processes():

@@ -56,8 +56,8 @@ def test_held_out_ratings_change_no_page(dataset, splits, held_out, similar):
             assert here.rating_text(user, item) == there.rating_text(user, item)
     assert pages_of(dataset, here) == pages_of(other, there)
     # the test can fail: ratings that may be shown do change pages
-    shown = site_of_dataset(with_other_ratings(dataset, list(splits)), config, splits)
-    assert pages_of(dataset, shown) != pages_of(dataset, here)
+    changed = site_of_dataset(with_other_ratings(dataset, list(splits)), config, splits)
+    assert pages_of(dataset, changed) != pages_of(dataset, here)
 
 
 def test_own_ratings_then_the_mean_of_the_training_part(dataset):

@@ -41,14 +41,20 @@ def test_the_index_ranks_what_few_terms_describe_first():
 
 def test_offered_are_genres_then_rare_words_that_lead_on():
     index = SearchIndex.of(FILMS)
-    shown = [FILMS["a"], FILMS["c"]]
+    page_items = [FILMS["a"], FILMS["c"]]
     # "episode" and "born" find only what is excluded; "wars" (2 items) is rarer than "star" (3)
-    assert index.queries_of(shown, {"a", "c"}, 9) == ("Sci-Fi", "War", "Drama", "wars", "star")
+    assert index.queries_of(page_items, {"a", "c"}, 9) == (
+        "Sci-Fi",
+        "War",
+        "Drama",
+        "wars",
+        "star",
+    )
     # with room for four, half of it is the words'
-    assert index.queries_of(shown, {"a", "c"}, 4) == ("Sci-Fi", "War", "wars", "star")
-    assert index.queries_of(shown, {"a", "c"}, 1) == ("Sci-Fi",)
+    assert index.queries_of(page_items, {"a", "c"}, 4) == ("Sci-Fi", "War", "wars", "star")
+    assert index.queries_of(page_items, {"a", "c"}, 1) == ("Sci-Fi",)
     assert index.queries_of([FILMS["d"]], {"d"}, 4) == ("War", "Drama")
-    assert index.queries_of(shown, set(FILMS), 9) == ()
+    assert index.queries_of(page_items, set(FILMS), 9) == ()
 
 
 @given(st.text(alphabet="ab[]<>- \n1é") | st.text(), st.text())
@@ -85,20 +91,20 @@ def test_a_search_opens_a_page_of_its_own(make_site, first):
     assert [a.token for a in searches(page)] == [
         "[SEARCH:Comedy]", "[SEARCH:Drama]", "[SEARCH:Crime]",
     ]  # fmt: skip
-    (found,) = advance(site, first, [(page, Action("search", "Drama"))])
+    (results,) = advance(site, first, [(page, Action("search", "Drama"))])
     assert len(first.calls) == 1  # no recommender was asked
-    assert (found.kind, found.page, found.query) == ("page", 2, "Drama")
-    assert found.text.splitlines()[0] == "PAGE 2 | Search: Drama"
+    assert (results.kind, results.page, results.query) == ("page", 2, "Drama")
+    assert results.text.splitlines()[0] == "PAGE 2 | Search: Drama"
     # 5 has no title, so the fewest terms; 1 and 3 were on page 1
-    assert found.slate == ("5", "7", "9", "11")
-    assert all("Drama" in site.items[i].genres for i in found.slate)
-    (clicked,) = advance(site, first, [(found, Action("click", "ITEM_1"))])
-    assert clicked.text.startswith(found.text + "\nDETAILS ITEM_1: ")
-    (again,) = advance(site, first, [(found, Action("search", "Drama"))])
+    assert results.slate == ("5", "7", "9", "11")
+    assert all("Drama" in site.items[i].genres for i in results.slate)
+    (clicked,) = advance(site, first, [(results, Action("click", "ITEM_1"))])
+    assert clicked.text.startswith(results.text + "\nDETAILS ITEM_1: ")
+    (again,) = advance(site, first, [(results, Action("search", "Drama"))])
     assert again.page == 3 and again.slate == ("13", "15", "17", "19")
     (on,) = advance(site, first, [(again, NEXT)])
     assert on.page == 4 and not on.query
-    assert first.calls[-1][0].exclude >= {*page.slate, *found.slate, *again.slate}
+    assert first.calls[-1][0].exclude >= {*page.slate, *results.slate, *again.slate}
     (back,) = advance(site, first, [(on, BACK)])
     assert back.text == again.text and back.query == "Drama"
 
@@ -106,9 +112,9 @@ def test_a_search_opens_a_page_of_its_own(make_site, first):
 def test_a_short_page_where_little_is_found(make_site, first):
     site = make_site(search=True, items_per_page=10)
     (page,) = fill(site, first, [site.reset("u", 0)])
-    (found,) = advance(site, first, [(page, Action("search", "Drama"))])
-    assert len(found.slate) == 6  # 12 dramas, 5 of them on page 1, one in the history
-    assert Action("search", "Drama") not in found.actions
+    (results,) = advance(site, first, [(page, Action("search", "Drama"))])
+    assert len(results.slate) == 6  # 12 dramas, 5 of them on page 1, one in the history
+    assert Action("search", "Drama") not in results.actions
 
 
 @pytest.mark.parametrize("config", [{"max_pages": 2}, {"horizon": 2}])
@@ -141,8 +147,10 @@ def test_agents_search(make_site, first):
         visits.actions_script("[SEARCH:Drama]", "[CLICK_ITEM:ITEM_2]", "[EXIT]"),
         lambda request: first.recommend([request])[0],
     )
-    shown = [(event.page, event.item_id) for event in outcome.events if event.kind == "page"]
-    assert [item for page, item in shown if page == 2] == ["3", "5", "7"]
+    page_items = [
+        (event.page, event.item_id) for event in outcome.events if event.kind == "page"
+    ]
+    assert [item for page, item in page_items if page == 2] == ["3", "5", "7"]
     assert [event.text for event in outcome.events if event.kind == "act"] == [
         "[SEARCH:Drama]", "[CLICK_ITEM:ITEM_2]", "[EXIT]",
     ]  # fmt: skip

@@ -244,8 +244,8 @@ def test_a_visit_is_a_pure_function(make_site, first, actions, horizon):
         assert state.page <= site.config.last_page
         assert len(state.pages) <= site.config.last_page
         assert all(site.valid_action(state, action) for action in state.actions)
-        shown = [item for slate in state.pages for item in slate]
-        assert len(set(shown)) == len(shown) and not {"21", "22"} & set(shown)
+        page_items = [item for slate in state.pages for item in slate]
+        assert len(set(page_items)) == len(page_items) and not {"21", "22"} & set(page_items)
         if not state.terminal:
             assert state.text.startswith(f"PAGE {state.page}\n[ITEM_1] <- ")
             assert state.feedback in state.text
