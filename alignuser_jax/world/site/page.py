@@ -9,7 +9,7 @@ from typing import Literal
 from alignuser_jax.records import Item
 from alignuser_jax.text import one_line, shorten
 
-Summary = Literal["genres", "description", "both"]
+ItemSummary = Literal["genres", "description", "both"]
 """What the summary of an item shows."""
 
 # The skeleton of a page. The tokenizer knows each of these fragments as a single symbol.
@@ -51,7 +51,7 @@ def position_of(target: str, slate_size: int) -> int | None:
     return None
 
 
-def summary_of(item: Item, summary: Summary = "genres", limit: int = 80) -> str:
+def summary_of(item: Item, summary: ItemSummary = "genres", limit: int = 80) -> str:
     """Return what an item's line says of its genres or its description, or both.
 
     Args:
@@ -73,7 +73,7 @@ def item_line(
     position: int,
     item: Item,
     rating: str = NONE,
-    summary: Summary = "genres",
+    summary: ItemSummary = "genres",
     summary_chars: int = 80,
     similar: Iterable[tuple[str, float]] = (),
 ) -> str:
@@ -100,7 +100,7 @@ def item_line(
 
 
 @lru_cache(maxsize=1 << 16)  # in 100,000 steps of visits nearly all items were shown before
-def _constant_parts(item: Item, summary: Summary, limit: int) -> tuple[str, str]:
+def _constant_parts(item: Item, summary: ItemSummary, limit: int) -> tuple[str, str]:
     """The parts of an item's line that all users share: before the rating and after it."""
     return (
         f"{TITLE_MARK}{title_of(item)}{RATING_MARK}",

@@ -62,7 +62,7 @@ class SiteConfig:
     max_pages: int = 20
     horizon: int | None = None
     show_mean_rating: bool = True
-    summary: pages.Summary = "genres"
+    summary: pages.ItemSummary = "genres"
     summary_chars: int = 80
     detail_chars: int = 400
     similar_items: bool = False
