@@ -36,8 +36,12 @@ def replacing(path: str | Path) -> Iterator[Path]:
     stays as it was.
 
     Example:
-        >>> with replacing("events.parquet") as partial:
-        ...     pyarrow.parquet.write_table(table, partial)
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "note.txt"
+        >>> with replacing(path) as partial:
+        ...     _ = partial.write_text("whole")
+        >>> path.read_text()
+        'whole'
     """
     path = Path(path)
     partial = path.with_name(f"{path.stem}.partial{path.suffix}")

@@ -1,7 +1,7 @@
 """Open whoever answers the agents: the run's own policy, a server, or a recording.
 
-What is opened says in a few plain values what it is. Manifests record these values, so that a run
-goes on under the same back end only.
+What is opened says in a few plain values what it is. Manifests record these values, so that a
+run goes on under the same back end only.
 """
 
 from __future__ import annotations

@@ -22,7 +22,9 @@ class Stopwatch:
     Example:
         >>> watch = Stopwatch()
         >>> with watch.stage("training"):
-        ...     train()
+        ...     pass
+        >>> list(watch.seconds)
+        ['training']
     """
 
     def __init__(self) -> None:

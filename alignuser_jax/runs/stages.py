@@ -1,6 +1,8 @@
-"""Build the shards of a stage, train it, or plan its training; each result has its place in a run.
+"""Build the shards of a stage, train it, or plan its training.
 
-    RUN/experiment.json  RUN/tokenizer/  RUN/shards/STAGE/  RUN/STAGE/{checkpoints,model|adapter}/
+Each result has its place in the run folder:
+
+    experiment.json  tokenizer/  shards/STAGE/  STAGE/checkpoints/  STAGE/model/ or adapter/
 
 A step whose result is there is not done again, so a command that is run again goes on where it
 was.
