@@ -50,7 +50,10 @@ class Degraded:
     seed, page).
 
     Example:
-        >>> control = Degraded(als, random_share=0.5, item_ids=dataset.item_ids)
+        >>> popularity = Popularity().fit(dataset, dataset.log)
+        >>> control = Degraded(popularity, random_share=0.5, item_ids=dataset.item_ids)
+        >>> control.name
+        'popularity-random0.5'
 
     Args:
         inner: the recommender to make worse.
@@ -137,7 +140,10 @@ class ShuffledAcrossUsers:
     excludes is, and the other's history is excluded too, as it would be for them.
 
     Example:
-        >>> control = ShuffledAcrossUsers.of(als, dataset, dataset.log.of_split("train"))
+        >>> log = dataset.log.of_split("train")
+        >>> control = ShuffledAcrossUsers.of(ALS(factors=8).fit(dataset, log), dataset, log)
+        >>> control.name
+        'als-shuffled'
 
     Args:
         inner: the recommender to ask.

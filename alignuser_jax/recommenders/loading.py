@@ -72,9 +72,11 @@ def load_recommender(spec: str | Path) -> Recommender:
       directory too.
 
     Example:
-        >>> recommender = load_recommender("runs/als")
-        >>> recommender = load_recommender("http://localhost:8090")
-        >>> recommender = load_recommender("my_module:MyRecommender")
+        >>> ALS(factors=8).fit(dataset, dataset.log.of_split("train")).save("runs/als")
+        >>> load_recommender("runs/als").name
+        'als'
+        >>> load_recommender("alignuser_jax.recommenders:Popularity").name
+        'popularity'
 
     Raises:
         FileNotFoundError: if `spec` is none of these.

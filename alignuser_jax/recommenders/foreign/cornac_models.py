@@ -21,8 +21,9 @@ def from_cornac(model: Any, train_set: Any, *, name: str = "") -> ScoredRecommen
     on the user give unknown users the most popular items.
 
     Example:
-        >>> train_set = cornac.data.Dataset.from_uir(rows, seed=0)
-        >>> model = cornac.models.BPR(k=64, seed=0).fit(train_set)
+        >>> import cornac
+        >>> train_set = cornac.data.Dataset.from_uir(triples, seed=0)
+        >>> model = cornac.models.BPR(k=8, seed=0).fit(train_set)
         >>> recommender = from_cornac(model, train_set)
 
     Args:

@@ -48,9 +48,11 @@ def from_callable(
     """Make a recommender of a function of one request.
 
     Example:
-        >>> def newest(request):
-        ...     return [item for item in catalogue if item not in request.exclude]
-        >>> recommender = from_callable(newest, version="1")
+        >>> def by_name(request):
+        ...     return sorted(dataset.item_ids)
+        >>> recommender = from_callable(by_name, version="1")
+        >>> recommender.name
+        'by_name'
 
     Args:
         function: returns item ids, best first, as many as it likes: those that the request

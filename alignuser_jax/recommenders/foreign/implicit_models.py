@@ -40,8 +40,9 @@ def from_implicit(
     their factors, and other users the most popular items.
 
     Example:
-        >>> model = AlternatingLeastSquares(factors=64)
-        >>> model.fit(user_items)
+        >>> from implicit.als import AlternatingLeastSquares
+        >>> model = AlternatingLeastSquares(factors=8)
+        >>> model.fit(user_items, show_progress=False)
         >>> recommender = from_implicit(model, user_items, user_ids, item_ids)
 
     Args:

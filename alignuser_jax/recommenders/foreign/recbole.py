@@ -18,8 +18,8 @@ def from_recbole(where: str | Path) -> HttpRecommender | ScoredRecommender:
     environment and run there. A sequential model that is served sees the live session.
 
     Example:
-        >>> recommender = from_recbole("http://localhost:8090")
-        >>> recommender = from_recbole("recs.tsv")
+        >>> served = from_recbole("http://localhost:8090")  # doctest: +SKIP
+        >>> exported = from_recbole("recs.tsv")  # doctest: +SKIP
 
     Args:
         where: the URL at which the model is served, or the file that was exported.

@@ -29,8 +29,8 @@ def from_recs_file(path: str | Path, *, name: str = "") -> ScoredRecommender:
     not in the file gets the items that most users have.
 
     Example:
-        >>> rows = [("ann", "heat", 0.9), ("ann", "alien", 0.7)]
-        >>> Path("recs.csv").write_text("".join(f"{u},{i},{s}" + chr(10) for u, i, s in rows))
+        >>> lines = ["user_id,item_id,score", "ann,heat,0.9", "ann,alien,0.7"]
+        >>> written = Path("recs.csv").write_text(chr(10).join(lines))
         >>> recommender = from_recs_file("recs.csv")
         >>> recommender.recommend([RecommendationRequest("ann", (), k=1)])[0].item_ids
         ('heat',)

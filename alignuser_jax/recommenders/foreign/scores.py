@@ -114,7 +114,10 @@ def from_factors(
     """Make a recommender whose score of user u for item i is x_u·y_i + b_u + b_i.
 
     Example:
-        >>> recommender = from_factors(x, y, user_ids, item_ids, item_biases=b)
+        >>> x, y = np.eye(2), np.array([[1.0, 0.0], [0.0, 1.0], [0.5, 0.5]])
+        >>> recommender = from_factors(x, y, ["ann", "bob"], ["heat", "alien", "fargo"])
+        >>> recommender.recommend([RecommendationRequest("bob", (), k=2)])[0].item_ids
+        ('alien', 'fargo')
 
     Args:
         user_factors: x, [users, d].
@@ -170,7 +173,7 @@ def from_lightfm(
     """Make a recommender of a fitted LightFM model.
 
     Example:
-        >>> recommender = from_lightfm(model, user_ids, item_ids)
+        >>> recommender = from_lightfm(model, user_ids, item_ids)  # doctest: +SKIP
 
     Args:
         model: anything with LightFM's `get_user_representations` and

@@ -42,7 +42,7 @@ class HttpConfig:
 
     Example:
         >>> patient = HttpConfig(timeout_seconds=120, retries=10)
-        >>> recommender = from_http("http://localhost:8090", config=patient)
+        >>> recommender = from_http("http://localhost:1", config=patient)  # doctest: +SKIP
 
     Attributes:
         timeout_seconds: from the start of a call to the last byte of its answer.

@@ -48,8 +48,10 @@ def from_http(
     """Make a recommender of the server at a URL, which is called once at the start.
 
     Example:
-        >>> recommender = from_http("http://localhost:8090")
-        >>> cornac = from_http("http://localhost:5000", cornac=True, fallback=Random(item_ids))
+        >>> recommender = from_http("http://localhost:8090")  # doctest: +SKIP
+        >>> others = Popularity().fit(dataset, dataset.log)
+        >>> url = "http://localhost:5000"
+        >>> server = from_http(url, cornac=True, fallback=others)  # doctest: +SKIP
 
     Args:
         url: of a server that speaks the JSON of `protocol`, such as `RecommenderServer`.

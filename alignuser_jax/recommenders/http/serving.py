@@ -32,9 +32,8 @@ class RecommenderServer(ThreadingHTTPServer):
     One batch at a time reaches the recommender, which need not be thread-safe.
 
     Example:
-        >>> with RecommenderServer(recommender, port=8090) as server:
-        ...     print(server.url)
-        ...     server.serve_forever()
+        >>> with RecommenderServer(Random(dataset.item_ids), port=8090) as server:
+        ...     server.serve_forever()  # doctest: +SKIP
 
     Args:
         recommender: what to serve.

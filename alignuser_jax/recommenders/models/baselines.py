@@ -28,7 +28,9 @@ class Random:
 
     Example:
         >>> recommender = Random(dataset.item_ids)
-        >>> recommender.recommend([RecommendationRequest("u1", (), k=4)])[0].item_ids
+        >>> [slate] = recommender.recommend([RecommendationRequest("u1", (), k=4)])
+        >>> len(slate.item_ids)
+        4
     """
 
     name = "random"

@@ -30,8 +30,8 @@ class LightGCN(TrainedRecommender[LightGCNSettings, Factors]):
     """LightGCN: every rating is an edge of the graph, however many stars it has.
 
     Example:
-        >>> train, validation = (dataset.log.of_split(s) for s in ("train", "validation"))
-        >>> recommender = LightGCN(layers=2).fit(dataset, train, validation)
+        >>> settings = LightGCNSettings(layers=3, factors=8, epochs=2)
+        >>> recommender = LightGCN(settings).fit(dataset, dataset.log.of_split("train"))
 
     Args:
         settings: a `LightGCNSettings`; the defaults when it is not given.

@@ -29,8 +29,9 @@ class MF(TrainedRecommender[MFSettings, Factors]):
 
     Example:
         >>> train, validation = (dataset.log.of_split(s) for s in ("train", "validation"))
-        >>> recommender = MF(factors=64, l2=0.01).fit(dataset, train, validation)
-        >>> recommender.summary["best_epoch"]
+        >>> recommender = MF(factors=8, l2=0.01, epochs=3).fit(dataset, train, validation)
+        >>> recommender.summary["epochs"]
+        3
         >>> recommender.save("runs/mf")
 
     Args:

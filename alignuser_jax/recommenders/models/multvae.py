@@ -77,8 +77,9 @@ class MultVAE(TrainedRecommender[MultVAESettings, Autoencoder]):
     """MultVAE: every rating is a positive interaction, however many stars it has.
 
     Example:
-        >>> train, validation = (dataset.log.of_split(s) for s in ("train", "validation"))
-        >>> recommender = MultVAE(dropout=0.0).fit(dataset, train, validation)
+        >>> recommender = MultVAE(latent=8, hidden=32, epochs=2)
+        >>> parts = dataset.log.of_split("train"), dataset.log.of_split("validation")
+        >>> slates = recommender.fit(dataset, *parts).recommend(requests)
 
     Args:
         settings: a `MultVAESettings`; the defaults when it is not given.

@@ -26,10 +26,10 @@ class MFSettings:
         factors: dimension of the vectors.
         batch_size: pairs of user and item in one step.
         learning_rate: of Adam.
-        l2: weight of the squared vectors in the loss.
+        l2: weight of the squared parameters in the loss.
         epochs: most passes over the log.
         patience: epochs without a better validation nDCG@20 after which training stops.
-        seed: of the initial vectors and the batches.
+        seed: of the initial parameters and of everything that is drawn in training.
     """
 
     factors: int = 64
@@ -46,25 +46,18 @@ class MFSettings:
 
 @dataclass(frozen=True)
 class LightGCNSettings:
-    """Settings of `LightGCN`: those of `MFSettings`, and `layers`.
+    """Settings of `LightGCN`: the fields of `MFSettings`, and one more.
 
     Attributes:
-        factors: dimension of the vectors.
         layers: steps of propagation over the graph of interactions.
-        learning_rate: of Adam.
-        l2: weight of the squared initial vectors in the loss.
-        epochs: most passes over the log.
-        batch_size: pairs of user and item in one step.
-        patience: epochs without a better validation nDCG@20 after which training stops.
-        seed: of the initial vectors and the batches.
     """
 
     factors: int = 64
     layers: int = 2
+    batch_size: int = 2048
     learning_rate: float = 5e-4
     l2: float = 1e-5
     epochs: int = 500
-    batch_size: int = 2048
     patience: int = 20
     seed: int = 101
 
@@ -74,7 +67,7 @@ class LightGCNSettings:
 
 @dataclass(frozen=True)
 class MultVAESettings:
-    """Settings of `MultVAE`.
+    """Settings of `MultVAE`: its own fields, and those of `MFSettings` but `factors`.
 
     Attributes:
         latent: dimension of the code.
@@ -85,11 +78,6 @@ class MultVAESettings:
             200,000 steps, which a small log never makes (DEFAULT).
         batch_size: users in one step. Agent4Rec's 2,048 make three steps an epoch of
             MovieLens-1M, so it is 256 here (DEFAULT).
-        learning_rate: of Adam.
-        l2: weight of the squared weights in the loss.
-        epochs: most passes over the log.
-        patience: epochs without a better validation nDCG@20 after which training stops.
-        seed: of the initial weights, the batches, dropout and noise.
     """
 
     latent: int = 200
