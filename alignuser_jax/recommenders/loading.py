@@ -35,7 +35,8 @@ def load_saved(directory: str | Path) -> Recommender:
 
     Raises:
         FileNotFoundError: if the folder holds no saved recommender.
-        ValueError: if it is damaged, or of a kind that this version does not know.
+        ValueError: if it is damaged, of a kind that this version does not know, or saved by a
+            version with other settings.
     """
     readers: dict[str, Callable[[Path], Recommender]] = {
         "random": Random.load,
@@ -54,7 +55,13 @@ def load_saved(directory: str | Path) -> Recommender:
             f"{directory} holds a recommender of kind {kind!r}; this version reads "
             f"{', '.join(readers)}"
         )
-    return readers[kind](Path(directory))
+    try:
+        return readers[kind](Path(directory))
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f"the {kind} recommender in {directory} lacks what this version reads or has more "
+            f"({error}): load it with the version that saved it, or fit and save it again"
+        ) from error
 
 
 def load_recommender(spec: str | Path) -> Recommender:
