@@ -6,28 +6,34 @@ import ast
 import os
 import runpy
 import sys
+from difflib import get_close_matches
 from pathlib import Path
 
+from alignuser_jax.programs import make_importable, programs_root
+
 FOLDERS = ("data_prep", "launch", "inference")
-ROOT = Path(__file__).resolve().parents[1]
 
 
 def verbs() -> dict[str, tuple[str, str]]:
-    """verb -> (module, first line of its docstring), read without importing any program."""
-    found = {}
+    """Return each verb's module and the first line of its docstring.
+
+    The files are read, not imported: one program's imports would slow down every other's help.
+    """
+    programs = {}
     for folder in FOLDERS:
-        for path in sorted((ROOT / folder).glob("[a-z]*.py")):
-            if path == Path(__file__).resolve():
+        for path in sorted((programs_root() / folder).glob("[a-z]*.py")):
+            if path.name == Path(__file__).name:
                 continue
-            summary = (ast.get_docstring(ast.parse(path.read_text())) or "").split("\n")[0]
-            found[path.stem.replace("_", "-")] = (f"{folder}.{path.stem}", summary)
-    return found
+            docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+            verb = path.stem.replace("_", "-")
+            programs[verb] = (f"{folder}.{path.stem}", docstring.split("\n")[0])
+    return programs
 
 
-def usage() -> str:
-    known = verbs()
-    width = max(map(len, known))
-    lines = [f"  {verb:<{width}}  {summary}" for verb, (_, summary) in known.items()]
+def usage(programs: dict[str, tuple[str, str]]) -> str:
+    """Return the text of `alignuser --help`: every verb with its summary."""
+    width = max(map(len, programs))
+    lines = [f"  {verb:<{width}}  {summary}" for verb, (_, summary) in programs.items()]
     return (
         "alignuser VERB [--flag=value ...]      (alignuser VERB --help lists the flags)\n\n"
         + "\n".join(lines)
@@ -35,23 +41,30 @@ def usage() -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    argv = sys.argv if argv is None else argv
-    if len(argv) < 2 or argv[1] in ("-h", "--help", "help"):
-        print(usage())
-        return 0
-    known, verb = verbs(), argv[1]
-    if verb not in known:
-        from difflib import get_close_matches
+    """Run the program that `argv[1]` names, with the arguments after it.
 
-        near = get_close_matches(verb, known, n=1)
+    Args:
+        argv: The command line, the command itself first; `sys.argv` if it is `None`.
+
+    Returns:
+        The exit code: 2 for an unknown verb. A program that fails exits by itself.
+    """
+    argv = sys.argv if argv is None else argv
+    programs = verbs()
+    if len(argv) < 2 or argv[1] in ("-h", "--help", "help"):
+        print(usage(programs))
+        return 0
+    verb = argv[1]
+    if verb not in programs:
+        near = get_close_matches(verb, programs, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        print(f"alignuser: unknown verb {verb!r}{hint}\n\n{usage()}", file=sys.stderr)
+        message = f"alignuser: unknown verb {verb!r}{hint}\n\n{usage(programs)}"
+        print(message, file=sys.stderr)
         return 2
-    if str(ROOT) not in sys.path:
-        sys.path.insert(0, str(ROOT))
+    make_importable()
     sys.argv = [f"alignuser {verb}", *argv[2:]]
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    runpy.run_module(known[verb][0], run_name="__main__", alter_sys=True)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's own log lines
+    runpy.run_module(programs[verb][0], run_name="__main__", alter_sys=True)
     return 0
 
 

@@ -2,13 +2,16 @@
 
     alignuser demo [--run=runs/demo]
 
-SYNTHETIC data and a tiny model trained from scratch: it shows the machinery, not fidelity.
-Run again with the same folder, it goes on where it was.
+The data are SYNTHETIC and the model is tiny and trained from scratch: the demo shows that the
+machinery works, not how human-like agents are. Run again with the same folder, it goes on where
+it was.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
 from absl import flags
 
 from alignuser_jax.datasets import Dataset
@@ -23,9 +26,10 @@ from alignuser_jax.decision.compare import (
 )
 from alignuser_jax.decision.synthetic_truth import true_lift
 from alignuser_jax.recommenders import ALS, Random
+from alignuser_jax.records import Recommender
 from alignuser_jax.report.plots import forest_plot
 from alignuser_jax.runs.backend import METRICS_FILE, BackendChoice, open_backend
-from alignuser_jax.runs.experiment import load_experiment
+from alignuser_jax.runs.experiment import Experiment, load_experiment
 from alignuser_jax.runs.flags import run as run_program
 from alignuser_jax.runs.folder import Stopwatch, open_run
 from alignuser_jax.runs.simulate import SimulationSettings, failures, simulate
@@ -34,80 +38,92 @@ from alignuser_jax.text import markdown_table
 from alignuser_jax.views import policy_and_agent_users, simulation_view
 
 FLAGS = flags.FLAGS
-CONFIG = Path(__file__).parents[1] / "configs" / "tiny.py"
-SYNTHETIC = synthetic.SyntheticConfig(users=500, items=160, taste=0.9, quality=0.9)
-flags.DEFINE_string("config", str(CONFIG), "The experiment.")
+flags.DEFINE_string("config", "configs/tiny.py", "File of the experiment.")
 flags.DEFINE_string("run", "runs/demo", "Folder for everything that is made.")
-flags.DEFINE_integer("seed", 0, "Seed of the agents' randomness; fixed beforehand.")
+flags.DEFINE_integer("seed", 0, "Seed of the agents' randomness, chosen before any result.")
 flags.DEFINE_multi_string("set", [], "Override a setting: section.field=value.")
+
+SYNTHETIC = synthetic.SyntheticConfig(users=500, items=160, taste=0.9, quality=0.9)
+"""500 users, as 60 become agents and the rest must train a policy; tastes and qualities that
+spread alike, so that a recommender which learns tastes has a true lift."""
+CONTROL, TREATMENT, AGAIN = "random", "als", "als, again"
+STAGES = {"pretrain": "first stage, from scratch", "align": "alignment"}
 
 
 def main() -> None:
     watch, experiment = Stopwatch(), load_experiment(FLAGS.config, FLAGS.set)
     print(f"{experiment.note}\n", flush=True)
     with watch.stage("data and recommenders"):
-        folder = Path(FLAGS.run) / "data"
-        if not folder.is_dir():
-            synthetic.generate(replace(SYNTHETIC, seed=experiment.seed)).save(folder)
-        dataset = Dataset.load(folder)
+        dataset = generated_data(Path(FLAGS.run) / "data", experiment.seed)
         run = open_run(experiment, dataset, FLAGS.run)
-        train = dataset.log.of_split("train")
-        als = ALS(factors=16).fit(dataset, train)
-        arms = {
-            "random": Random(dataset.item_ids),
-            "als": als,
-            "als, again": als,
-        }
-    for stage, label in (("pretrain", "first stage, from scratch"), ("align", "alignment")):
+        als = ALS(factors=16).fit(dataset, dataset.log.of_split("train"))
+        arms = {CONTROL: Random(dataset.item_ids), TREATMENT: als, AGAIN: als}
+    for stage, label in STAGES.items():
         with watch.stage("shards"):
             build_stage(experiment, dataset, run, stage)
         with watch.stage(f"training: {label}"):
             train_stage(experiment, dataset, run, stage)
-    with (
-        watch.stage("simulation"),
-        open_backend(
-            BackendChoice(),
-            experiment,
-            dataset,
-            run,
-            say=print,
-            metrics=run / "simulation" / METRICS_FILE,
-        ) as (backend, _),
-    ):
+    with watch.stage("simulation"):
         users = policy_and_agent_users(dataset, experiment.agents, experiment.seed)[1]
-        events = simulate(
-            experiment,
-            dataset,
-            simulation_view(dataset),
-            arms,
-            backend,
-            run / "simulation",
-            SimulationSettings(users, seed=FLAGS.seed, visit_numbers={"als, again": 1}),
-        )
+        events = visit_arms(experiment, dataset, users, arms, run)
     with watch.stage("statistics"):
-        metrics = arm_metrics(events)
-        lift = true_lift(dataset, events, "random")
-        comparisons = compare(metrics, "random", ["als"], seed=FLAGS.seed)
-        again = compare(metrics, "als", ["als, again"], seed=FLAGS.seed)
-        forest_plot(comparisons, run / "ab_test.png", experiment.note)
-        text = "\n\n".join(
-            [
-                f"A/B test, {len(users)} agents, {experiment.note}",
-                comparison_table(comparisons, lift),
-                "A/A test: the same recommender, other randomness",
-                comparison_table(again),
-                VERDICTS_BY_HOLM,
-                "Means per arm",
-                arms_table(metrics),
-                not_validated_table(metrics),
-            ]
-        )
+        text = ab_test_text(experiment, dataset, events, run / "ab_test.png")
+        text = f"A/B test, {len(users)} agents, {experiment.note}\n\n{text}"
         (run / "ab_test.md").write_text(text + "\n")
     seconds = [[name, f"{value:.1f}"] for name, value in watch.seconds.items()]
     seconds.append(["all", f"{sum(watch.seconds.values()):.1f}"])
     print(f"\n{text}\n\n{markdown_table(seconds, ['stage', 'seconds'])}\n")
     print(f"invalid or failed actions: {failures(events)} of {len(events)} events")
     print(f"everything is in {run}")
+
+
+def generated_data(folder: Path, seed: int) -> Dataset:
+    """Generate the synthetic data set, or load the one that an earlier run left in `folder`."""
+    if not folder.is_dir():
+        synthetic.generate(replace(SYNTHETIC, seed=seed)).save(folder)
+    return Dataset.load(folder)
+
+
+def visit_arms(
+    experiment: Experiment,
+    dataset: Dataset,
+    users: Sequence[str],
+    arms: Mapping[str, Recommender],
+    run: Path,
+) -> pa.Table:
+    """Let the run's own policy play `users` on every arm, and return the events.
+
+    The arm `AGAIN` is the same recommender on a second visit, for an A/A test.
+    """
+    out = run / "simulation"
+    view = simulation_view(dataset)
+    settings = SimulationSettings(users, seed=FLAGS.seed, visit_numbers={AGAIN: 1})
+    opened = open_backend(
+        BackendChoice(), experiment, dataset, run, say=print, metrics=out / METRICS_FILE
+    )
+    with opened as (backend, _):
+        return simulate(experiment, dataset, view, arms, backend, out, settings)
+
+
+def ab_test_text(experiment: Experiment, dataset: Dataset, events: pa.Table, plot: Path) -> str:
+    """Return the tables of the A/B and the A/A test, and draw the plot.
+
+    The data are synthetic, so the true lift stands beside the simulated one.
+    """
+    metrics = arm_metrics(events)
+    comparisons = compare(metrics, CONTROL, [TREATMENT], seed=FLAGS.seed)
+    again = compare(metrics, TREATMENT, [AGAIN], seed=FLAGS.seed)
+    forest_plot(comparisons, plot, experiment.note)
+    parts = [
+        comparison_table(comparisons, true_lift(dataset, events, CONTROL)),
+        "A/A test: the same recommender, other randomness",
+        comparison_table(again),
+        VERDICTS_BY_HOLM,
+        "Means per arm",
+        arms_table(metrics),
+        not_validated_table(metrics),
+    ]
+    return "\n\n".join(parts)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from typing import Any
 from alignuser_jax.agents import SessionConfig
 from alignuser_jax.alignment import BuildConfig
 from alignuser_jax.model.config import DecoderConfig, LoraConfig
+from alignuser_jax.programs import find_config, make_importable
 from alignuser_jax.sampling import EngineConfig
 from alignuser_jax.training.config import TrainConfig
 from alignuser_jax.world import SiteConfig
@@ -134,7 +135,8 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experime
     """Run a config file and return its experiment, with overrides applied.
 
     Args:
-        path: The config file, a Python program.
+        path: The config file, a Python program; or the name of one that comes with the
+            software, such as `tiny` (`programs.find_config`).
         overrides: `section.field=value` each; `site.field` and `session.field` change every
             stage at once.
 
@@ -143,9 +145,8 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experime
         ValueError: If the file defines no experiment, a name is unknown (the nearest one is
             named), or a value has another type.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no config file {path}: expected one such as configs/tiny.py")
+    path = find_config(path)
+    make_importable()  # configs import each other
     experiment = runpy.run_path(str(path)).get("experiment")
     if not isinstance(experiment, Experiment):
         raise ValueError(f"{path} must define `experiment = Experiment(...)`")

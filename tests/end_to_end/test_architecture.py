@@ -10,6 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "alignuser_jax"
 ROOMS = [
+    "programs",
     "randomness",
     "retrying",
     "records",
