@@ -1,4 +1,4 @@
-"""One user's match (METHOD.md 4.4): what is asked, what is made of the answers, what is told
+"""One user's match (docs/method.md section 4.4): what is asked, what is made of the answers, what is told
 where something goes wrong."""
 
 from dataclasses import replace

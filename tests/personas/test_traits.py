@@ -1,4 +1,4 @@
-"""Traits of METHOD.md 4.2 and 4.3 against numbers worked out by hand."""
+"""Traits of docs/method.md sections 4.2 and 4.3 against numbers worked out by hand."""
 
 import time
 from types import SimpleNamespace

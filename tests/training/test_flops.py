@@ -32,7 +32,7 @@ LLAMA3_8B = dataclasses.replace(
 
 
 def test_qwen3_8b_is_what_the_design_says():
-    """JAX.md, b.10: 7.57 G matmul parameters, 30.3 + 3.6 GF per token at T = 4096."""
+    """docs/evidence.md: 7.57 G matmul parameters, 30.3 + 3.6 GF per token at T = 4096."""
     assert round(matmul_parameters(QWEN3_8B) / 1e9, 2) == 7.57
     assert round(matmul_flops(QWEN3_8B, "lora") / 1e9, 1) == 30.3
     assert round(attention_flops(QWEN3_8B, 4096) / 1e9, 1) == 3.6
