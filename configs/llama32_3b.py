@@ -4,9 +4,11 @@
         --dataset=runs/ml-1m/data --run=runs/llama32_3b --stage=align
 
 Which variant the paper used is not known: the instruction-tuned one is a default of this
-project. Everything but the backbone is as there. No number was measured with it yet.
+project. Everything but the backbone is as there.
 The hub asks for an accepted licence and a token (HF_TOKEN); a folder needs neither:
 --set=backbone=/models/NAME.
+
+Hardware: an accelerator; the dry run says how large. Time and results: not measured here yet.
 """
 
 from dataclasses import replace

@@ -4,7 +4,9 @@
         --dataset=runs/ml-1m/data --run=runs/qwen25_7b --stage=align
 
 Which variant the paper used is not known: the instruction-tuned one is a default of this
-project. Everything but the backbone is as there. No number was measured with it yet.
+project. Everything but the backbone is as there.
+
+Hardware: an accelerator with 80 GB or more. Time and results: not measured here yet.
 """
 
 from dataclasses import replace
