@@ -1,9 +1,10 @@
-"""Ways to multiply MovieLens-1M's matrix of interactions by 64 factors, in milliseconds.
+"""Time ways to multiply MovieLens-1M's matrix of interactions by 64 factors.
 
     alignuser import-logs --input=../shared/data/ml-1m --output=runs/ml-1m
     python -m tests.benchmarks.propagation --dataset=runs/ml-1m
 
-Fastest of `--rounds` calls after the one that compiles, and the largest error beside SciPy.
+Prints milliseconds: the fastest and the median of `--rounds` calls after the one that compiles,
+and the largest difference from SciPy.
 """
 
 import time
@@ -24,7 +25,7 @@ flags.DEFINE_integer("rounds", 10, "Timed calls.")
 
 
 def ways(matrix, x):
-    """name -> a function without arguments."""
+    """Return name to a function without arguments that multiplies once."""
     coordinates = matrix.tocoo()
     row, column = jnp.asarray(coordinates.row), jnp.asarray(coordinates.col)
     ones = jnp.ones(matrix.nnz, jnp.float32)
@@ -38,14 +39,14 @@ def ways(matrix, x):
     def segments(x):
         return jax.ops.segment_sum(x[column], row, shape[0], indices_are_sorted=True)
 
-    made = {
+    functions = {
         "segment_sum": segments,
         "BCOO": lambda x: bcoo @ x,
         "dense": lambda x: dense @ x,
         "BCSR": lambda x: bcsr @ x,
         "runs (ours)": product(matrix),
     }
-    jitted = {name: jax.jit(way) for name, way in made.items()}
+    jitted = {name: jax.jit(way) for name, way in functions.items()}
     calls = {
         name: lambda way=way: jax.block_until_ready(way(x)) for name, way in jitted.items()
     }

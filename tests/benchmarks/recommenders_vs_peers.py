@@ -1,18 +1,19 @@
-"""MF, LightGCN and MultVAE beside other people's, on MovieLens-1M: Recall and nDCG, same split.
+"""Compare MF, LightGCN and MultVAE with other libraries' on MovieLens-1M: Recall and nDCG.
 
     alignuser import-logs --input=../shared/data/ml-1m --output=runs/ml-1m
     python -m tests.benchmarks.recommenders_vs_peers --dataset=runs/ml-1m --out=peers.json
 
-Per-user chronological 80/10/10. Every side is fitted on train, stopped by nDCG@20 on validation
-and ranks the items of neither for every user from the train history; the test part is the
-truth. Differences are paired by user, with a percentile bootstrap over users.
+The split is chronological per user, 80/10/10. Every side is fitted on train and stopped by
+nDCG@20 on validation. It then ranks, for every user from the train history, the items that are
+in neither part; the test part is the truth. Differences are paired by user, with a percentile
+bootstrap over users.
 
 - multvae: Cornac's VAECF with the same widths, rate, batch and KL weight (it has no dropout and
-  no annealing), and with its own defaults; whichever is better on validation stands. Ours with
-  the given dropout and with none, by the same rule.
-- mf: `implicit`'s BPR (rate 0.01 or 0.05, whichever is better on validation), and its ALS.
-- lightgcn: the same model in NumPy and scipy.sparse with gradients and Adam of its own, fed the
-  same initial vectors and batches: what differs is the code.
+  no annealing), and with its own defaults; the one that is better on validation counts. Ours
+  runs with the dropout of --multvae and with none, by the same rule.
+- mf: `implicit`'s BPR (rate 0.01 or 0.05, the one that is better on validation), and its ALS.
+- lightgcn: the same model in NumPy and scipy.sparse, with gradients and an Adam of its own. It
+  gets the same initial vectors and batches, so that only the code differs.
 - published: ratings of 3 or more, random 80/10/10, at 10, beside RecBole-GNN's table for
   MovieLens-1M (results/general/ml-1m.md of its repository, embedding 64).
 """
@@ -46,13 +47,13 @@ def say(*parts):
 
 
 def settings_of(name):
-    """The settings that a flag gives, as numbers."""
-    given = dict(part.split("=", 1) for part in getattr(FLAGS, name))
-    return {key: float(v) if set(v) & set(".e") else int(v) for key, v in given.items()}
+    """Return the settings of a flag, as numbers."""
+    values = dict(part.split("=", 1) for part in getattr(FLAGS, name))
+    return {key: float(v) if set(v) & set(".e") else int(v) for key, v in values.items()}
 
 
 def interval(difference):
-    """95 % of the means of resampled users."""
+    """Return the 95 % interval of the mean over resampled users."""
     draw = named_generator("bootstrap")
     means = [
         difference[draw.integers(len(difference), size=len(difference))].mean()
@@ -79,22 +80,22 @@ class Bench:
         recommender.fit(self.dataset, self.logs["train"], self.logs["validation"])
         took = time.process_time() - start
         say(recommender.name, recommender.settings, recommender.summary, f"{took:.0f} s")
-        return self.asked(recommender), took, recommender.summary["epochs"]
+        return self.judged(recommender), took, recommender.summary["epochs"]
 
-    def asked(self, recommender, k=20):
-        """(recall, nDCG) per user of what `recommend` shows."""
+    def judged(self, recommender, k=20):
+        """Return (recall, nDCG) per user of the slates of `recommend`."""
         ids = [self.dataset.user_ids[code] for code in self.users]
-        found = held_out_ranking(recommender, self.dataset, ids, k)
-        return found.recall, found.ndcg
+        ranking = held_out_ranking(recommender, self.dataset, ids, k)
+        return ranking.recall, ranking.ndcg
 
     def ranked(self, scores, truth, seen, k=20):
-        """(recall, nDCG) per user of `scores(codes)` over the items not in `seen`."""
+        """Return (recall, nDCG) per user of `scores(codes)` over the items not in `seen`."""
         users = np.flatnonzero(np.diff(truth.indptr))
-        found = []
+        metrics = []
         for some in np.array_split(users, -(-len(users) // 512)):
             top = top_codes(np.array(scores(some), np.float32), seen[some], k)
-            found.append(recall_ndcg(top, truth[some]))
-        return [np.concatenate(part) for part in zip(*found, strict=True)]
+            metrics.append(recall_ndcg(top, truth[some]))
+        return [np.concatenate(part) for part in zip(*metrics, strict=True)]
 
     def validated(self, scores):
         return float(self.ranked(scores, self.validation, self.train)[1].mean())
@@ -121,8 +122,11 @@ class Bench:
 
 
 def patient(name, steps, bench, patience):
-    """`steps` yields score functions, one for every so many epochs; the scores of test by the
-    one that validates best, once `patience` of them brought nothing better."""
+    """Return the best validation nDCG and the test metrics of the step that reached it.
+
+    `steps` yields a score function every few epochs; the search ends when `patience` of them
+    brought nothing better.
+    """
     best, waited, tested = -1.0, 0, None
     for epoch, scores in steps:
         value = bench.validated(scores)
@@ -146,13 +150,13 @@ def vaecf(bench, chunk=10, epochs=300, **settings):
     model = cornac.models.VAECF(n_epochs=chunk, likelihood="mult", seed=101, **settings)
 
     def scores(some):
-        made = np.full((len(some), log.n_items), -1.0, np.float32)
+        logits = np.full((len(some), log.n_items), -1.0, np.float32)
         with torch.no_grad():
             rows = data.matrix[users[some]]
             rows.data[:] = 1
             mean, _ = model.vae.encode(torch.tensor(rows.toarray(), dtype=torch.float32))
-            made[:, items >= 0] = model.vae.decode(mean).numpy()[:, items[items >= 0]]
-        return made
+            logits[:, items >= 0] = model.vae.decode(mean).numpy()[:, items[items >= 0]]
+        return logits
 
     def steps():
         for epoch in range(chunk, epochs + 1, chunk):
@@ -179,9 +183,12 @@ def implicit_bpr(bench, rate, chunk=10, epochs=300):
 
 
 def scipy_lightgcn(bench, settings):
-    """LightGCN by hand: the loss is Σ softplus(-x_u·(y_p - y_n)) / b + l2 / 2 of the triples'
-    first vectors; the gradient by final vectors is a sparse sum over the batch, the one by the
-    first vectors the same (symmetric) propagation of it."""
+    """Train LightGCN with gradients written by hand.
+
+    The loss is Σ softplus(-x_u·(y_p - y_n)) / b + l2 / 2 of the triples' initial vectors. Its
+    gradient by the final vectors is a sparse sum over the batch; the one by the initial vectors
+    is the same (symmetric) propagation of it.
+    """
     from alignuser_jax.recommenders.models.bpr import epoch_batches, initial_vectors
 
     n_users, n_items = bench.train.shape
@@ -265,7 +272,7 @@ def mf(bench):
     about["peer_cpu_seconds"] = time.process_time() - start
     theirs = max(sides, key=lambda side: side[0])[1]
     bench.compare("MF - implicit BPR", ours, theirs, **about)
-    als = bench.asked(ALS().fit(bench.dataset, bench.logs["train"]))  # fitted by implicit
+    als = bench.judged(ALS().fit(bench.dataset, bench.logs["train"]))  # fitted by implicit
     bench.compare("MF - implicit ALS", ours, als, our_cpu_seconds=seconds)
 
 
@@ -280,7 +287,7 @@ def lightgcn(bench):
 
 
 def published(bench):
-    """The other protocol: ratings of 3 or more, split at random per user, figures at 10."""
+    """Run the published protocol: ratings of 3 or more, a random split per user, cut at 10."""
     log = bench.dataset.log
     log = log.where(log.rating >= 3)
     shuffled = np.lexsort((named_generator("published split").random(len(log)), log.user))
@@ -303,11 +310,11 @@ def published(bench):
         counts = np.maximum(np.diff(matrix.indptr), 1)
         sums = (matrix @ vectors.fold) / np.sqrt(counts)[:, None]
         users = vectors.base + sums
-        found = bench.ranked(
+        metrics = bench.ranked(
             lambda some, u=users, v=vectors: u[some] @ v.items.T, truth, seen, 10
         )
         for metric, value, theirs in zip(
-            ("recall@10", "ndcg@10"), found, PUBLISHED[name], strict=True
+            ("recall@10", "ndcg@10"), metrics, PUBLISHED[name], strict=True
         ):
             low, high = interval(value)
             row = {"case": f"{name} - published", "metric": metric, "ours": value.mean()}

@@ -61,12 +61,12 @@ def tiny() -> TinyDataset:
 
 @pytest.fixture
 def hostile():
-    made = []
+    servers = []
 
     def make(reply=None, kind=HostileRecommender, **more):
-        made.append(kind(ITEMS, reply, **more))
-        return made[-1]
+        servers.append(kind(ITEMS, reply, **more))
+        return servers[-1]
 
     yield make
-    for server in made:
+    for server in servers:
         server.stop()

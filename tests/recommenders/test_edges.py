@@ -73,14 +73,14 @@ def test_a_share_is_the_same_whatever_its_type(tmp_path):
 
 
 def test_numbers_over_http():
-    asked = [request()]
+    requests = [request()]
     slate = Slate(("i0",), (np.float32(0.5),), (np.float64(0.25),))
-    whole = read_object(encode_slates(asked, [slate], "1"))
-    assert decode_slates(whole, asked) == [Slate(("i0",), (0.5,), (0.25,))]
+    whole = read_object(encode_slates(requests, [slate], "1"))
+    assert decode_slates(whole, requests) == [Slate(("i0",), (0.5,), (0.25,))]
     row = {"user_id": "u0", "item_ids": ["i0"], "scores": [10**400]}
     huge = json.dumps({"slates": [row]}).encode()
     with pytest.raises(MalformedMessage, match="are no finite numbers"):
-        decode_slates(read_object(huge), asked)
+        decode_slates(read_object(huge), requests)
 
 
 def test_scores_that_differ_only_as_doubles_are_no_ties():

@@ -53,12 +53,12 @@ def dataset():
 def test_a_fit_gives_what_it_gave(kind, dataset):
     settings, version, best, recall, ndcg, name, total = FITS[kind]
     parts = [dataset.log.of_split(split) for split in ("train", "validation")]
-    made = kind(**settings).fit(dataset, *parts, progress=False)
-    assert made.version == version
-    assert made.summary["best_epoch"] == best and made.summary["epochs"] == 6
-    assert made.summary["validation_recall@20"] == pytest.approx(recall, abs=0.01)
-    assert made.summary["validation_ndcg@20"] == pytest.approx(ndcg, abs=0.01)
-    assert np.abs(made.model.arrays()[name]).sum() == pytest.approx(total, rel=1e-3)
+    recommender = kind(**settings).fit(dataset, *parts, progress=False)
+    assert recommender.version == version
+    assert recommender.summary["best_epoch"] == best and recommender.summary["epochs"] == 6
+    assert recommender.summary["validation_recall@20"] == pytest.approx(recall, abs=0.01)
+    assert recommender.summary["validation_ndcg@20"] == pytest.approx(ndcg, abs=0.01)
+    assert np.abs(recommender.model.arrays()[name]).sum() == pytest.approx(total, rel=1e-3)
 
 
 def test_the_tables_are_what_they_were(dataset):

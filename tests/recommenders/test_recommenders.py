@@ -62,8 +62,8 @@ def test_random_pages_of_a_session_do_not_repeat_and_are_fixed_by_names():
 
 def test_random_is_uniform():
     slates = items(Random(ITEMS[:10]), *(request(seed=n) for n in range(2000)))
-    shown = np.array([sum(item in s for s in slates) for item in ITEMS[:10]])
-    assert abs(shown / 2000 - 0.4).max() < 0.05
+    counts = np.array([sum(item in s for s in slates) for item in ITEMS[:10]])
+    assert abs(counts / 2000 - 0.4).max() < 0.05
 
 
 def test_popularity_counts_the_log_it_was_given(tiny):
@@ -138,7 +138,7 @@ class Fixed:
     name, version, stateful = "fixed", "1", False
 
     def recommend(self, requests):
-        self.asked = list(requests)
+        self.received = list(requests)
         index = ItemIndex(ITEMS)
         falling = -np.arange(len(ITEMS), dtype=np.float32)
         return [index.slate(falling, r.k, r.exclude) for r in requests]
@@ -146,13 +146,13 @@ class Fixed:
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.5, 1.0])
 def test_degraded_replaces_the_share_it_says(share):
-    asked = [request(f"u{n}", k=5, exclude=frozenset(ITEMS[10:20])) for n in range(400)]
-    kept = Fixed().recommend(asked)[0].item_ids
-    slates = items(Degraded(Fixed(), share, ITEMS), *asked)
-    assert all(len(set(s)) == 5 and not asked[0].exclude & set(s) for s in slates)
-    changed = np.mean([[a != b for a, b in zip(s, kept, strict=True)] for s in slates])
+    requests = [request(f"u{n}", k=5, exclude=frozenset(ITEMS[10:20])) for n in range(400)]
+    original = Fixed().recommend(requests)[0].item_ids
+    slates = items(Degraded(Fixed(), share, ITEMS), *requests)
+    assert all(len(set(s)) == 5 and not requests[0].exclude & set(s) for s in slates)
+    changed = np.mean([[a != b for a, b in zip(s, original, strict=True)] for s in slates])
     assert changed == pytest.approx(share, abs=0.03)
-    moved = np.mean([[s[n] != kept[n] for n in range(5)] for s in slates], axis=0)
+    moved = np.mean([[s[n] != original[n] for n in range(5)] for s in slates], axis=0)
     assert abs(moved - share).max() < 0.1  # no slot is spared
 
 
@@ -163,11 +163,11 @@ def test_degraded_keeps_the_inner_items_where_nothing_else_is_left():
 
 
 def test_degraded_depends_on_its_seed_and_the_page():
-    asked = request(k=20)
-    first = items(Degraded(Fixed(), 0.5, ITEMS), asked)
-    assert items(Degraded(Fixed(), 0.5, ITEMS[::-1]), asked) == first
-    assert items(Degraded(Fixed(), 0.5, ITEMS, seed=1), asked) != first
-    assert items(Degraded(Fixed(), 0.5, ITEMS), replace(asked, page=2)) != first
+    one = request(k=20)
+    first = items(Degraded(Fixed(), 0.5, ITEMS), one)
+    assert items(Degraded(Fixed(), 0.5, ITEMS[::-1]), one) == first
+    assert items(Degraded(Fixed(), 0.5, ITEMS, seed=1), one) != first
+    assert items(Degraded(Fixed(), 0.5, ITEMS), replace(one, page=2)) != first
     with pytest.raises(ValueError, match="between 0 and 1, not 50"):
         Degraded(Fixed(), 50, ITEMS)
 
@@ -177,18 +177,19 @@ def test_shuffled_asks_for_another_user_once_each():
     inner = Fixed()
     shuffled = ShuffledAcrossUsers(inner, histories)
     own = frozenset(ITEMS[50:60])
-    asked = [
+    requests = [
         request(u, [ITEMS[99]], session=(Interaction(ITEMS[98], 1.0),), exclude=own)
         for u in histories
     ]
-    slates = items(shuffled, *asked)
-    partners = [r.user_id for r in inner.asked]
+    slates = items(shuffled, *requests)
+    partners = [r.user_id for r in inner.received]
     assert sorted(partners) == sorted(histories)
-    assert all(a.user_id != p for a, p in zip(asked, partners, strict=True))
-    for made, slate in zip(inner.asked, slates, strict=True):
-        assert made.history == histories[made.user_id] and made.session == ()
-        assert made.exclude == own | {made.history[0].item_id}
-        assert len(slate) == 4 and not made.exclude & set(slate)
+    assert all(a.user_id != p for a, p in zip(requests, partners, strict=True))
+    for partner_request, slate in zip(inner.received, slates, strict=True):
+        assert partner_request.history == histories[partner_request.user_id]
+        assert partner_request.session == ()
+        assert partner_request.exclude == own | {partner_request.history[0].item_id}
+        assert len(slate) == 4 and not partner_request.exclude & set(slate)
     other_seed = ShuffledAcrossUsers(inner, histories, seed=1)
     assert other_seed.partner != shuffled.partner
     assert shuffled.partner_of("stranger") in histories
@@ -209,7 +210,7 @@ def test_shuffling_needs_two_users():
 
 def test_a_saved_recommender_answers_as_before(tiny, tmp_path):
     als = ALS(factors=3).fit(tiny, tiny.log)
-    made = {
+    recommenders = {
         "random": Random(tiny.item_ids),
         "popularity": Popularity().fit(tiny, tiny.log),
         "als": als,
@@ -218,14 +219,14 @@ def test_a_saved_recommender_answers_as_before(tiny, tmp_path):
             Degraded(als, 0.25, tiny.item_ids), tiny, tiny.log, seed=5, name="arm"
         ),
     }
-    asked = [request(u, ["i00", "i04"], seed=n) for n, u in enumerate(tiny.user_ids)]
-    for kind, recommender in made.items():
+    requests = [request(u, ["i00", "i04"], seed=n) for n, u in enumerate(tiny.user_ids)]
+    for kind, recommender in recommenders.items():
         recommender.save(tmp_path / kind)
         again = load_recommender(str(tmp_path / kind))
         assert type(again) is type(recommender) and not again.stateful
         assert (again.name, again.version) == (recommender.name, recommender.version)
-        assert again.recommend(asked) == recommender.recommend(asked)
-    assert len({r.version for r in made.values()}) == 5
+        assert again.recommend(requests) == recommender.recommend(requests)
+    assert len({r.version for r in recommenders.values()}) == 5
     with pytest.raises(ValueError, match="kind 'random', not 'als'"):
         ALS.load(tmp_path / "random")
     with pytest.raises(FileNotFoundError, match="no saved recommender"):

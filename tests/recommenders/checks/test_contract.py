@@ -122,8 +122,8 @@ class NanScores(Good):
 
 class RepeatsWhenFewAreLeft(Good):
     def answer(self, request):
-        found = super().answer(request).item_ids
-        return Slate((found * request.k)[: request.k])
+        items = super().answer(request).item_ids
+        return Slate((items * request.k)[: request.k])
 
 
 class CrashesInTheLongRun(Good):

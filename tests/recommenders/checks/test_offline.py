@@ -21,26 +21,26 @@ class Oracle:
     """Shows the given slates and keeps the requests."""
 
     def __init__(self, slates):
-        self.slates, self.asked = slates, []
+        self.slates, self.received = slates, []
 
     def recommend(self, requests):
-        self.asked += requests
+        self.received += requests
         return [Slate(self.slates[r.user_id]) for r in requests]
 
 
 def test_hits_and_likes_are_shares_of_the_slots(tiny):
     # held out: u0 liked i08 and disliked i10; u1 liked i10, disliked i00
     oracle = Oracle({"u0": ("i10", "i01", "i08", "i03"), "u1": ("i10", "i01", "i03", "i05")})
-    found = held_out_hits(oracle, tiny, ["u1", "u0"], k=4, batch=1)
-    assert found.user_ids == ("u1", "u0")
-    np.testing.assert_allclose(found.hits, [1 / 4, 2 / 4])
-    np.testing.assert_allclose(found.liked, [1 / 4, 1 / 4])
-    assert found.like_given_hit == pytest.approx(2 / 3)
-    asked = oracle.asked[1]
+    hits = held_out_hits(oracle, tiny, ["u1", "u0"], k=4, batch=1)
+    assert hits.user_ids == ("u1", "u0")
+    np.testing.assert_allclose(hits.hits, [1 / 4, 2 / 4])
+    np.testing.assert_allclose(hits.liked, [1 / 4, 1 / 4])
+    assert hits.like_given_hit == pytest.approx(2 / 3)
+    request = oracle.received[1]
     train = {i.item_id for i in tiny.history(tiny.log.of_split("train"), "u0")}
-    assert asked.user_id == "u0" and asked.exclude == train and asked.k == 4
-    assert {i.item_id for i in asked.history} == train
-    table = held_out_table({"oracle": found})
+    assert request.user_id == "u0" and request.exclude == train and request.k == 4
+    assert {i.item_id for i in request.history} == train
+    table = held_out_table({"oracle": hits})
     assert "hit@4" in table and "0.3750" in table and "0.2500" in table
 
 
@@ -69,9 +69,9 @@ def test_the_measured_order_on_movielens(ml1m):
         "shuffled": ShuffledAcrossUsers.of(als, dataset, train),
         "random": Random(dataset.item_ids),
     }
-    found = {name: held_out_hits(arm, dataset, users) for name, arm in arms.items()}
-    print(held_out_table(found))
-    hits = {name: result.hits.mean() for name, result in found.items()}
+    results = {name: held_out_hits(arm, dataset, users) for name, arm in arms.items()}
+    print(held_out_table(results))
+    hits = {name: result.hits.mean() for name, result in results.items()}
     # measured before any code: .111, .091, .009
     assert hits["als"] == pytest.approx(0.111, abs=0.012)
     assert hits["popularity"] == pytest.approx(0.091, abs=0.012)

@@ -39,10 +39,10 @@ def user_items(pairs):
 
 @pytest.fixture(scope="module")
 def histories(pairs):
-    found = {user: [] for user in USER_IDS}
+    histories = {user: [] for user in USER_IDS}
     for user, item in pairs:
-        found[USER_IDS[user]].append(Interaction(ITEM_IDS[item], 4.0))
-    return {user: tuple(rows) for user, rows in found.items()}
+        histories[USER_IDS[user]].append(Interaction(ITEM_IDS[item], 4.0))
+    return {user: tuple(rows) for user, rows in histories.items()}
 
 
 def request(user="u3", history=(), session=(), exclude=(), k=4):
@@ -82,8 +82,8 @@ def test_implicit_als_follows_the_live_history(user_items, histories):
     row = user_items[3].tolil()
     row[0, 2] = 1
     theirs, _ = model.recommend(0, row.tocsr(), N=4, recalculate_user=True)
-    given = request("u3", history, (later,), exclude=seen(history) | {ITEM_IDS[2]})
-    assert items(mine, given) == tuple(ITEM_IDS[code] for code in theirs)
+    asking = request("u3", history, (later,), exclude=seen(history) | {ITEM_IDS[2]})
+    assert items(mine, asking) == tuple(ITEM_IDS[code] for code in theirs)
     report = check_contract(mine, ITEM_IDS, histories, rounds=1)
     assert report.passed, str(report)
 
@@ -107,8 +107,8 @@ def test_implicit_item_item_and_models_that_cannot_recalculate(user_items, histo
     bpr.fit(user_items, show_progress=False)
     mine = from_implicit(bpr, user_items, USER_IDS, ITEM_IDS)
     theirs, _ = bpr.recommend(3, user_items[3], N=4)
-    known = request("u3", exclude=seen(histories["u3"]))
-    assert items(mine, known) == tuple(ITEM_IDS[code] for code in theirs)
+    asking = request("u3", exclude=seen(histories["u3"]))
+    assert items(mine, asking) == tuple(ITEM_IDS[code] for code in theirs)
     popular = np.argsort(-user_items.sum(axis=0).A1, kind="stable")[:4]
     assert items(mine, request("new")) == tuple(ITEM_IDS[code] for code in popular)
     assert check_contract(mine, ITEM_IDS, histories, rounds=1).passed
@@ -157,8 +157,8 @@ def test_cornac(cornac, train_set, histories):
     model = cornac.models.BPR(k=4, max_iter=20, seed=0, num_threads=1).fit(train_set)
     mine = from_cornac(model, train_set)
     theirs = model.recommend("u3", remove_seen=True, train_set=train_set)
-    given = items(mine, request("u3", exclude=seen(histories["u3"]), k=6))
-    assert list(given) == theirs[:6]
+    ours = items(mine, request("u3", exclude=seen(histories["u3"]), k=6))
+    assert list(ours) == theirs[:6]
     with pytest.raises(ValueError, match="unknown"):
         model.recommend("new")
     assert items(mine, request("new", k=1)) == ("i00",)  # the most popular
@@ -205,14 +205,14 @@ def best(request):
 def test_a_function(histories):
     mine = from_callable(best, version="3")
     assert (mine.name, mine.version) == ("best", "3")
-    given = request(exclude=ITEM_IDS[:2], session=(Interaction("i02", 1.0),), k=2)
-    assert items(mine, given) == ("i03", "i04")
+    asking = request(exclude=ITEM_IDS[:2], session=(Interaction("i02", 1.0),), k=2)
+    assert items(mine, asking) == ("i03", "i04")
     assert check_contract(mine, ITEM_IDS, histories, rounds=1).passed
     whole = from_callable(lambda r: Slate(("x",), scores=(1.0,)))
-    assert whole.recommend([given]) == [Slate(("x",), scores=(1.0,))]
+    assert whole.recommend([asking]) == [Slate(("x",), scores=(1.0,))]
     with pytest.raises(TypeError, match="no function"):
         from_callable("best")
     with pytest.raises(TypeError, match="expected item ids, best first"):
-        from_callable(lambda r: "i00").recommend([given])
+        from_callable(lambda r: "i00").recommend([asking])
     with pytest.raises(TypeError, match="gave None"):
-        from_callable(lambda r: None).recommend([given])
+        from_callable(lambda r: None).recommend([asking])

@@ -122,9 +122,11 @@ def test_a_served_model_is_recboles_ranking_and_keeps_the_contract(place, model)
             moved = served.recommend(requests(histories, count=4))
             seen_live = slates_of(moved) != ranking(folder, model, histories, count=4)
             assert seen_live == (model == "SASRec")
-            known = {u: tuple(Interaction(i, 5.0) for i in h) for u, h in histories.items()}
+            interactions = {
+                u: tuple(Interaction(i, 5.0) for i in h) for u, h in histories.items()
+            }
             items = sorted({item for own in histories.values() for item in own})
-            report = check_contract(served, items, known, rounds=1)
+            report = check_contract(served, items, interactions, rounds=1)
             assert report.passed, str(report)
         finally:
             process.kill()

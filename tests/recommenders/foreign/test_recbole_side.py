@@ -125,8 +125,8 @@ def test_served(served, place):
     kind, ours = served
     assert ours.name.lower() == kind and len(ours.version) == 12 and not ours.stateful
     history = (Interaction("i00", 4.0), Interaction("i04", 4.0))
-    asked = RecommendationRequest("u3", history, exclude=frozenset({"i00", "i04"}))
-    [slate] = ours.recommend([asked])
+    request = RecommendationRequest("u3", history, exclude=frozenset({"i00", "i04"}))
+    [slate] = ours.recommend([request])
     if kind == "general":
         scores = place[1][4].copy()
         scores[[0, 1, 5]] = -np.inf

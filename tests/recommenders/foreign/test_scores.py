@@ -53,20 +53,20 @@ def test_a_dense_matrix(matrix):
 
 
 def test_missing_entries_are_no_recommendations(matrix, caplog):
-    kept = np.where(np.random.default_rng(1).random((7, 40)) < 0.2, matrix + 9, 0)
-    own = kept[3][kept[3] > 0]
-    dense = np.where(kept > 0, kept, -np.inf)
-    for given in (sparse.csr_matrix(kept), sparse.coo_array(kept), dense):
-        mine = from_scores(given, USERS, ITEMS)
+    stored = np.where(np.random.default_rng(1).random((7, 40)) < 0.2, matrix + 9, 0)
+    own = stored[3][stored[3] > 0]
+    dense = np.where(stored > 0, stored, -np.inf)
+    for scores in (sparse.csr_matrix(stored), sparse.coo_array(stored), dense):
+        mine = from_scores(scores, USERS, ITEMS)
         assert ask(mine, k=len(own)).scores == tuple(sorted(own.tolist(), reverse=True))
         slate = ask(mine, k=len(own) + 5)
-        assert slate.item_ids[: len(own)] == best(kept[3], len(own)) and slate.scores is None
-        left = np.where(kept[3] > 0, -np.inf, mine.fallback)
+        assert slate.item_ids[: len(own)] == best(stored[3], len(own)) and slate.scores is None
+        left = np.where(stored[3] > 0, -np.inf, mine.fallback)
         assert slate.item_ids[len(own) :] == best(left, 5)
         report = check_contract(mine, ITEMS, HISTORIES, rounds=1)
         assert report.passed, str(report)
-    assert ask(from_scores(sparse.csr_matrix(kept), USERS, ITEMS), "new").item_ids == best(
-        kept.mean(axis=0)
+    assert ask(from_scores(sparse.csr_matrix(stored), USERS, ITEMS), "new").item_ids == best(
+        stored.mean(axis=0)
     )
 
 
@@ -77,14 +77,14 @@ class LightFM:
         draw = np.random.default_rng(2)
         self.users = draw.normal(size=7), draw.normal(size=(7, 5))
         self.items = draw.normal(size=40), draw.normal(size=(40, 5))
-        self.asked = []
+        self.features_seen = []
 
     def get_user_representations(self, features=None):
-        self.asked.append(features)
+        self.features_seen.append(features)
         return self.users
 
     def get_item_representations(self, features=None):
-        self.asked.append(features)
+        self.features_seen.append(features)
         return self.items
 
     def predict(self, user, items):
@@ -95,7 +95,7 @@ class LightFM:
 def test_lightfm_and_factors():
     model = LightFM()
     mine = from_lightfm(model, USERS, ITEMS, user_features="U", item_features="I")
-    assert model.asked == ["U", "I"] and mine.name == "lightfm"
+    assert model.features_seen == ["U", "I"] and mine.name == "lightfm"
     slate = ask(mine)
     scores = model.predict(3, np.arange(40))
     assert slate.item_ids == best(scores)

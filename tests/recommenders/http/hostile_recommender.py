@@ -23,12 +23,12 @@ def request(user="u0", **more):
 
 class HostileRecommender:
     """`reply(body, number)` gives (status, headers, JSON value or bytes) for call `number`;
-    without one it obeys. `asked` are the (user, page) of its calls, `keys` what came along."""
+    without one it obeys. `bodies` are what its calls sent."""
 
     def __init__(self, items, reply=None, about=None):
         self.items, self.reply = tuple(items), reply
         self.about = {"protocol": PROTOCOL, "name": "theirs", "version": "7", **(about or {})}
-        self.bodies, self.asked, self.keys, self.times = [], [], [], []
+        self.bodies, self.times = [], []
         self.lock = threading.Lock()
         self.port = 0
         self.start()
@@ -64,7 +64,6 @@ class HostileRecommender:
                 self.wfile.write(data)
 
             def do_GET(self):
-                outer.keys.append(self.headers["Authorization"])
                 self.send(*outer.get(self.path))
 
             def do_POST(self):
@@ -73,7 +72,6 @@ class HostileRecommender:
                     number = len(outer.bodies)
                     outer.bodies.append(body)
                     outer.times.append(time.monotonic())
-                    outer.asked += [(r["user_id"], r["page"]) for r in body["requests"]]
                 if outer.reply is None:
                     self.send(*outer.good(body))
                     return

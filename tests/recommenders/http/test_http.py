@@ -40,16 +40,16 @@ ROOT = Path(__file__).parents[3]
 
 @pytest.fixture
 def served():
-    made = []
+    servers = []
 
     def make(recommender, **more):
         server = RecommenderServer(recommender, **more)
         threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-        made.append(server)
+        servers.append(server)
         return server
 
     yield make
-    for server in made:
+    for server in servers:
         server.shutdown()
         server.server_close()
 
@@ -63,7 +63,7 @@ class Remembers:
     name, version, stateful = "remembers", "v1", True
 
     def recommend(self, requests):
-        self.asked = list(requests)
+        self.received = list(requests)
         return [Slate(ITEMS[: r.k], tuple(range(r.k)), (0.5,) * r.k) for r in requests]
 
 
@@ -71,15 +71,15 @@ def test_everything_arrives_at_the_other_end(served):
     theirs = Remembers()
     ours = from_http(served(theirs).url)
     assert (ours.name, ours.version, ours.stateful) == ("remembers", "v1", True)
-    asked = [
+    requests = [
         RecommendationRequest(
             "ü\n0", (Interaction("i1", 3.5, 9),), (Interaction("i2", 5.0),), 3, 2,
             frozenset({"i1", "i2"}), 1 << 62, "counterfactual",
         ),
         request("u1"),
     ]  # fmt: skip
-    slates = ours.recommend(asked)
-    assert theirs.asked == asked
+    slates = ours.recommend(requests)
+    assert theirs.received == requests
     assert slates[0] == Slate(ITEMS[:3], (0.0, 1.0, 2.0), (0.5,) * 3)
     assert len(slates[1].item_ids) == 4
     assert ours.recommend([]) == []
@@ -96,11 +96,11 @@ def test_batches_are_cut_and_what_came_is_kept(hostile):
     server = hostile(lambda body, number: server.good(body) if number < 5 else None)
     config = HttpConfig(batch=2, retries=1, backoff_seconds=0.01)
     ours = from_http(server.url, config=config)
-    asked = [request(f"u{n}") for n in range(5)]
-    assert len(ours.recommend(asked)) == 5
+    requests = [request(f"u{n}") for n in range(5)]
+    assert len(ours.recommend(requests)) == 5
     assert [len(body["requests"]) for body in server.bodies] == [2, 2, 1]
     with pytest.raises(RecommenderUnavailable) as caught:
-        ours.recommend(asked)
+        ours.recommend(requests)
     assert sorted(caught.value.answered) == [0, 1, 2, 3]
 
 

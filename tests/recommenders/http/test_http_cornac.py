@@ -27,8 +27,8 @@ from tests.recommenders.http.hostile_recommender import (
 def test_a_cornac_server_as_it_is(hostile):
     server = hostile(kind=CornacLike)
     ours = load_recommender("cornac+" + server.url)
-    asked = [request("u1", exclude=frozenset(ITEMS[1:4])), request("u0")]
-    assert [s.item_ids for s in ours.recommend(asked)] == [ITEMS[4:8], ITEMS[1:5]]
+    requests = [request("u1", exclude=frozenset(ITEMS[1:4])), request("u0")]
+    assert [s.item_ids for s in ours.recommend(requests)] == [ITEMS[4:8], ITEMS[1:5]]
     assert "/rec/recommend?uid=u1&k=7&remove_seen=false" in server.gets
     nearly = request("u0", exclude=frozenset(ITEMS[:-2]))  # k + excluded are more than all
     assert ours.recommend([nearly])[0].item_ids == ITEMS[-2:]

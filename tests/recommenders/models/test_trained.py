@@ -69,15 +69,15 @@ def planted():
 
 @pytest.fixture(scope="module", params=KINDS, ids=lambda kind: kind.name)
 def fitted(request, planted):
-    made = request.param(**SMALL[request.param])
+    recommender = request.param(**SMALL[request.param])
     train, validation = planted.log.of_split("train"), planted.log.of_split("validation")
-    return made.fit(planted, train, validation, progress=False)
+    return recommender.fit(planted, train, validation, progress=False)
 
 
 def ask(recommender, user="nobody", history=(), session=(), k=5):
-    made = [tuple(Interaction(i, 5.0) for i in part) for part in (history, session)]
+    parts = [tuple(Interaction(i, 5.0) for i in part) for part in (history, session)]
     seen = frozenset([*history, *session])
-    return recommender.recommend([RecommendationRequest(user, *made, k=k, exclude=seen)])[0]
+    return recommender.recommend([RecommendationRequest(user, *parts, k=k, exclude=seen)])[0]
 
 
 def arrays_of(recommender):
@@ -89,12 +89,12 @@ def half(slate):
 
 
 def test_the_planted_halves_are_found(fitted, planted):
-    found = held_out_ranking(fitted, planted, planted.user_ids, k=10)
+    ranking = held_out_ranking(fitted, planted, planted.user_ids, k=10)
     popular = Popularity().fit(planted, planted.log.of_split("train"))
     chance = held_out_ranking(popular, planted, planted.user_ids, k=10)
     # ten of one's own half are left after train and validation: all ten stand first
-    assert found.recall.mean() > 0.97 and chance.recall.mean() < 0.75
-    assert found.ndcg.mean() > chance.ndcg.mean() + 0.1
+    assert ranking.recall.mean() > 0.97 and chance.recall.mean() < 0.75
+    assert ranking.ndcg.mean() > chance.ndcg.mean() + 0.1
     assert fitted.summary["validation_ndcg@20"] > 0.3
 
 
@@ -123,13 +123,13 @@ def test_the_contract_is_kept_whatever_the_batch(fitted, planted):
     histories = {user: planted.history(train, user) for user in planted.user_ids}
     report = check_contract(fitted, planted.item_ids, histories, rounds=1)
     assert report.passed, str(report)
-    asked = [
+    requests = [
         RecommendationRequest(u, h, k=40, exclude=frozenset(i.item_id for i in h[:2]))
         for u, h in histories.items()
     ]
-    together = fitted.recommend(asked)
-    assert together == [fitted.recommend([one])[0] for one in asked]  # scores bit for bit
-    assert together[::-1] == fitted.recommend(asked[::-1])
+    together = fitted.recommend(requests)
+    assert together == [fitted.recommend([one])[0] for one in requests]  # scores bit for bit
+    assert together[::-1] == fitted.recommend(requests[::-1])
 
 
 def test_a_saved_one_is_the_same_bit_for_bit(fitted, tmp_path, planted):
@@ -140,8 +140,8 @@ def test_a_saved_one_is_the_same_bit_for_bit(fitted, tmp_path, planted):
     for name, array in arrays_of(fitted).items():
         loaded = arrays_of(again)[name]
         assert loaded.dtype == array.dtype and np.array_equal(loaded, array), name
-    asked = [ask_for(user, ["i01", "i30"]) for user in ("u0", "u1", "nobody")]
-    assert again.recommend(asked) == fitted.recommend(asked)
+    requests = [ask_for(user, ["i01", "i30"]) for user in ("u0", "u1", "nobody")]
+    assert again.recommend(requests) == fitted.recommend(requests)
 
 
 def ask_for(user, history):
@@ -234,13 +234,15 @@ def test_without_validation_all_epochs_are_trained(planted):
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 def test_fitted_again_it_trains_as_long_as_was_best(kind, planted):
     train, validation = planted.log.of_split("train"), planted.log.of_split("validation")
-    made = kind(**SMALL[kind] | {"patience": 2}).fit(planted, train, validation, progress=False)
-    best, first = made.summary["best_epoch"], arrays_of(made)
-    assert best < made.settings.epochs
+    model = kind(**SMALL[kind] | {"patience": 2}).fit(
+        planted, train, validation, progress=False
+    )
+    best, first = model.summary["best_epoch"], arrays_of(model)
+    assert best < model.settings.epochs
     for _ in range(2):  # as between rounds
-        made = copy.copy(made).fit(planted, train, progress=False)
-        assert made.summary["epochs"] == made.settings.epochs == best
-    again = arrays_of(made)
+        model = copy.copy(model).fit(planted, train, progress=False)
+        assert model.summary["epochs"] == model.settings.epochs == best
+    again = arrays_of(model)
     numbers = [name for name, value in first.items() if value.dtype.kind == "f"]
     assert all(np.allclose(again[name], first[name], atol=1e-6) for name in numbers)
 

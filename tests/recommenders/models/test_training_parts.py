@@ -40,11 +40,11 @@ def vectors(seed, shape=(30, 50), d=6, dtype=np.float64):
 def brute_force(scores, seen, truth, k):
     """Recall and nDCG by sorting and counting, one user at a time."""
     order = sorted(range(len(scores)), key=lambda item: (-scores[item], item))
-    shown = [item for item in order if item not in seen][:k]
-    hits = [item in truth for item in shown]
+    ranking = [item for item in order if item not in seen][:k]
+    hits = [item in truth for item in ranking]
     gained = sum(hit / math.log2(place + 2) for place, hit in enumerate(hits))
     best = sum(1 / math.log2(place + 2) for place in range(min(k, len(truth))))
-    return shown, sum(hits) / len(truth), gained / best
+    return ranking, sum(hits) / len(truth), gained / best
 
 
 @pytest.mark.parametrize("k", [1, 5, 20])
@@ -58,8 +58,8 @@ def test_metrics_are_those_of_brute_force(k):
     recall, ndcg = recall_ndcg(top, truth)
     for user in range(40):
         hidden, wanted = (set(np.flatnonzero(kind[user] == n)) for n in (1, 2))
-        shown, r, n = brute_force(scores[user], hidden, wanted, k)
-        assert [item for item in top[user] if item >= 0] == shown
+        ranking, r, n = brute_force(scores[user], hidden, wanted, k)
+        assert [item for item in top[user] if item >= 0] == ranking
         assert recall[user] == pytest.approx(r) and ndcg[user] == pytest.approx(n)
 
 
@@ -75,13 +75,13 @@ def test_the_perfect_ranking_has_1_and_users_without_truth_nan():
 def test_negatives_are_uniform_over_what_a_user_lacks(positives):
     draw = np.random.Generator(np.random.Philox(0))
     users = np.repeat(np.array([0, 5], np.int32), [20_000, 500])
-    found = bpr.draw_negatives(positives, users, draw)
+    negatives = bpr.draw_negatives(positives, users, draw)
     own = set(positives[0].indices)
-    counts = np.bincount(found[users == 0], minlength=50)
+    counts = np.bincount(negatives[users == 0], minlength=50)
     assert not counts[list(own)].any()
     left = np.delete(counts, list(own))
     assert abs(left / 20_000 * len(left) - 1).max() < 0.2
-    assert set(found[users == 5]) == {7}
+    assert set(negatives[users == 5]) == {7}
 
 
 def test_an_epoch_has_every_pair_once(positives):
@@ -167,10 +167,10 @@ def test_runs_hold_every_column_once(positives):
 @pytest.mark.parametrize("layers", [1, 2, 3])
 def test_propagation_is_scipys(positives, layers):
     x = vectors(layers, dtype=np.float32)
-    made = propagation(positives, layers)(x)
+    final = propagation(positives, layers)(x)
     users, items = scipy_propagation(positives, x, layers)
-    np.testing.assert_allclose(made["users"], users, atol=2e-6)
-    np.testing.assert_allclose(made["items"], items, atol=2e-6)
+    np.testing.assert_allclose(final["users"], users, atol=2e-6)
+    np.testing.assert_allclose(final["items"], items, atol=2e-6)
     np.testing.assert_allclose(
         product(positives)(x["items"]), positives @ x["items"], atol=5e-6
     )
@@ -194,8 +194,8 @@ def test_the_transpose_of_propagation_is_itself(positives):
             users, items = [*users, normal @ items[-1]], [*items, normal.T @ users[-1]]
         return {"users": sum(users) / 3, "items": sum(items) / 3}
 
-    def squares(made):
-        return sum(jnp.sum(jnp.sin(part)) for part in made.values())
+    def squares(vectors):
+        return sum(jnp.sum(jnp.sin(part)) for part in vectors.values())
 
     ours = jax.grad(lambda x: squares(propagate(x)))(x)
     theirs = jax.grad(lambda x: squares(plain(x)))(x)
@@ -210,13 +210,13 @@ def history(positives, user):
 def test_the_training_history_gives_the_trained_vector_back(positives):
     ids = [f"u{n}" for n in range(30)], [f"i{n}" for n in range(50)]
     x = vectors(3, dtype=np.float32)
-    asked = [RecommendationRequest(u, history(positives, n)) for n, u in enumerate(ids[0])]
+    requests = [RecommendationRequest(u, history(positives, n)) for n, u in enumerate(ids[0])]
     ids, counts = [tuple(part) for part in ids], np.ones(50, np.float32)
     gcn = Factors(*ids, *live_vectors(positives, x, 2), counts)
     users, items = scipy_propagation(positives, x, 2)
 
     def vectors_of(factors):
-        rows = [factors.user_vector(one, live_codes(gcn.index, one)) for one in asked]
+        rows = [factors.user_vector(one, live_codes(gcn.index, one)) for one in requests]
         return np.stack(rows)
 
     np.testing.assert_allclose(vectors_of(gcn), users, atol=2e-6)
@@ -245,21 +245,21 @@ def test_the_loss_is_numpys(positives):
     params = model.arrays()
     draw = np.random.default_rng(0)
     rows = positives[:6].toarray()
-    kept = 2.0 * (draw.random(rows.shape) < 0.5)
+    dropout_scale = 2.0 * (draw.random(rows.shape) < 0.5)
     noise = draw.standard_normal((6, 3))
     weight = np.array([1, 1, 1, 1, 0, 1.0])
     expected = 0.0
     for n in np.flatnonzero(weight):
-        x = rows[n] / max(np.sqrt((rows[n] ** 2).sum()), 1e-6) * kept[n]
-        made = np.tanh(x @ params["w1"] + params["b1"]) @ params["w2"] + params["b2"]
-        mean, log_variance = made[:3], made[3:]
+        x = rows[n] / max(np.sqrt((rows[n] ** 2).sum()), 1e-6) * dropout_scale[n]
+        code = np.tanh(x @ params["w1"] + params["b1"]) @ params["w2"] + params["b2"]
+        mean, log_variance = code[:3], code[3:]
         z = mean + np.exp(log_variance / 2) * noise[n]
         logits = np.tanh(z @ params["w3"] + params["b3"]) @ params["w4"] + params["b4"]
         shares = np.exp(logits) / np.exp(logits).sum()
         kl = -0.5 * (1 + log_variance - mean**2 - np.exp(log_variance)).sum()
         expected += 0.2 * kl - (rows[n] * np.log(shares)).sum()
     l2 = 0.05 * sum((params[f"w{n}"].astype(np.float64) ** 2).sum() for n in range(1, 5))
-    loss = variational.vae_loss(model, rows, weight, kept, noise, 0.2, 0.1)
+    loss = variational.vae_loss(model, rows, weight, dropout_scale, noise, 0.2, 0.1)
     assert float(loss) == pytest.approx(expected / 5 + l2, rel=1e-5)
 
 
