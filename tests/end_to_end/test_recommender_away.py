@@ -68,16 +68,16 @@ def test_killed_in_the_middle_and_resumed(place):
     assert done.returncode == 2 and "does not answer" in done.stderr
 
     before, calls = len(answered), len(model.bodies)
-    theirs.reply, theirs.asked = None, []
+    theirs.reply, theirs.answered = None, []
     theirs.start()
     done = simulate(folder, "out", theirs.url, model)
     assert done.returncode == 0, done.stderr
     events = pq.read_table(folder / "out" / "events.parquet")
     assert simulation.failures(events) == 0
-    every = Counter([*answered, *theirs.asked])
-    assert len(theirs.asked) == AGENTS * PAGES - before
+    every = Counter([*answered, *theirs.answered])
+    assert len(theirs.answered) == AGENTS * PAGES - before
     assert len(every) == AGENTS * PAGES and set(every.values()) == {1}
-    print(f"\n{before} slates before, {len(theirs.asked)} after; {calls} calls to the model")
+    print(f"\n{before} slates before, {len(theirs.answered)} after; {calls} calls to the model")
     theirs.stop()
     model.stop()
 

@@ -23,12 +23,13 @@ def request(user="u0", **more):
 
 class HostileRecommender:
     """`reply(body, number)` gives (status, headers, JSON value or bytes) for call `number`;
-    without one it obeys. `bodies` are what its calls sent."""
+    without one it obeys. `bodies` are what its calls sent, `answered` the
+    (user, page) of all requests in them."""
 
     def __init__(self, items, reply=None, about=None):
         self.items, self.reply = tuple(items), reply
         self.about = {"protocol": PROTOCOL, "name": "theirs", "version": "7", **(about or {})}
-        self.bodies, self.times = [], []
+        self.bodies, self.answered, self.times = [], [], []
         self.lock = threading.Lock()
         self.port = 0
         self.start()
@@ -72,6 +73,7 @@ class HostileRecommender:
                     number = len(outer.bodies)
                     outer.bodies.append(body)
                     outer.times.append(time.monotonic())
+                    outer.answered += [(r["user_id"], r["page"]) for r in body["requests"]]
                 if outer.reply is None:
                     self.send(*outer.good(body))
                     return
