@@ -50,15 +50,17 @@ def tokenizer_of(experiment: Experiment, dataset: Dataset, run: Path) -> TextTok
 
 
 def model_directory(experiment: Experiment, run: Path) -> Path:
-    """Return the backbone's directory (a hub id is downloaded), or the first stage's model.
+    """Return the backbone's directory, or that of the first stage's model.
+
+    A hub id is downloaded, a GGUF file imported into the cache.
 
     Raises:
         FileNotFoundError: If the first stage has not been trained.
     """
-    from alignuser_jax.model import local_directory
+    from alignuser_jax.model.files.backbone import backbone_directory
 
     if experiment.backbone:
-        return local_directory(experiment.backbone)
+        return backbone_directory(experiment.backbone, experiment.dtype)
     directory = run / "pretrain" / "model"
     if not directory.is_dir():
         raise FileNotFoundError(

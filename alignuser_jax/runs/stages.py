@@ -178,7 +178,8 @@ def plan_stage(
     import jax
     import jax.numpy as jnp
 
-    from alignuser_jax.model import abstract_decoder, config_directory, read_config
+    from alignuser_jax.model import abstract_decoder, read_config
+    from alignuser_jax.model.files.backbone import backbone_config_directory
     from alignuser_jax.parallel import make_mesh, mesh_sizes
     from alignuser_jax.training.plan import devices_for, plan
 
@@ -188,7 +189,8 @@ def plan_stage(
     devices = devices_for(count)
     over = make_mesh(**mesh_sizes(mesh, count), devices=devices)
     if experiment.backbone:
-        shape = read_config(config_directory(experiment.backbone) / "config.json")
+        directory = backbone_config_directory(experiment.backbone, experiment.dtype)
+        shape = read_config(directory / "config.json")
     else:
         shape = experiment.scratch_decoder(experiment.vocabulary)
     dtype = jnp.dtype(experiment.dtype)
