@@ -1,7 +1,7 @@
 """One visit of one agent to a web shop, as a coroutine that does no I/O.
 
 The agent reads a page, may reason, and takes one of the page's actions, until it leaves, has
-bought, or has taken `SessionConfig.max_actions` (docs/method.md section 13.3). If the world
+bought, or has taken `SessionConfig.max_actions` (docs/method.md section 10). If the world
 needs a page that is not in the log, the model writes it, with the world model's own prompt.
 """
 
