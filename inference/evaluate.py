@@ -80,7 +80,8 @@ def main() -> None:
     settings = EvaluationSettings(out, adapters(), FLAGS.agents, personas, config)
     say = partial(print, flush=True)
     outcomes = evaluate(*open_experiment(), choice, protocols, settings, say)
-    failures = [failure for outcome in outcomes for failure in outcome.failures]
+    accepting = [outcome for outcome in outcomes if outcome.failures is not None]
+    failures = [failure for outcome in accepting for failure in outcome.failures or ()]
     errors = [outcome.error for outcome in outcomes if outcome.error]
     if failures:
         print("\n".join(["NOT ACCEPTED:", *failures]))
@@ -89,7 +90,10 @@ def main() -> None:
         raise RequestsFailed("\n".join([*errors, made]))
     if failures:
         sys.exit(1)
-    print(f"accepted; tables: {out}/{TABLES_FILE}")
+    verdict = (
+        "accepted" if accepting else "neither accepted nor refused: no rating test was made"
+    )
+    print(f"{verdict}; tables: {out}/{TABLES_FILE}")
 
 
 if __name__ == "__main__":

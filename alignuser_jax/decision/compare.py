@@ -110,9 +110,16 @@ def arms_table(metrics: ArmMetrics) -> str:
 
 
 def not_validated_table(metrics: ArmMetrics) -> str:
-    """Return the means per arm of exit page and satisfaction, labelled as not validated."""
+    """Return the means per arm of exit page and satisfaction, labelled as not validated.
+
+    A simulation without interviews has no satisfaction, which then reads "not asked".
+    """
+
+    def number(mean: float) -> str:
+        return f"{mean:.2f}" if np.isfinite(mean) else "not asked"
+
     rows = [
-        [arm, *(f"{metrics.mean(arm, m):.2f}" for m in UNVALIDATED_METRICS)]
+        [arm, *(number(metrics.mean(arm, m)) for m in UNVALIDATED_METRICS)]
         for arm in metrics.arms
     ]
     return markdown_table(rows, ["arm", *(f"{m} (not validated)" for m in UNVALIDATED_METRICS)])

@@ -103,12 +103,13 @@ class Outcome:
 
     Attributes:
         text: The tables, with their titles.
-        failures: Why the first policy is not accepted, one sentence each; empty if it is.
+        failures: Why the first policy is not accepted, one sentence each; empty if it is
+            accepted, `None` if this protocol accepts or refuses nothing.
         error: Why the protocol has no result, where requests failed; "" if it has one.
     """
 
     text: str
-    failures: tuple[str, ...] = ()
+    failures: tuple[str, ...] | None = None
     error: str = ""
 
 

@@ -11,11 +11,11 @@ import dataclasses
 import runpy
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from alignuser_jax.agents import SessionConfig
 from alignuser_jax.alignment import BuildConfig
@@ -150,52 +150,80 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experime
     experiment = runpy.run_path(str(path)).get("experiment")
     if not isinstance(experiment, Experiment):
         raise ValueError(f"{path} must define `experiment = Experiment(...)`")
+    changes: dict[str, Any] = {}
     for override in overrides:
         name, equals, value = override.partition("=")
         if not equals:
             raise ValueError(f"--set {override!r}: expected section.field=value")
         names, text = name.strip().split("."), value.strip()
-        if names[0] in ("site", "session"):
-            stages = [s for s in ("pretrain_shards", "align_shards") if getattr(experiment, s)]
-            changed = {
-                s: override_setting(getattr(experiment, s), names, text, name) for s in stages
-            }
-            experiment = dataclasses.replace(experiment, **changed)
-        else:
-            experiment = override_setting(experiment, names, text, name)
-    return experiment
+        for path in _places(experiment, names):
+            group = changes
+            for part in path[:-1]:
+                group = group.setdefault(part, {})
+                if not isinstance(group, dict):
+                    raise ValueError(f"--set {name}: {part!r} is also set as a whole")
+            if isinstance(group.get(path[-1]), dict):
+                raise ValueError(f"--set {name}: {path[-1]!r} is also set as a whole")
+            group[path[-1]] = _Override(text, name)
+    return override_settings(experiment, changes)
 
 
-def override_setting(settings: Any, names: Sequence[str], text: str, full_name: str) -> Any:
-    """Return `settings` with the field at the dotted path set to `text`, read as its type.
+class _Override(NamedTuple):
+    """A value as a person typed it, and the whole name that it was given for."""
+
+    text: str
+    name: str
+
+
+def _places(experiment: Experiment, names: Sequence[str]) -> list[list[str]]:
+    """Where a setting stands; site and session are the same in every stage."""
+    if names[0] not in ("site", "session"):
+        return [list(names)]
+    stages = [s for s in ("pretrain_shards", "align_shards") if getattr(experiment, s)]
+    return [[stage, *names] for stage in stages]
+
+
+def override_settings(settings: Any, changes: Mapping[str, Any]) -> Any:
+    """Return `settings` with all changes made at once, so that they are checked together.
+
+    Two settings that only make sense together, such as the items on a page of the site and of
+    its visits, would each be refused alone.
 
     Args:
         settings: A frozen dataclass, which may hold others.
-        names: The path, one field name per level.
-        text: The new value as a person typed it.
-        full_name: The whole path, for error messages.
+        changes: Field to its new value as typed, or to the changes of the dataclass there.
 
     Raises:
-        ValueError: If a name is unknown or the value has another type.
+        ValueError: If a name is unknown, a value has another type, or the result contradicts
+            itself.
     """
     fields = {f.name for f in dataclasses.fields(settings)}
-    head, *rest = names
-    if head not in fields:
-        near = get_close_matches(head, fields, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ValueError(
-            f"--set {full_name}: {type(settings).__name__} has no {head!r}; {hint}"
-            f"it has {', '.join(sorted(fields))}"
-        )
-    current = getattr(settings, head)
-    if rest:
-        if not dataclasses.is_dataclass(current):
-            raise ValueError(f"--set {full_name}: {head!r} has no fields of its own")
-        value = override_setting(current, rest, text, full_name)
-    else:
-        hint_type = typing.get_type_hints(type(settings))[head]
-        value = _read_value(text, hint_type, full_name)
-    return dataclasses.replace(settings, **{head: value})
+    values = {}
+    for head, change in changes.items():
+        whole = _first_name(change)
+        if head not in fields:
+            near = get_close_matches(head, fields, n=1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise ValueError(
+                f"--set {whole}: {type(settings).__name__} has no {head!r}; {hint}"
+                f"it has {', '.join(sorted(fields))}"
+            )
+        current = getattr(settings, head)
+        if isinstance(change, _Override):
+            expected = typing.get_type_hints(type(settings))[head]
+            values[head] = _read_value(change.text, expected, change.name)
+        elif dataclasses.is_dataclass(current):
+            values[head] = override_settings(current, change)
+        else:
+            raise ValueError(f"--set {whole}: {head!r} has no fields of its own")
+    return dataclasses.replace(settings, **values)
+
+
+def _first_name(change: Any) -> str:
+    """The name that a change was given for, for error messages."""
+    while not isinstance(change, _Override):
+        change = next(iter(change.values()))
+    return change.name
 
 
 def _read_value(text: str, expected: Any, name: str) -> Any:

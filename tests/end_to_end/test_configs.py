@@ -50,8 +50,28 @@ def test_settings_are_typed_and_unknown_names_get_the_nearest():
         load_experiment(tiny, ["lora.targets=('q', 'w')"])
     with pytest.raises(ValueError, match="either a pretrained backbone, or a decoder"):
         load_experiment(tiny, ["backbone=some/model"])
+    with pytest.raises(ValueError, match="'lora' is also set as a whole"):
+        load_experiment(tiny, ["lora=LoraConfig()", "lora.rank=3"])
+    with pytest.raises(ValueError, match="'lora' is also set as a whole"):
+        load_experiment(tiny, ["lora.rank=3", "lora=LoraConfig()"])
+    with pytest.raises(ValueError, match="'agents' has no fields of its own"):
+        load_experiment(tiny, ["agents.more=3"])
     with pytest.raises(FileNotFoundError, match="no config file"):
         load_experiment("nowhere.py")
+
+
+def test_settings_that_belong_together_are_checked_together():
+    """Each alone was refused: a visit's pages must be the site's."""
+    tiny = CONFIGS[0].with_name("tiny.py")
+    both = ["site.items_per_page=2", "align_shards.visits.items_per_page=2"]
+    both += ["pretrain_shards.visits.items_per_page=2"]
+    experiment = load_experiment(tiny, both)
+    assert experiment.site.items_per_page == 2
+    assert experiment.align_shards.visits.items_per_page == 2
+    with pytest.raises(ValueError, match="visits have 4 items a page, the site 2"):
+        load_experiment(tiny, both[:1])
+    scratch = ["backbone=some/model", "decoder=None", "pretrain=None", "pretrain_shards=None"]
+    assert load_experiment(tiny, scratch).backbone == "some/model"
 
 
 def test_the_site_is_overridden_in_every_stage():

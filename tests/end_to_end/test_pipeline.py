@@ -225,6 +225,11 @@ def test_several_policies_are_evaluated_in_one_table(dataset, run, tmp_path):
     assert told[0]["saved_share"] > 0 and told[0]["policy"] != told[1]["policy"]
     assert done.stdout.count("0 programs compiled after the start") == len(told)
 
+    command[command.index("--what=ratings,preference,next_state")] = "--what=next_state"
+    done = program("evaluate", *command, f"--out={tmp_path}/states")
+    assert done.returncode == 0, done.stderr  # no rating test: nothing to accept
+    assert "neither accepted nor refused" in done.stdout and "\naccepted" not in done.stdout
+
 
 def test_the_policy_shops_and_a_second_run_writes_the_same_bytes(
     experiment, dataset, run, tmp_path
