@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 
-from alignuser_jax.evaluation.protocol import Outcome, Protocol, Subject, ask
+from alignuser_jax.evaluation.protocol import ProtocolResult, Protocol, Subject, ask
 from alignuser_jax.records import Example, Message, Request
 from alignuser_jax.text import markdown_table
 
@@ -123,7 +123,7 @@ def table(scores: NextStateScores) -> str:
     return markdown_table([[*(f"{figure:.3f}" for figure in figures), scores.n]], headers)
 
 
-def run(subject: Subject) -> Outcome:
+def run(subject: Subject) -> ProtocolResult:
     """Ask the first policy for the next states of held-out transitions, and score them."""
     assert subject.transitions is not None, "the suite checks the needs of a protocol"
     examples = list(islice(subject.transitions(), subject.config.next_states))
@@ -139,7 +139,7 @@ def run(subject: Subject) -> Outcome:
         [state_text(example.messages[-1]) for example in examples],
         [action_token(example) for example in examples],
     )
-    return Outcome(f"Next states\n\n{table(scores)}")
+    return ProtocolResult(f"Next states\n\n{table(scores)}")
 
 
 PROTOCOL = Protocol("next_state", needs=("transitions",), run=run)

@@ -15,7 +15,7 @@ import numpy as np
 
 from alignuser_jax.agents import probabilities, session
 from alignuser_jax.datasets import Dataset, Log
-from alignuser_jax.evaluation.protocol import OpenPolicy, Outcome, Protocol, Subject, ask
+from alignuser_jax.evaluation.protocol import OpenPolicy, ProtocolResult, Protocol, Subject, ask
 from alignuser_jax.randomness import named_generator
 from alignuser_jax.recommenders import ALS, Popularity
 from alignuser_jax.records import Completion, RecommendationRequest, Request, Slate
@@ -273,7 +273,7 @@ def table(groups: Mapping[str, Sequence[PreferenceScores]]) -> str:
 # --- the protocol ---
 
 
-def run(subject: Subject) -> Outcome:
+def run(subject: Subject) -> ProtocolResult:
     """Ask the first policy which items it would watch, and score it beside two baselines."""
     dataset, seed = subject.dataset, subject.config.seed
     view = simulation_view(dataset, subject.personas)
@@ -304,7 +304,7 @@ def run(subject: Subject) -> Outcome:
                 score("als", cases, by_als, probabilities=False),
                 score(name, cases, watch),
             ]
-    return Outcome(f"Preference 1:1, {len(cases)} users\n\n{table(groups)}")
+    return ProtocolResult(f"Preference 1:1, {len(cases)} users\n\n{table(groups)}")
 
 
 def _request(dataset: Dataset, view: View, case: PreferenceCase) -> RecommendationRequest:

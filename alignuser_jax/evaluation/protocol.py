@@ -98,7 +98,7 @@ class Subject:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class ProtocolResult:
     """What a protocol found.
 
     Attributes:
@@ -125,14 +125,14 @@ class Protocol:
     Example:
         A new protocol is a file with a `run` function and a line in `suite.PROTOCOLS`:
 
-        >>> def run(subject: Subject) -> Outcome:
-        ...     return Outcome(f"{len(subject.users)} users")
+        >>> def run(subject: Subject) -> ProtocolResult:
+        ...     return ProtocolResult(f"{len(subject.users)} users")
         >>> PROTOCOL = Protocol("size", needs=(), run=run)
     """
 
     name: str
     needs: tuple[str, ...]
-    run: Callable[[Subject], Outcome]
+    run: Callable[[Subject], ProtocolResult]
 
 
 def ask(

@@ -15,7 +15,7 @@ import numpy as np
 
 from alignuser_jax.agents import probabilities, rate_item
 from alignuser_jax.datasets import Dataset, Log
-from alignuser_jax.evaluation.protocol import OpenPolicy, Outcome, Protocol, Subject, ask
+from alignuser_jax.evaluation.protocol import OpenPolicy, ProtocolResult, Protocol, Subject, ask
 from alignuser_jax.evaluation.rating_baselines import BASELINES
 from alignuser_jax.randomness import generator_of
 from alignuser_jax.records import RATINGS, Completion, Request
@@ -371,7 +371,7 @@ def seeds_table(scores: Sequence[SeedScores]) -> str:
 # --- the protocol ---
 
 
-def run(subject: Subject) -> Outcome:
+def run(subject: Subject) -> ProtocolResult:
     """Ask every policy for the held-out ratings and score them beside the baselines.
 
     Policies NAME@SEED are also averaged over their seeds. The first policy, without reasoning,
@@ -408,7 +408,7 @@ def run(subject: Subject) -> Outcome:
     if len(groups) < len(predicted):
         over_seeds = score_over_seeds(truth, groups, seed=config.seed)
         parts += ["Mean over seeds", seeds_table(over_seeds)]
-    return Outcome("\n\n".join(parts), tuple(failures))
+    return ProtocolResult("\n\n".join(parts), tuple(failures))
 
 
 PROTOCOL = Protocol("ratings", needs=(), run=run)

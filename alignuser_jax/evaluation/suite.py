@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from alignuser_jax.evaluation import next_state, preference, ratings
-from alignuser_jax.evaluation.protocol import Outcome, Protocol, Subject
+from alignuser_jax.evaluation.protocol import ProtocolResult, Protocol, Subject
 from alignuser_jax.sampling import RequestsFailed
 
 PROTOCOLS = (ratings.PROTOCOL, preference.PROTOCOL, next_state.PROTOCOL)
@@ -22,7 +22,7 @@ def choose(names: Sequence[str]) -> list[Protocol]:
     return [by_name[name] for name in names]
 
 
-def run_protocols(protocols: Sequence[Protocol], subject: Subject) -> Iterator[Outcome]:
+def run_protocols(protocols: Sequence[Protocol], subject: Subject) -> Iterator[ProtocolResult]:
     """Run protocols one after the other and yield each outcome as soon as it is there.
 
     A protocol whose requests failed yields an outcome with an `error`, and the next one is
@@ -38,4 +38,4 @@ def run_protocols(protocols: Sequence[Protocol], subject: Subject) -> Iterator[O
         try:
             yield protocol.run(subject)
         except RequestsFailed as error:
-            yield Outcome(f"NOT MEASURED: {error}", error=str(error))
+            yield ProtocolResult(f"NOT MEASURED: {error}", error=str(error))

@@ -9,7 +9,7 @@ import numpy as np
 
 from alignuser_jax.decision.compare import Comparison
 
-COLOURS = {"better": "tab:green", "worse": "tab:red", "cannot tell": "tab:gray"}
+VERDICT_COLOURS = {"better": "tab:green", "worse": "tab:red", "cannot tell": "tab:gray"}
 """Colour of a comparison by its verdict."""
 
 
@@ -38,8 +38,10 @@ def forest_plot(comparisons: Sequence[Comparison], path: str | Path, title: str 
         axis.axvline(0, color="black", linewidth=0.8)
         rows = [c for c in comparisons if c.metric == metric]
         for y, c in enumerate(rows):
-            axis.plot([c.difference.low, c.difference.high], [y, y], color=COLOURS[c.verdict])
-            axis.plot(c.difference.mean, y, "o", color=COLOURS[c.verdict], markersize=4)
+            axis.plot(
+                [c.difference.low, c.difference.high], [y, y], color=VERDICT_COLOURS[c.verdict]
+            )
+            axis.plot(c.difference.mean, y, "o", color=VERDICT_COLOURS[c.verdict], markersize=4)
         axis.set_yticks(range(len(rows)), [f"{c.treatment} - {c.control}" for c in rows])
         axis.set_xlabel(metric, fontsize=8)
         axis.tick_params(labelsize=8)

@@ -14,7 +14,7 @@ from alignuser_jax.durable.whole import write_whole
 from alignuser_jax.evaluation.protocol import (
     EvaluationConfig,
     OpenPolicy,
-    Outcome,
+    ProtocolResult,
     Protocol,
     Subject,
 )
@@ -64,7 +64,7 @@ def evaluate(
     protocols: Sequence[Protocol],
     settings: EvaluationSettings,
     say: Say = print,
-) -> list[Outcome]:
+) -> list[ProtocolResult]:
     """Run the protocols, print each one's tables and write them to `OUT/evaluation.md`.
 
     Args:
@@ -109,7 +109,7 @@ def evaluate(
         say,
     )
     settings.out.mkdir(parents=True, exist_ok=True)
-    outcomes: list[Outcome] = []
+    outcomes: list[ProtocolResult] = []
     for outcome in run_protocols(protocols, subject):
         outcomes.append(outcome)
         say(f"\n{outcome.text}\n")

@@ -156,15 +156,15 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experime
         if not equals:
             raise ValueError(f"--set {override!r}: expected section.field=value")
         names, text = name.strip().split("."), value.strip()
-        for path in _places(experiment, names):
+        for place in _places(experiment, names):
             group = changes
-            for part in path[:-1]:
+            for part in place[:-1]:
                 group = group.setdefault(part, {})
                 if not isinstance(group, dict):
                     raise ValueError(f"--set {name}: {part!r} is also set as a whole")
-            if isinstance(group.get(path[-1]), dict):
-                raise ValueError(f"--set {name}: {path[-1]!r} is also set as a whole")
-            group[path[-1]] = _Override(text, name)
+            if isinstance(group.get(place[-1]), dict):
+                raise ValueError(f"--set {name}: {place[-1]!r} is also set as a whole")
+            group[place[-1]] = _Override(text, name)
     return override_settings(experiment, changes)
 
 

@@ -7,7 +7,12 @@ import pytest
 
 from alignuser_jax.datasets.formats import synthetic
 from alignuser_jax.evaluation import suite
-from alignuser_jax.evaluation.protocol import EvaluationConfig, Outcome, Protocol, Subject
+from alignuser_jax.evaluation.protocol import (
+    EvaluationConfig,
+    ProtocolResult,
+    Protocol,
+    Subject,
+)
 from alignuser_jax.sampling import RequestsFailed
 
 
@@ -43,7 +48,7 @@ def test_a_protocol_whose_requests_fail_does_not_end_the_others(subject):
     def fails(subject):
         raise RequestsFailed("2 of 3 requests failed")
 
-    size = Protocol("size", (), lambda s: Outcome(f"{len(s.users)} users"))
+    size = Protocol("size", (), lambda s: ProtocolResult(f"{len(s.users)} users"))
     outcomes = suite.run_protocols([Protocol("fails", (), fails), size], subject)
     assert [(o.text, o.error) for o in outcomes] == [
         ("NOT MEASURED: 2 of 3 requests failed", "2 of 3 requests failed"),

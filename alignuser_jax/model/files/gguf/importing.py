@@ -15,8 +15,13 @@ from alignuser_jax.model.config import DecoderConfig
 from alignuser_jax.model.files.gguf.header import GgufError
 from alignuser_jax.model.files.gguf.reading import GgufModel
 from alignuser_jax.model.files.gguf.shape import read_shape
-from alignuser_jax.model.files.gguf.vocabulary import Vocabulary, read_vocabulary
-from alignuser_jax.model.files.gguf.weights import TYPES, named_tensors, read_as, shards_of
+from alignuser_jax.model.files.gguf.vocabulary import GgufVocabulary, read_vocabulary
+from alignuser_jax.model.files.gguf.weights import (
+    WEIGHT_TYPES,
+    named_tensors,
+    read_as,
+    shards_of,
+)
 from alignuser_jax.model.files.hf_config import CONFIG, GENERATION, to_hf
 from alignuser_jax.model.files.tensors import INDEX, WHOLE, write_tensors
 
@@ -75,8 +80,8 @@ def import_gguf(
         >>> import_gguf("SmolLM2-135M-Instruct.Q4_1.gguf", "smollm2")
         PosixPath('smollm2')
     """
-    if dtype not in TYPES:
-        raise ValueError(f"dtype {dtype!r} is not one of {', '.join(TYPES)}")
+    if dtype not in WEIGHT_TYPES:
+        raise ValueError(f"dtype {dtype!r} is not one of {', '.join(WEIGHT_TYPES)}")
     if shard_bytes < 1:
         raise ValueError(f"shard_bytes is {shard_bytes}: expected at least 1")
     model, output = GgufModel(source), Path(output)
@@ -200,15 +205,15 @@ def expected_shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def _check_template(model: GgufModel, vocabulary: Vocabulary) -> None:
+def _check_template(model: GgufModel, vocabulary: GgufVocabulary) -> None:
     """Render the chat template once in a process of its own, since a template is a program."""
     names = ("bos_token", "eos_token", "pad_token", "unk_token")
     tokens = {name: vocabulary.config.get(name, "") for name in names}
-    given = json.dumps([vocabulary.config["chat_template"], tokens])
+    program_input = json.dumps([vocabulary.config["chat_template"], tokens])
     try:
         done = subprocess.run(
             [sys.executable, "-c", _TRY_TEMPLATE],
-            input=given,
+            input=program_input,
             capture_output=True,
             text=True,
             timeout=TEMPLATE_SECONDS,
@@ -242,11 +247,11 @@ def _write_weights(
         if (output / file).is_file():
             say(f"{file}: already there")
             continue
-        tensors = {name: read_as(*named[name], TYPES[dtype]) for name in names}
+        tensors = {name: read_as(*named[name], WEIGHT_TYPES[dtype]) for name in names}
         write_tensors(output / file, tensors)
         say(f"{file}: {len(tensors)} tensors ({n} of {len(shards)} files)")
     if len(shards) > 1:
-        width = TYPES[dtype].itemsize
+        width = WEIGHT_TYPES[dtype].itemsize
         sizes = (int(_elements(tensor.shape)) * width for tensor, _ in named.values())
         places = {
             name: file for file, names in zip(files, shards, strict=True) for name in names
@@ -263,7 +268,7 @@ def _elements(shape: tuple[int, ...]) -> int:
 
 
 def _write_words(
-    config: DecoderConfig, vocabulary: Vocabulary, output: Path, dtype: str
+    config: DecoderConfig, vocabulary: GgufVocabulary, output: Path, dtype: str
 ) -> None:
     """Write everything but the weights: config, generation config and tokenizer."""
     ends = list(config.eos_token_ids)

@@ -13,9 +13,9 @@ import numpy as np
 
 from alignuser_jax.model.files.gguf.header import GgufError, TensorInfo, check_header
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
-BLOCK_BYTES = 32 << 20
+DEQUANTIZED_BYTES = 32 << 20
 """Bytes of float32 that are dequantized at once."""
 
 _PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
@@ -46,7 +46,7 @@ class GgufTensor:
         kind = GGMLQuantizationType[self.kind]
         columns, total = self.shape[-1], math.prod(self.shape[:-1])
         data = self.data.reshape(total, -1)
-        step = max(1, BLOCK_BYTES // (4 * columns))
+        step = max(1, DEQUANTIZED_BYTES // (4 * columns))
         for first in range(0, total, step):
             rows = slice(first, min(first + step, total))
             block = np.ascontiguousarray(data[rows])
@@ -103,7 +103,7 @@ class GgufModel:
         """Whether the metadata has the key."""
         return key in self._metadata
 
-    def value(self, key: str, kind: type[T], default: Any = _REQUIRED) -> T:
+    def value(self, key: str, kind: type[_T], default: Any = _REQUIRED) -> _T:
         """Return a value of the metadata.
 
         Args:
@@ -117,7 +117,7 @@ class GgufModel:
         if key not in self._metadata:
             if default is _REQUIRED:
                 raise GgufError(f"{self.path} lacks {key}: it is no whole model")
-            return cast(T, default)
+            return cast(_T, default)
         value = self._metadata[key]
         if kind is float and type(value) is int:
             value = float(value)

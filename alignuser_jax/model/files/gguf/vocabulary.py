@@ -63,7 +63,7 @@ PRE_TOKENIZERS: Mapping[str, PreTokenizer] = {
 
 
 @dataclass(frozen=True)
-class Vocabulary:
+class GgufVocabulary:
     """The tokenizer of a GGUF model.
 
     Attributes:
@@ -75,7 +75,7 @@ class Vocabulary:
     config: dict[str, Any]
 
 
-def read_vocabulary(model: GgufModel) -> Vocabulary:
+def read_vocabulary(model: GgufModel) -> GgufVocabulary:
     """Build the tokenizer of a GGUF model.
 
     Raises:
@@ -102,7 +102,7 @@ def read_vocabulary(model: GgufModel) -> Vocabulary:
             "(SentencePiece) are read"
         )
     _add_special(tokenizer, tokens, types)
-    return Vocabulary(tokenizer, _config(model, tokens))
+    return GgufVocabulary(tokenizer, _config(model, tokens))
 
 
 def _texts(model: GgufModel, key: str) -> list[str]:

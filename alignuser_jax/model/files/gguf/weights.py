@@ -12,7 +12,7 @@ from alignuser_jax.model.config import DecoderConfig
 from alignuser_jax.model.files.gguf.header import GgufError
 from alignuser_jax.model.files.gguf.reading import GgufModel, GgufTensor
 
-TYPES = {"bfloat16": np.dtype(ml_dtypes.bfloat16), "float32": np.dtype("f4")}
+WEIGHT_TYPES = {"bfloat16": np.dtype(ml_dtypes.bfloat16), "float32": np.dtype("f4")}
 """The types that imported weights may have."""
 
 _WHOLE = {
@@ -111,7 +111,7 @@ def shards_of(
 
     A tensor that is larger alone makes a file of its own.
     """
-    width = TYPES[dtype].itemsize
+    width = WEIGHT_TYPES[dtype].itemsize
     names: list[str] = []
     size = 0
     for name, (tensor, _) in named_tensors(model, config).items():
