@@ -1,8 +1,8 @@
-"""Shards of `records.Example`: versioned msgpack in ArrayRecord files, complete once named.
+"""Write and read shards: training examples as versioned msgpack in ArrayRecord files.
 
-A shard directory holds `<task>-00000-of-00002.arrayrecord` files and one `manifest.json`,
-which is written last: a directory without it is an interrupted write and is refused. Shards
-hold text spans, not token ids, so that any backbone can train on them.
+A shard directory holds `TASK-00000-of-00002.arrayrecord` files and one `manifest.json`, which
+is written last: a directory without it is an interrupted write and is refused. Shards hold text
+spans, not token ids, so that any backbone can train on them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import msgpack
 from array_record.python import array_record_module
@@ -28,7 +28,10 @@ RECORD_VERSION = 1
 """Version of the msgpack layout of one example; another version is refused."""
 
 MANIFEST = "manifest.json"
-REQUIRED = ("dataset_hash", "policy_id")
+
+REQUIRED_ENTRIES = ("dataset_hash", "policy_id")
+"""What whoever writes shards must say about them."""
+
 _TRAINED, _ACTION = 1, 2
 
 
@@ -36,8 +39,11 @@ class ShardError(ValueError):
     """Shards that cannot be written or read as asked; the message says what to do."""
 
 
-def encode(example: Example) -> bytes:
-    """One example as msgpack: `[version, task, id, user, [[role, [[text, flags], …]], …]]`."""
+def encode_example(example: Example) -> bytes:
+    """Return an example as msgpack.
+
+    The layout is `[version, task, id, user, [[role, [[text, flags], ...]], ...]]`.
+    """
     messages = [
         [m.role, [[s.text, _TRAINED * s.trained | _ACTION * s.action] for s in m.spans]]
         for m in example.messages
@@ -47,8 +53,12 @@ def encode(example: Example) -> bytes:
     )
 
 
-def decode(record: bytes) -> Example:
-    """The inverse of `encode`. Raises `ShardError` for another version or other bytes."""
+def decode_example(record: bytes) -> Example:
+    """Return the example in a record of `encode_example`.
+
+    Raises:
+        ShardError: If the record is of another version, or no example.
+    """
     try:
         version, *rest = msgpack.unpackb(record)
     except (ValueError, TypeError, msgpack.UnpackException) as error:
@@ -82,32 +92,44 @@ def write_shards(
     manifest: dict[str, Any],
     shard_size: int = 20_000,
 ) -> dict[str, Any]:
-    """Writes `examples`, in their order within each task, and returns the finished manifest.
+    """Write examples, in their order within each task, and return the finished manifest.
 
-    `manifest` must name `dataset_hash` and `policy_id`; further entries are kept as they are.
-    Added: `record_version`, `prompt_layout_version` and per task its `count`, `files` and the
-    `hash` of its records. `shard_size` is the largest number of examples in one file.
-    Files get their names when all are written, the manifest last; earlier shards of the same
-    directory are replaced. Raises `ShardError` for an example without a trained span or with
-    an id seen before, leaving the directory as it was.
+    Files get their names when all are written, the manifest last. Earlier shards of the same
+    directory are replaced.
+
+    Args:
+        examples: The examples.
+        directory: The shard directory.
+        manifest: Entries to keep; must name `dataset_hash` and `policy_id`. Added are
+            `record_version`, `prompt_layout_version` and, per task, its `count`, `files` and
+            the `hash` of its records.
+        shard_size: Examples in one file, at most.
+
+    Raises:
+        ShardError: If an example has no trained span or repeats an id; the directory stays as
+            it was.
+
+    Example:
+        >>> write_shards(examples, "shards", manifest={"dataset_hash": "d", "policy_id": "p"})
+        >>> len(list(read_examples("shards", "reflection")))
     """
-    missing = [name for name in REQUIRED if name not in manifest]
+    missing = [name for name in REQUIRED_ENTRIES if name not in manifest]
     if missing:
         raise ShardError(f"the manifest lacks {missing}: pass them in `manifest`")
     if shard_size < 1:
         raise ShardError(f"shard_size is {shard_size}: expected 1 or more")
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    for left_over in directory.glob("*.arrayrecord.tmp"):
-        left_over.unlink()
+    for unfinished in directory.glob("*.arrayrecord.tmp"):
+        unfinished.unlink()
     open_shards: dict[str, _TaskWriter] = {}
-    seen: set[str] = set()
+    ids: set[str] = set()
     try:
         for example in examples:
-            _check_example(example, seen)
+            _check_example(example, ids)
             if example.task not in open_shards:
                 open_shards[example.task] = _TaskWriter(directory, example.task, shard_size)
-            open_shards[example.task].write(encode(example))
+            open_shards[example.task].write(encode_example(example))
     except BaseException:
         for writer in open_shards.values():
             writer.discard()
@@ -126,8 +148,11 @@ def write_shards(
 
 
 def read_manifest(directory: str | os.PathLike[str]) -> dict[str, Any]:
-    """The checked manifest of `directory`; `ShardError` where shards are incomplete or of
-    another record or prompt-layout version."""
+    """Return the manifest of a shard directory, checked.
+
+    Raises:
+        ShardError: If shards are missing, or of another record or prompt-layout version.
+    """
     directory = Path(directory)
     path = directory / MANIFEST
     if not path.is_file():
@@ -156,13 +181,17 @@ def read_manifest(directory: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def manifest_hash(manifest: dict[str, Any]) -> str:
-    """A hash of everything the manifest says, records included (through their hashes)."""
+    """Return a hash of all that the manifest says, of the records too (by their hashes)."""
     text = json.dumps(manifest, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def task_files(directory: str | os.PathLike[str], task: str) -> list[str]:
-    """The paths of one task's files, in order; `ShardError` where there is no such task."""
+    """Return the paths of one task's files, in order.
+
+    Raises:
+        ShardError: If there is no such task.
+    """
     tasks = read_manifest(directory)["tasks"]
     if task not in tasks:
         raise ShardError(f"{directory} has no task {task!r}; it has {sorted(tasks)}")
@@ -170,13 +199,17 @@ def task_files(directory: str | os.PathLike[str], task: str) -> list[str]:
 
 
 class TaskRecords(Sequence[bytes]):
-    """The records of one task by number, over its files; reading is safe from many threads.
+    """The records of one task by number, over its files; many threads may read at once.
 
-    Raises `ShardError`, naming the file, for one that is truncated, damaged, or holds another
-    number of records than the manifest says.
+    It is a random-access source for Grain, which asks for `len(records)` and `records[number]`.
+
+    Raises:
+        ShardError: If a file is truncated or damaged, or the files hold another number of
+            records than the manifest says; names the file.
     """
 
     def __init__(self, directory: str | os.PathLike[str], task: str):
+        """Open the files of `task` in a shard directory."""
         self._paths = task_files(directory, task)
         self._task = task
         readers = [self._reader(path) for path in self._paths]
@@ -196,7 +229,7 @@ class TaskRecords(Sequence[bytes]):
             count = reader.num_records()
         except Exception as error:  # what a damaged file raises is not documented
             raise self._damaged(path, str(error)) from error
-        if not count:  # none is written so
+        if not count:  # no file is written without records
             raise self._damaged(path, "it has no index of records")
         return reader, count
 
@@ -209,7 +242,15 @@ class TaskRecords(Sequence[bytes]):
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
 
-    def __getitem__(self, number: int) -> bytes:
+    @overload
+    def __getitem__(self, number: int) -> bytes: ...
+
+    @overload
+    def __getitem__(self, number: slice) -> list[bytes]: ...
+
+    def __getitem__(self, number: int | slice) -> bytes | list[bytes]:
+        if isinstance(number, slice):
+            return [self[n] for n in range(*number.indices(len(self)))]
         if not 0 <= number < len(self):
             raise IndexError(f"record {number} of {len(self)}")
         file = bisect.bisect_right(self._ends, number)
@@ -227,11 +268,11 @@ class TaskRecords(Sequence[bytes]):
 def read_examples(
     directory: str | os.PathLike[str], task: str | None = None
 ) -> Iterator[Example]:
-    """The examples of one task, or of all tasks by name, in the order they were written."""
+    """Yield the examples of one task, or of all tasks by name, in the order of writing."""
     tasks = [task] if task is not None else sorted(read_manifest(directory)["tasks"])
     for name in tasks:
         for record in TaskRecords(directory, name):
-            yield decode(record)
+            yield decode_example(record)
 
 
 class _TaskWriter:
@@ -277,20 +318,20 @@ class _TaskWriter:
             path.unlink(missing_ok=True)
 
 
-def _check_example(example: Example, seen: set[str]) -> None:
+def _check_example(example: Example, ids: set[str]) -> None:
     where = f"example {example.example_id!r} of task {example.task!r}"
     if not example.task.replace("_", "").isalnum():
         raise ShardError(f"{where}: a task name is letters, digits and underscores")
-    if example.example_id in seen:
-        raise ShardError(f"{where}: its id was seen before; give every example its own id")
-    seen.add(example.example_id)
+    if example.example_id in ids:
+        raise ShardError(f"{where}: another example has this id; give every example its own")
+    ids.add(example.example_id)
     if not any(span.trained and span.text for m in example.messages for span in m.spans):
         raise ShardError(f"{where} has no trained span: it would teach nothing; leave it out")
 
 
-def _check_version(what: str, given: object, expected: int, where: str) -> None:
-    if given != expected:
+def _check_version(what: str, version: object, expected: int, where: str) -> None:
+    if version != expected:
         raise ShardError(
-            f"{where} has {what} {given!r}, this code reads {expected}: build the shards again"
-            " with this version of alignuser_jax, or check out the version that wrote them"
+            f"{where} has {what} {version!r}, this code reads {expected}: build the shards"
+            " again with this version of alignuser_jax, or use the version that wrote them"
         )

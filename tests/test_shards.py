@@ -5,14 +5,14 @@ import json
 import msgpack
 import pytest
 
-from alignuser_jax import shards as records_io
+from alignuser_jax import shards
 from alignuser_jax.records import Example, Message, Span
 from alignuser_jax.shards import (
     MANIFEST,
     ShardError,
     TaskRecords,
-    decode,
-    encode,
+    decode_example,
+    encode_example,
     manifest_hash,
     read_examples,
     read_manifest,
@@ -70,11 +70,11 @@ def test_another_version_is_refused_by_name(tmp_path):
         with pytest.raises(ShardError, match=f"{name} 99.*build the shards again"):
             read_manifest(tmp_path)
         (tmp_path / MANIFEST).write_text(json.dumps(manifest))
-    other = msgpack.packb([99, *msgpack.unpackb(encode(example(1)))[1:]])
+    other = msgpack.packb([99, *msgpack.unpackb(encode_example(example(1)))[1:]])
     with pytest.raises(ShardError, match="record version 99"):
-        decode(other)
+        decode_example(other)
     with pytest.raises(ShardError, match="damaged"):
-        decode(b"\x07")
+        decode_example(b"\x07")
 
 
 def test_interrupted_write_is_not_taken_and_a_new_one_replaces_it(tmp_path):
@@ -108,7 +108,7 @@ def test_a_missing_file_and_a_missing_task_are_named(tmp_path):
     ("examples", "message"),
     [
         ([Example("visit", (Message.of("user", "no reply"),), "a")], "no trained span"),
-        ([example(1), example(1)], "seen before"),
+        ([example(1), example(1)], "another example has this id"),
         ([Example("../x", example(1).messages, "a")], "letters, digits"),
     ],
 )
@@ -121,7 +121,7 @@ def test_bad_examples_are_refused(tmp_path, examples, message):
 def test_manifest_must_say_where_the_data_came_from(tmp_path):
     with pytest.raises(ShardError, match="policy_id"):
         write_shards([example(1)], tmp_path, manifest={"dataset_hash": "x"})
-    assert records_io.RECORD_VERSION == 1
+    assert shards.RECORD_VERSION == 1
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "flipped", "other"])
@@ -149,8 +149,9 @@ def test_a_damaged_file_is_refused_by_name(tmp_path, damage):
 def test_records_by_number(tmp_path):
     write_shards([example(n) for n in range(7)], tmp_path, manifest=SOURCE, shard_size=3)
     records = TaskRecords(tmp_path, "world_model")
-    assert [decode(record).example_id for record in records] == [
+    assert [decode_example(record).example_id for record in records] == [
         f"world_model/{n}" for n in range(7)
     ]
+    assert records[2:4] == [records[2], records[3]] and len(records[:]) == 7
     with pytest.raises(IndexError, match="record 7 of 7"):
         records[7]

@@ -1,4 +1,4 @@
-"""Where arrays live: one mesh, one table from logical axis names to mesh axes; many hosts."""
+"""The device mesh, the table of logical axes, and the processes of several hosts."""
 
 from alignuser_jax.parallel.hosts import Hosts, start_hosts
 from alignuser_jax.parallel.mesh import (

@@ -1,6 +1,6 @@
-"""How much XLA compiles: engines compile ahead, and what is compiled later is a mistake.
+"""Count what XLA compiles: engines compile ahead, and what is compiled later is a mistake.
 
-What jax counts is all programs of the process, the small ones of single operations too.
+JAX counts every program of the process, the small ones of single operations too.
 """
 
 from __future__ import annotations
@@ -14,7 +14,12 @@ import jax
 
 @dataclass
 class Compiled:
-    """`programs` were made ready, `cached` of them from the persistent compilation cache."""
+    """What was compiled so far.
+
+    Attributes:
+        programs: Programs that were made ready.
+        cached: How many of them came from the persistent compilation cache.
+    """
 
     programs: int = 0
     cached: int = 0
@@ -22,19 +27,25 @@ class Compiled:
 
 @contextmanager
 def counted() -> Iterator[Compiled]:
-    """Counts what is compiled in this process until the block ends."""
-    found = Compiled()
+    """Count what is compiled in this process until the block ends.
 
-    def duration(event: str, seconds: float, **_) -> None:
-        found.programs += event == "/jax/core/compile/backend_compile_duration"
+    Example:
+        >>> with counted() as compiled:
+        ...     engine.warm_up()
+        >>> compiled.programs
+    """
+    compiled = Compiled()
 
-    def hit(event: str, **_) -> None:
-        found.cached += event == "/jax/compilation_cache/cache_hits"
+    def duration(event: str, duration_secs: float, **metadata: str | int) -> None:
+        compiled.programs += event == "/jax/core/compile/backend_compile_duration"
+
+    def hit(event: str, **metadata: str | int) -> None:
+        compiled.cached += event == "/jax/compilation_cache/cache_hits"
 
     jax.monitoring.register_event_duration_secs_listener(duration)
     jax.monitoring.register_event_listener(hit)
     try:
-        yield found
+        yield compiled
     finally:
         jax.monitoring.unregister_event_duration_listener(duration)
         jax.monitoring.unregister_event_listener(hit)

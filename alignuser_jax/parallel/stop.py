@@ -1,4 +1,4 @@
-"""Leaving when asked to: a signal to any process lets all of them save and leave together."""
+"""Stop on a signal: any process that gets one lets all of them save and leave together."""
 
 from __future__ import annotations
 
@@ -12,12 +12,19 @@ import jax
 from alignuser_jax.parallel import Hosts
 
 EXIT_CODES = {signal.SIGTERM: 85, signal.SIGINT: 130}
-"""85: stopped from outside and saved; launchers start the same command again."""
+"""Exit code by signal. 85 says "stopped and saved": launchers start the same command again."""
 
 
 class Stop:
-    """Listens for SIGTERM and SIGINT while entered; a second one acts at once, as if nobody
-    listened."""
+    """Listen for SIGTERM and SIGINT while entered.
+
+    A second signal acts at once, as it would without this class.
+
+    Example:
+        >>> with Stop(hosts) as stop:
+        ...     while not stop.received():
+        ...         step()
+    """
 
     def __init__(self, hosts: Hosts):
         self._hosts = hosts
@@ -26,6 +33,7 @@ class Stop:
         self._answers: list[jax.Array] = []
 
     def __enter__(self) -> Stop:
+        """Begin to listen, in the main thread."""
         if threading.current_thread() is threading.main_thread():
             for number in EXIT_CODES:
                 self._earlier[number] = signal.getsignal(number) or signal.SIG_DFL
@@ -36,11 +44,11 @@ class Stop:
         self._received = number
         signal.signal(number, self._earlier[number])
 
-    def asked(self) -> int:
-        """The signal to leave on, or 0. Every process asks once a step and hears the same.
+    def received(self) -> int:
+        """Return the signal to leave on, or 0. Every process must call it once a step.
 
-        Among several processes the answer is that of the step before: it is worked out on the
-        devices behind a step, where waiting for it costs nothing.
+        All processes get the same number. Among several it is that of the step before: the
+        devices work it out behind a step, where waiting for it costs nothing.
         """
         if not self._hosts.several:
             return self._received
@@ -53,5 +61,6 @@ class Stop:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        """Give the signals back to whoever handled them."""
         for number, handler in self._earlier.items():
             signal.signal(number, handler)

@@ -23,7 +23,7 @@ from jaxtyping import Float, Int
 from alignuser_jax.language.render import render
 from alignuser_jax.randomness import generator_of, stable_key
 from alignuser_jax.records import Example, Message
-from alignuser_jax.shards import ShardError, TaskRecords, decode
+from alignuser_jax.shards import ShardError, TaskRecords, decode_example
 from alignuser_jax.training.config import TrainConfig
 
 PACKING_BINS = 16
@@ -111,7 +111,7 @@ class _Sequences(grain.transforms.Map):
         self._prefix_stable = getattr(tokenizer, "prefix_stable", True)
 
     def map(self, record: bytes) -> list[dict[str, np.ndarray]]:
-        example = decode(record)
+        example = decode_example(record)
         examples = [example] if self._prefix_stable else split_replies(example)
         own = Counts(read=len(examples))
         rows = [sequence(self._tokenizer, e, self._config, own) for e in examples]

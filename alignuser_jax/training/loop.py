@@ -185,7 +185,7 @@ def train(
             if profile and step == profile[1]:
                 watch.flush()
                 profiling.close()
-            last, leave = step == config.steps, stop.asked()
+            last, leave = step == config.steps, stop.received()
             evaluating = last or (config.eval_every and step % config.eval_every == 0)
             saving = last or leave or step % config.save_every == 0
             saving = saving or (evaluating and config.keep_best)
