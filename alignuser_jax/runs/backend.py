@@ -163,9 +163,9 @@ def open_backend(
             opened = opened._replace(backend=replace(opened.backend, generator=recording))
         yield opened
     except BaseException:
-        if recording and recording.kept:
+        if recording and recording.answer_count:
             say(
-                f"{recording.kept} answers are kept in {choice.recording}: the same command "
+                f"{recording.answer_count} answers are kept in {choice.recording}: the same command "
                 "goes on from them"
             )
         raise

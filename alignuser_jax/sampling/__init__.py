@@ -1,12 +1,13 @@
-"""Language models at work: back ends behind `records.Generator`."""
+"""Language models that answer requests: the back ends behind `records.Generator`."""
 
 from importlib import import_module
+from typing import Any
 
 from alignuser_jax.sampling.generate import RequestsFailed, generate
 from alignuser_jax.sampling.recorded import NotRecorded, Recording, Replay
 from alignuser_jax.sampling.scripted import ScriptedGenerator
 
-_LATER = {
+_LAZY_MODULES = {
     "Engine": "engine.engine",
     "EngineConfig": "config",
     "ServerConfig": "servers.server",
@@ -15,10 +16,10 @@ _LATER = {
     "TransportConfig": "servers.transport",
     "make_replicas": "engine.replicas",
 }
-"""Loaded on first use: an engine needs jax, a server its client; scripted replies neither."""
+"""Names imported on first use: the engine needs jax, and a server its client library."""
 
 __all__ = [
-    *_LATER,
+    *_LAZY_MODULES,
     "NotRecorded",
     "Recording",
     "Replay",
@@ -28,7 +29,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str):
-    if name in _LATER:
-        return getattr(import_module(f"{__name__}.{_LATER[name]}"), name)
+def __getattr__(name: str) -> Any:
+    if name in _LAZY_MODULES:
+        return getattr(import_module(f"{__name__}.{_LAZY_MODULES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,33 +1,46 @@
-"""The engine's geometry."""
+"""The sizes of the engine, which are part of what decides its results."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 
 @dataclass(frozen=True)
 class EngineConfig:
-    """Results are bitwise the same only under the same geometry (it belongs into a run's
-    manifest); `pages` and `reuse` change no result.
+    """The geometry of an `Engine`.
+
+    Results are bitwise the same only under the same geometry, so it belongs into a run's
+    manifest. `pages` and `reuse` are the exceptions: they change no result.
 
     Attributes:
-      slots: rows that are at work at a time.
-      context: positions that a row may fill, prompt and reply.
-      chunk: tokens of a prompt that are read at a time, and positions of a page of the cache;
-        a beginning that lies ready is reused by whole pages.
-      group: rows that are computed at a time: more for a device that is not full with `group`
-        chunks of prefill, fewer waste less where few rows have work.
-      states, edges: bound an answer's automaton.
-      prefill: tokens of prompts that are read between two calls of the decode program: what a
-        long prompt may cost those who wait for their next token.
-      steps: decode steps of a call; after each call rows join and leave.
-      tensor: devices over which one engine's weights and cache are spread.
-      strips: lengths of the strips in which rows that decode have their pages end to end, the
-        longest being `context`; 0: decode through pages. On a CPU strips are faster where one
-        group goes on with long replies, and slower where groups or rows change often; `group`
-        rows of each length take their room twice.
-      pages: pages of the cache; 0 for as many as `slots` rows of `context` positions fill.
-      reuse: whether beginnings that lie ready are used.
+        slots: Rows (samples of requests) that are in work at the same time.
+        context: Positions that a row may fill with its prompt and reply; a multiple of `chunk`.
+        chunk: Tokens of a prompt in one prefill step, and positions of one page of the KV
+            cache. A cached prefix is reused in whole pages.
+        group: Rows that are computed together. More suit a device that `group` chunks of
+            prefill do not fill; with fewer, less is wasted when few rows have work.
+        states: The most states of an answer's automaton.
+        edges: The most edges of a state, and so the most alternatives of a scored answer.
+        prefill: Prompt tokens that are read between two calls of the decode program: what a
+            long prompt may cost the rows that wait for their next token.
+        steps: Decode steps of one call; rows join and leave between calls.
+        tensor: Devices over which the weights and the cache of one engine are spread.
+        strips: How many lengths of strips there are, the longest being `context`; 0 decodes
+            through pages. A strip holds a decoding row's pages end to end. On a CPU strips are
+            faster when one group goes on with long replies, and slower when groups or rows
+            change often. The strips of `group` rows of each length take memory besides the
+            pages.
+        pages: Pages of the KV cache; 0 for as many as `slots` rows of `context` positions fill.
+        reuse: Whether prefixes that the cache holds are reused.
+
+    Example:
+        >>> config = EngineConfig(slots=32, context=2048, chunk=64)
+        >>> config.row_pages
+        32
+
+    Raises:
+        ValueError: A size is no whole number or too small, or `context` is no multiple of
+            `chunk`.
     """
 
     slots: int = 64
@@ -43,28 +56,43 @@ class EngineConfig:
     pages: int = 0
     reuse: bool = True
 
-    def __post_init__(self):
-        sizes = {name: size for name, size in vars(self).items() if name != "reuse"}
-        if min(size + (name in ("pages", "strips")) for name, size in sizes.items()) < 1:
-            raise ValueError(f"every size of the engine must be positive, got {self}")
+    def __post_init__(self) -> None:
+        for name, size in asdict(self).items():
+            if name == "reuse":
+                continue
+            least = 0 if name in ("pages", "strips") else 1
+            if not isinstance(size, int) or isinstance(size, bool) or size < least:
+                raise ValueError(
+                    f"EngineConfig.{name}={size!r}: expected a whole number of at least {least}"
+                )
+        if not isinstance(self.reuse, bool):
+            raise ValueError(f"EngineConfig.reuse={self.reuse!r}: expected True or False")
         if self.context % self.chunk:
-            raise ValueError(f"context={self.context} must be a multiple of chunk={self.chunk}")
+            raise ValueError(
+                f"EngineConfig.context={self.context}: expected a multiple of "
+                f"chunk={self.chunk}"
+            )
 
     @property
     def row_pages(self) -> int:
+        """Pages that a row of `context` positions fills."""
         return self.context // self.chunk
 
     @property
     def strip_pages(self) -> tuple[int, ...]:
-        """Pages of a strip: a row takes the shortest that holds all it may fill."""
+        """The lengths of strips, in pages; a row takes the shortest that holds all it may fill.
+
+        Without strips it is the one length of a whole row.
+        """
         lengths = min(self.strips, self.row_pages) or 1
         return tuple(-(-self.row_pages * (n + 1) // lengths) for n in range(lengths))
 
     @property
     def all_pages(self) -> int:
+        """Pages of the KV cache."""
         return self.pages or self.slots * self.row_pages
 
     @property
     def calls(self) -> int:
-        """Groups of one call of the prefill program."""
+        """Groups that one call of the prefill program reads."""
         return max(self.prefill // (self.group * self.chunk), 1)

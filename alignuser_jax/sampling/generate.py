@@ -1,4 +1,4 @@
-"""Ask a generator many requests and collect every completion."""
+"""Send many requests to a generator and collect every completion."""
 
 from __future__ import annotations
 
@@ -7,13 +7,20 @@ from collections.abc import Sequence
 
 from alignuser_jax.records import Completion, Generator, Request, Ticket, Usage
 
-REASON = 300
-"""Characters of an error that are told, at most."""
+REASON_CHARACTERS = 300
+"""At most so many characters of an error are repeated in a `RequestsFailed`."""
+
+
+class RequestsFailed(RuntimeError):
+    """Some of many requests have no answer; the others have theirs."""
 
 
 def with_samples(completions: Sequence[Completion]) -> Completion:
-    """One completion per request: the first sample, carrying all of them if there are
-    several."""
+    """Return the completion of a request from the completions of its samples.
+
+    It is the first sample. With more than one sample, `samples` holds all of them and `usage`
+    is their sum.
+    """
     first = completions[0]
     if len(completions) == 1:
         return first
@@ -32,29 +39,46 @@ def with_samples(completions: Sequence[Completion]) -> Completion:
     )
 
 
-class RequestsFailed(RuntimeError):
-    """Some of many requests have no answer; the others have theirs."""
-
-
 def errors_of(completion: Completion) -> list[str]:
-    """What went wrong, of each of its samples that failed."""
-    replies = completion.samples or (completion,)
-    return [r.error or "no reason given" for r in replies if r.finish_reason == "error"]
+    """Return the error of each sample of the completion that failed."""
+    samples = completion.samples or (completion,)
+    return [s.error or "no reason given" for s in samples if s.finish_reason == "error"]
 
 
 def check_answered(completions: Sequence[Completion], what: str) -> None:
-    """Raises `RequestsFailed`, which says how many failed and the most frequent reasons."""
-    failed = [errors for completion in completions if (errors := errors_of(completion))]
-    if failed:
-        often = Counter(error[:REASON] for errors in failed for error in errors[:1])
-        reasons = "; ".join(f"{n} x {error!r}" for error, n in often.most_common(3))
+    """Raise `RequestsFailed` if any request failed.
+
+    Args:
+        completions: One per request.
+        what: The name of the whole, with which the message begins. The message says how many
+            requests failed and gives the three most frequent reasons.
+    """
+    failures = [errors for completion in completions if (errors := errors_of(completion))]
+    if failures:
+        counts = Counter(errors[0][:REASON_CHARACTERS] for errors in failures)
+        reasons = "; ".join(f"{n} x {error!r}" for error, n in counts.most_common(3))
         raise RequestsFailed(
-            f"{what}: {len(failed)} of {len(completions)} requests failed: {reasons}"
+            f"{what}: {len(failures)} of {len(completions)} requests failed: {reasons}"
         )
 
 
 def generate(generator: Generator, requests: Sequence[Request]) -> list[Completion]:
-    """All completions, in the order of the requests. The generator must be otherwise idle."""
+    """Return the completion of every request, in the order of the requests.
+
+    Args:
+        generator: Must have no other requests in work: their completions would be lost.
+        requests: Submitted all at once.
+
+    Raises:
+        RuntimeError: The generator has become idle without answering every request.
+
+    Example:
+        >>> from alignuser_jax.records import Message
+        >>> from alignuser_jax.sampling import ScriptedGenerator
+        >>> request = Request((Message.of("user", "Say hello."),), "greet")
+        >>> generate(ScriptedGenerator(lambda request: "hello"), [request])[0].text
+        'hello'
+    """
     tickets = [generator.submit(request) for request in requests]
     done: dict[Ticket, Completion] = {}
     while batch := generator.collect():

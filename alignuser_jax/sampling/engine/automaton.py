@@ -1,49 +1,83 @@
-"""A reply's shape as a token automaton of fixed size, and the way back from its states to
-choices.
+"""Compile the answers of a request to a token automaton, and read decoded rows back as choices.
 
-Tables are padded to `[Q, E]` so that one compiled decode loop serves every grammar. A state
-with `free` set takes any token (end-of-turn only where it is an edge); a token that is an edge
-follows it, any other leads to LINE after a newline and to MID elsewhere. Other states take
-edges only. The answer may begin at LINE: while free text happens to spell one of the first
-line's alternatives the automaton follows it, and falls back to free text where it departs.
-`forced[q]` is where a state continues once the reasoning limit is reached.
+The tables are padded to `[Q, E]`, so that one compiled decode loop serves every answer. A free
+state takes any token, the end of turn only if it is an edge. A token that is an edge follows
+it; any other token leads to LINE after a newline, and to MID elsewhere. States that are not
+free take edges only. The answer may begin at LINE: while free text happens to spell an alternative
+of the first line, the automaton follows it, and falls back to free text where it departs.
+`forced[q]` is the state from which q continues once the limit of reasoning is reached.
+
+Letters in shapes: Q states, E edges of a state.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-ACCEPT, LINE, MID = 0, 1, 2
+ACCEPT = 0
+"""The state of a complete reply."""
+
+LINE = 1
+"""The state of free text at the start of a line."""
+
+MID = 2
+"""The state of free text in the middle of a line."""
 
 Path = tuple[int, ...]
+"""The tokens of one alternative, with those that end its line."""
 
 
 @dataclass(frozen=True)
 class Automaton:
-    token: np.ndarray  # int32[Q, E], -1 = no edge
-    next: np.ndarray  # int32[Q, E]
-    free: np.ndarray  # bool[Q]
-    forced: np.ndarray  # int32[Q]
-    start: int
-    longest: int  # the most tokens a reply takes after its reasoning; 0 for free text
-    lines: tuple[int, ...]  # number of alternatives of each answer line
-    leaf: np.ndarray  # int32[Q, E], the alternative that this edge completes, else -1
-    branch: np.ndarray  # int32[Q, E], the alternative of each edge where a line branches once
-    line: np.ndarray  # int32[Q], the answer line a state belongs to, else -1
-    depth: np.ndarray  # int32[Q], tokens of that line already taken
+    """The tables of one answer. `compile_answer` and `free_text` make them.
 
-    def read(
+    Attributes:
+        token: int32 `[Q, E]`, the token of each edge; -1 where there is no edge.
+        next: int32 `[Q, E]`, the state to which each edge leads.
+        free: bool `[Q]`, whether the state takes any token.
+        forced: int32 `[Q]`, where the state continues once the limit of reasoning is reached.
+        start: The first state.
+        longest: The most tokens that a reply takes after its reasoning; 0 for free text.
+        lines: The number of alternatives of each answer line.
+        leaf: int32 `[Q, E]`, the alternative that the edge completes, else -1.
+        branch: int32 `[Q, E]`, the alternative of each edge of the only state at which a line
+            branches, else -1.
+        line: int32 `[Q]`, the answer line that a state belongs to, else -1.
+        depth: int32 `[Q]`, how many tokens of that line come before the state.
+    """
+
+    token: np.ndarray
+    next: np.ndarray
+    free: np.ndarray
+    forced: np.ndarray
+    start: int
+    longest: int
+    lines: tuple[int, ...]
+    leaf: np.ndarray
+    branch: np.ndarray
+    line: np.ndarray
+    depth: np.ndarray
+
+    def read_choices(
         self, states: np.ndarray, edges: np.ndarray, edge_logprobs: np.ndarray
     ) -> tuple[tuple[int, ...], tuple[tuple[float, ...], ...], int]:
-        """Choices, their probabilities and where the answer starts, from a decoded row.
+        """Return the choices of a decoded row of n tokens.
 
-        `states[n]` and `edges[n]` are the state before each token and the edge taken (-1:
-        none), `edge_logprobs[n, E]` the distribution over the state's edges. A line that
-        branches at more than one node has `()` for probabilities. Raises `ValueError` if the
-        row did not complete its answer.
+        Args:
+            states: int32 `[n]`, the state before each token.
+            edges: int32 `[n]`, the edge that each token followed; -1 for none.
+            edge_logprobs: float32 `[n, E]`, the distribution over the state's edges.
+
+        Returns:
+            The alternative chosen in each line, each line's probabilities, and the number of
+            tokens before the answer. The probabilities of a line that branches at more than one
+            state are ().
+
+        Raises:
+            ValueError: The row did not complete its answer.
         """
         at = np.flatnonzero((edges >= 0) & (self.leaf[states, edges] >= 0))
         if len(at) != len(self.lines):
@@ -52,32 +86,35 @@ class Automaton:
                 f"{len(states)} tokens"
             )
         choices, probabilities = [], []
-        begin = answer_start = (
-            int(at[0] - self.depth[states[at[0]]]) if len(at) else len(states)
-        )
-        for count, end in zip(self.lines, at, strict=True):
+        answer_start = int(at[0] - self.depth[states[at[0]]]) if len(at) else len(states)
+        begin = answer_start
+        for count, end in zip(self.lines, at.tolist(), strict=True):
             choices.append(int(self.leaf[states[end], edges[end]]))
-            probabilities.append(self._line(states, edge_logprobs, begin, end + 1, count))
+            line = slice(begin, end + 1)
+            probabilities.append(self._probabilities(states[line], edge_logprobs[line], count))
             begin = end + 1
         return tuple(choices), tuple(probabilities), answer_start
 
-    def _line(self, states, edge_logprobs, begin, end, count) -> tuple[float, ...]:
+    def _probabilities(
+        self, states: np.ndarray, edge_logprobs: np.ndarray, count: int
+    ) -> tuple[float, ...]:
+        """Return the distribution over the `count` alternatives of one line."""
         if count == 1:
             return (1.0,)
-        for step in range(begin, end):
-            alternatives = self.branch[states[step]]
-            taken = np.flatnonzero(alternatives >= 0)
-            if len(taken):
+        for state, logprobs in zip(states, edge_logprobs, strict=True):
+            alternatives = self.branch[state]
+            branches = np.flatnonzero(alternatives >= 0)
+            if len(branches):
                 values = np.zeros(count)
-                values[alternatives[taken]] = np.exp(edge_logprobs[step, taken].astype(float))
+                values[alternatives[branches]] = np.exp(logprobs[branches].astype(float))
                 return tuple(float(v) for v in values / values.sum())
         return ()
 
 
 class _Builder:
-    """Rows of the tables while the number of states is not known."""
+    """The tables' rows while the number of states is still growing."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.edges: list[dict[int, int]] = []
         self.leaf: list[dict[int, int]] = []
         self.free: list[bool] = []
@@ -86,7 +123,10 @@ class _Builder:
         self.depth: list[int] = []
         self.branch: list[dict[int, int]] = []
 
-    def state(self, *, free=False, forced=None, line=-1, depth=0) -> int:
+    def state(
+        self, *, free: bool = False, forced: int | None = None, line: int = -1, depth: int = 0
+    ) -> int:
+        """Add a state and return its number."""
         number = len(self.edges)
         self.edges.append({})
         self.leaf.append({})
@@ -97,10 +137,25 @@ class _Builder:
         self.depth.append(depth)
         return number
 
-    def trie(self, paths, line: int, end: int, root: int, twins=None) -> dict[Path, int]:
-        """Adds one line below `root`; with `twins` its states are free, each forced to its
-        twin."""
-        nodes = {(): root}
+    def trie(
+        self,
+        paths: Sequence[Path],
+        line: int,
+        end: int,
+        root: int,
+        twins: Mapping[Path, int] | None = None,
+    ) -> dict[Path, int]:
+        """Add the states of one line below `root`; return them by the path that leads there.
+
+        Args:
+            paths: The line's alternatives.
+            line: The line's number.
+            end: The state after the line.
+            root: The state before it.
+            twins: The states of the same line without free text, by path. With them the new
+                states are free, and each is forced to its twin.
+        """
+        nodes: dict[Path, int] = {(): root}
         for alternative, path in enumerate(paths):
             for depth, token in enumerate(path):
                 node, longer = nodes[path[:depth]], path[: depth + 1]
@@ -121,7 +176,10 @@ class _Builder:
             self.branch[nodes[branching[0]]] = {p[at]: a for a, p in enumerate(paths)}
         return nodes
 
-    def build(self, *, start: int, longest: int, lines, states: int, edges: int) -> Automaton:
+    def build(
+        self, *, start: int, longest: int, lines: Iterable[int], states: int, edges: int
+    ) -> Automaton:
+        """Return the automaton, padded to `states` states of `edges` edges."""
         used, widest = len(self.edges), max(len(e) for e in self.edges)
         if used > states or widest > edges:
             raise ValueError(
@@ -139,8 +197,8 @@ class _Builder:
                 leaf[q, e] = self.leaf[q].get(t, -1)
                 branch[q, e] = self.branch[q].get(t, -1)
 
-        def column(values, dtype):
-            return np.array(list(values) + [0] * (states - used), dtype)
+        def column(values: Sequence[int], dtype: type) -> np.ndarray:
+            return np.array([*values, *[0] * (states - used)], dtype)
 
         return Automaton(
             token=token,
@@ -157,12 +215,12 @@ class _Builder:
         )
 
 
-def free_text(ends: Sequence[int], *, states: int = 256, edges: int = 32) -> Automaton:
-    """Any tokens, ended by one of `ends`."""
+def free_text(end_ids: Sequence[int], *, states: int = 256, edges: int = 32) -> Automaton:
+    """Return the automaton of any tokens, ended by one of `end_ids`."""
     builder = _Builder()
     builder.state()
     for _ in (LINE, MID):
-        builder.edges[builder.state(free=True)] |= dict.fromkeys(ends, ACCEPT)
+        builder.edges[builder.state(free=True)] |= dict.fromkeys(end_ids, ACCEPT)
     return builder.build(start=LINE, longest=0, lines=(), states=states, edges=edges)
 
 
@@ -171,63 +229,82 @@ def compile_answer(
     *,
     reasoning: bool = False,
     newline: Path = (),
-    at_once: Sequence[Path] = (),
+    opening: Sequence[Path] = (),
     states: int = 256,
     edges: int = 32,
 ) -> Automaton:
-    """The automaton of an answer, optionally after free reasoning.
+    """Return the automaton of an answer, optionally after free reasoning.
 
-    `lines[i]` holds the token paths of line i's alternatives, each with what ends the line (a
-    newline, end-of-turn in the last line). `newline` is put before an answer that is forced in
-    the middle of a line. `at_once` are the paths of the first line where no reasoning comes
-    before it, if they are others (a reply that opens with a space). Raises `ValueError` for
-    paths that cannot be told apart and for answers that need more than `states` states or
-    `edges` edges.
+    Args:
+        lines: For each line the token paths of its alternatives, each with what ends the line:
+            a newline, or end of turn in the last line.
+        reasoning: Whether free text may come before the answer.
+        newline: The tokens of a newline, which is put before an answer that is forced in the
+            middle of a line. Needed with `reasoning`.
+        opening: The first line's paths if no reasoning comes before it and they are others
+            than in `lines` (a reply that opens with a space); () otherwise.
+        states: The most states that the answer may need.
+        edges: The most edges of a state.
+
+    Raises:
+        ValueError: The alternatives of a line cannot be told apart, or the answer needs more
+            states or edges.
+
+    Example:
+        >>> answer = compile_answer([((5, 7, 0), (5, 8, 0))])  # 0 ends the turn
+        >>> answer.longest, answer.lines
+        (3, (2,))
     """
     if not lines:
         raise ValueError("an answer needs at least one line; use free_text for none")
+    if reasoning and not newline:
+        raise ValueError("reasoning before an answer needs the tokens of a newline")
     for number, paths in enumerate(lines):
         _check_paths(paths, number)
-    if at_once:
-        _check_paths(at_once, 0)
+    if opening:
+        _check_paths(opening, 0)
     builder = _Builder()
-    for state in (ACCEPT, LINE, MID):  # forced below, once their targets exist
+    for state in (ACCEPT, LINE, MID):
         builder.state(free=state != ACCEPT)
-    target, roots = ACCEPT, []
+    root = ACCEPT
     for number in reversed(range(len(lines))):
-        root = builder.state(line=number)
-        nodes = builder.trie(lines[number], number, target, root)
-        roots.append(root)
-        target = root
-    root, start = target, target
+        end, root = root, builder.state(line=number)
+        nodes = builder.trie(lines[number], number, end, root)
+    start = root
     if reasoning:
-        if not newline:
-            raise ValueError("reasoning before an answer needs the tokens of a newline")
-        end = roots[-2] if len(roots) > 1 else ACCEPT
         builder.trie(lines[0], 0, end, LINE, twins=nodes)
-        builder.forced[LINE] = root
-        node = builder.state()
-        builder.forced[MID] = node
-        for token in newline[:-1]:
-            following = builder.state()
-            builder.edges[node][token] = following
-            node = following
-        builder.edges[node][newline[-1]] = root
-        start = LINE
-        if at_once:
-            opened = builder.state(line=0)
-            twins = builder.trie(at_once, 0, end, opened)
-            start = builder.state(free=True, forced=opened)
-            builder.trie(at_once, 0, end, start, twins=twins)
+        _force_answer(builder, root, newline)
+        start = _add_opening(builder, opening, end) if opening else LINE
     first, *others = (max(map(len, paths)) for paths in lines)
     first += len(newline) if reasoning else 0
     return builder.build(
         start=start,
-        longest=max(first, *map(len, at_once), 0) + sum(others),
-        lines=(len(paths) for paths in lines),
+        longest=max(first, *map(len, opening), 0) + sum(others),
+        lines=map(len, lines),
         states=states,
         edges=edges,
     )
+
+
+def _force_answer(builder: _Builder, root: int, newline: Path) -> None:
+    """Let LINE and MID continue at `root`, the answer, once the reasoning is over."""
+    builder.forced[LINE] = root
+    node = builder.state()
+    builder.forced[MID] = node
+    for token in newline[:-1]:
+        following = builder.state()
+        builder.edges[node][token] = following
+        node = following
+    builder.edges[node][newline[-1]] = root
+
+
+def _add_opening(builder: _Builder, opening: Sequence[Path], end: int) -> int:
+    """Add the first line's paths for a reply without reasoning, and return the new start."""
+    forced_root = builder.state(line=0)
+    twins = builder.trie(opening, 0, end, forced_root)
+    start = builder.state(free=True, forced=forced_root)
+    builder.trie(opening, 0, end, start, twins=twins)
+    return start
 
 
 def _check_paths(paths: Sequence[Path], number: int) -> None:
@@ -245,24 +322,29 @@ def _check_paths(paths: Sequence[Path], number: int) -> None:
 
 @dataclass(frozen=True)
 class ClosedSet:
-    """One answer line for scoring: what all alternatives share, and what each adds to it."""
+    """One answer line whose alternatives are scored.
+
+    Attributes:
+        prefix: The tokens that all alternatives begin with.
+        suffixes: The tokens that each alternative adds to it, at least one.
+    """
 
     prefix: Path
     suffixes: tuple[Path, ...]
 
     @property
     def single(self) -> bool:
-        """Whether the logits after the prefix tell everything."""
+        """Whether the logits after the prefix are enough to score every alternative."""
         return all(len(suffix) == 1 for suffix in self.suffixes)
 
 
-def closed_set(paths: Sequence[Path], eot: int) -> ClosedSet:
-    """The scored form of an answer line whose `paths` end with end-of-turn.
+def closed_set(paths: Sequence[Path], eot_id: int) -> ClosedSet:
+    """Return the scored form of an answer line whose paths end with the end of turn.
 
-    End-of-turn is part of what is scored only where one alternative's tokens begin another's.
+    The end of turn is scored only if the tokens of one alternative begin those of another.
     """
     _check_paths(paths, 0)
-    bare = [tuple(p[:-1]) if p[-1] == eot and len(p) > 1 else tuple(p) for p in paths]
+    bare = [tuple(p[:-1]) if p[-1] == eot_id and len(p) > 1 else tuple(p) for p in paths]
     ordered = sorted(bare)
     if any(b[: len(a)] == a for a, b in zip(ordered, ordered[1:], strict=False)):
         bare = [tuple(path) for path in paths]

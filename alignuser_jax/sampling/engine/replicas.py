@@ -1,7 +1,8 @@
-"""Several engines on one host behind one `Generator`: each has some of the devices for itself.
+"""Several engines on one host behind one `Generator`, each with devices of its own.
 
-Which engine answers changes no result (ARCHITECTURE.md decision 7: all have one geometry), so a
-conversation goes where it was before and finds its beginning there.
+Which engine answers changes no result, since all have one geometry (docs/architecture.md
+decision 7). So a conversation goes to the engine that had it before, whose cache holds its
+prefix.
 """
 
 from __future__ import annotations
@@ -11,10 +12,10 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 
+from alignuser_jax.language.tokenizer import TextTokenizer
 from alignuser_jax.model import Decoder
 from alignuser_jax.parallel import make_mesh
 from alignuser_jax.randomness import stable_key
@@ -22,26 +23,54 @@ from alignuser_jax.records import Completion, Request, Ticket
 from alignuser_jax.sampling.config import EngineConfig
 from alignuser_jax.sampling.engine.engine import Engine
 
-PAUSE_SECONDS = 1.0  # before an engine that raised goes on
-REMEMBERED = 1 << 16
-"""Conversations of which it is known who had them."""
+PAUSE_SECONDS = 1.0
+"""How long an engine pauses after it has raised an exception."""
+
+CONVERSATIONS_REMEMBERED = 1 << 16
+"""Conversations whose engine is remembered."""
+
+_Order = tuple[Ticket, Request | None]
+"""A request for an engine; without the request, cancel it."""
+
+_Outcome = tuple[Ticket, Completion] | Exception
+"""What an engine has done, or the exception that it raised."""
 
 
 def make_replicas(
     decoder: Decoder,
-    tokenizer: Any,
+    tokenizer: TextTokenizer,
     config: EngineConfig | None = None,
     devices: Sequence[jax.Device] | None = None,
 ) -> Engine | Replicas:
-    """An engine for every `config.tensor` of the (local) devices, its weights spread over them;
-    the engine itself where that makes one. Raises `ValueError` where `tensor` does not divide
-    the devices or the model's heads."""
+    """Make an engine for every `config.tensor` of the devices, its weights spread over them.
+
+    Args:
+        decoder: The model.
+        tokenizer: Its tokenizer.
+        config: The geometry of each engine.
+        devices: The devices to use; by default all local ones.
+
+    Returns:
+        The replicas, or the engine itself if there is only one.
+
+    Raises:
+        ValueError: `config.tensor` does not divide the number of devices, or the model's heads.
+
+    Example:
+        >>> from alignuser_jax.language import TextTokenizer
+        >>> from alignuser_jax.model import load_decoder
+        >>> decoder = load_decoder("weights/qwen3-8b")
+        >>> tokenizer = TextTokenizer.load("weights/qwen3-8b")
+        >>> engine = make_replicas(decoder, tokenizer, EngineConfig(tensor=2))  # 8 devices
+        >>> engine.slots  # of 4 engines
+        256
+    """
     devices = list(jax.local_devices() if devices is None else devices)
     tensor = (config or EngineConfig()).tensor
     if len(devices) % tensor:
         raise ValueError(
-            f"tensor={tensor} does not divide the {len(devices)} local devices: choose one "
-            "that does"
+            f"tensor={tensor} does not divide the {len(devices)} local devices: choose a "
+            "number that does (EngineConfig.tensor)"
         )
     if len(devices) == 1:
         return Engine(decoder, tokenizer, config)
@@ -53,13 +82,24 @@ def make_replicas(
 
 
 class Replicas:
-    """Each engine works in a thread of its own until `close`, or until nobody holds this."""
+    """Engines that each work in a thread of their own.
+
+    The threads end with `close`, or when nothing refers to this object any more.
+
+    Args:
+        engines: The engines; all must have one geometry.
+
+    Attributes:
+        engines: The engines.
+    """
 
     def __init__(self, engines: Sequence[Engine]):
         self.engines = list(engines)
-        self._done: queue.SimpleQueue = queue.SimpleQueue()
-        self._inboxes = [queue.SimpleQueue() for _ in self.engines]
-        self._of: dict[Ticket, int] = {}
+        self._done: queue.SimpleQueue[_Outcome] = queue.SimpleQueue()
+        self._inboxes: list[queue.SimpleQueue[_Order | None]] = [
+            queue.SimpleQueue() for _ in self.engines
+        ]
+        self._engine_of: dict[Ticket, int] = {}
         self._homes: OrderedDict[int, int] = OrderedDict()
         self._tickets, self._closed = 0, False
         for number, engine in enumerate(self.engines):
@@ -67,53 +107,59 @@ class Replicas:
             threading.Thread(target=_work, args=arguments, daemon=True).start()
 
     def submit(self, request: Request) -> Ticket:
+        """Queue a request at the engine that had its conversation, or at the least busy one."""
         ticket, self._tickets = self._tickets, self._tickets + 1
-        self._of[ticket] = number = self._home(request)
+        self._engine_of[ticket] = number = self._home(request)
         self._inboxes[number].put((ticket, request))
         return ticket
 
     def cancel(self, ticket: Ticket) -> None:
-        number = self._of.pop(ticket, None)
+        """Forget a request; its completion will not come."""
+        number = self._engine_of.pop(ticket, None)
         if number is not None:
             self._inboxes[number].put((ticket, None))
 
     def collect(self) -> list[tuple[Ticket, Completion]]:
-        """As an engine's; what an engine raises comes after what is ready, and the next call
-        goes on."""
+        """Wait until some request is done; return what is done, [] if nothing is in work.
+
+        An exception of an engine is raised after everything that was done before it has been
+        returned; the next call goes on.
+        """
         ready: list[tuple[Ticket, Completion]] = []
-        while self._of and not ready:
+        while self._engine_of and not ready:
             if self._closed:
-                raise RuntimeError(f"closed before {len(self._of)} requests were done")
-            found = [self._done.get()]
+                raise RuntimeError(f"closed before {len(self._engine_of)} requests were done")
+            items = [self._done.get()]
             while not self._done.empty():
-                found.append(self._done.get())
-            for number, item in enumerate(found):
+                items.append(self._done.get())
+            for number, item in enumerate(items):
                 if isinstance(item, BaseException):
-                    for later in found[number + (not ready) :]:
+                    for later in items[number + (not ready) :]:
                         self._done.put(later)
                     if ready:
                         break
                     raise item
-                if self._of.pop(item[0], None) is not None:  # else it was cancelled
+                if self._engine_of.pop(item[0], None) is not None:  # else it was cancelled
                     ready.append(item)
         return ready
 
     @property
     def slots(self) -> int:
-        """Rows that are at work at a time."""
+        """Rows that are in work at the same time, in all engines together."""
         return sum(engine.slots for engine in self.engines)
 
     @property
     def context(self) -> int:
-        """Tokens of a conversation with its reply, at most."""
+        """The most tokens of a conversation with its reply."""
         return self.engines[0].context
 
     def warm_up(self) -> None:
+        """Compile every program that a request may need."""
         for engine in self.engines:
             engine.warm_up()
 
     def report(self) -> dict[str, float]:
-        """The engines' reports together; shares are means by what they are shares of."""
+        """Return the sum of the engines' reports; the shares are those of the sums."""
         reports = [engine.report() for engine in self.engines]
         total = {name: sum(report[name] for report in reports) for name in reports[0]}
         total["saved_share"] = total["cached_tokens"] / max(total["prompt_tokens"], 1)
@@ -123,10 +169,11 @@ class Replicas:
 
     @property
     def compilations(self) -> int:
+        """How many programs were compiled."""
         return sum(engine.compilations for engine in self.engines)
 
     def close(self) -> None:
-        """Ends the threads; what is not done is lost."""
+        """End the threads; requests that are not done are lost."""
         self._closed = True
         for inbox in self._inboxes:
             inbox.put(None)
@@ -134,37 +181,41 @@ class Replicas:
     __del__ = close
 
     def _home(self, request: Request) -> int:
-        """Where the conversation was before; a new one goes where least is to be done."""
+        """Return the engine that had the conversation; for a new one the least busy engine."""
         key = stable_key(*(m.content for m in request.messages[:2]), request.adapter)
         if key not in self._homes:
-            busy = [list(self._of.values()).count(n) for n in range(len(self.engines))]
+            busy = [list(self._engine_of.values()).count(n) for n in range(len(self.engines))]
             self._homes[key] = busy.index(min(busy))
-            if len(self._homes) > REMEMBERED:
+            if len(self._homes) > CONVERSATIONS_REMEMBERED:
                 self._homes.popitem(last=False)
         self._homes.move_to_end(key)
         return self._homes[key]
 
 
-def _work(engine: Engine, inbox: queue.SimpleQueue, done: Callable[[Any], None]) -> None:
-    """Takes (ticket, request), (ticket, None) to cancel it, or None to end."""
-    names: dict[Ticket, Ticket] = {}
-    tickets: dict[Ticket, Ticket] = {}
+def _work(
+    engine: Engine,
+    inbox: queue.SimpleQueue[_Order | None],
+    done: Callable[[_Outcome], None],
+) -> None:
+    """Run one engine until `None` comes into its inbox."""
+    outer: dict[Ticket, Ticket] = {}  # the replicas' tickets by the engine's
+    inner: dict[Ticket, Ticket] = {}  # the engine's tickets by the replicas'
     while True:
-        while not names or not inbox.empty():
+        while not outer or not inbox.empty():
             item = inbox.get()
             if item is None:
                 return
             ticket, request = item
             if request is not None:
-                tickets[ticket] = engine.submit(request)
-                names[tickets[ticket]] = ticket
-            elif ticket in tickets:
-                names.pop(tickets[ticket])
-                engine.cancel(tickets.pop(ticket))
+                inner[ticket] = engine.submit(request)
+                outer[inner[ticket]] = ticket
+            elif ticket in inner:
+                outer.pop(inner[ticket])
+                engine.cancel(inner.pop(ticket))
         try:
             for own, completion in engine.poll():
-                ticket = names.pop(own)
-                del tickets[ticket]
+                ticket = outer.pop(own)
+                del inner[ticket]
                 done((ticket, completion))
         except Exception as error:
             done(error)

@@ -1,44 +1,67 @@
-"""From what a row decoded or scored to its `Completion`."""
+"""Make a row's `Completion` from what it decoded or scored."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
+from alignuser_jax.language.tokenizer import TextTokenizer
 from alignuser_jax.records import Completion, Usage
-from alignuser_jax.sampling.engine.automaton import ACCEPT
+from alignuser_jax.sampling.engine.automaton import ACCEPT, Automaton
 from alignuser_jax.sampling.engine.kernels import Decoded
 from alignuser_jax.sampling.engine.prepare import Row
 from alignuser_jax.sampling.engine.sample import draw_alternative, uniform
 
 
-def failure(error: Exception) -> Completion:
+def failed(error: Exception) -> Completion:
+    """Return the completion of a request that has failed."""
     return Completion("", finish_reason="error", error=f"{type(error).__name__}: {error}")
 
 
-def joined(parts: Sequence[Decoded]) -> Decoded:
-    """What the calls of one row decoded, as one."""
-    cut = [Decoded(*(a[: p.count] for a in p[:5]), p.count, p.final) for p in parts]
-    whole = (np.concatenate(arrays) for arrays in list(zip(*cut, strict=True))[:5])
-    return Decoded(*whole, sum(int(p.count) for p in parts), parts[-1].final)
+def join_calls(calls: Sequence[Decoded[np.ndarray]]) -> Decoded[np.ndarray]:
+    """Return what several decode calls added to one row as one."""
+
+    def joined(name: str) -> np.ndarray:
+        return np.concatenate([getattr(call, name)[: call.length] for call in calls])
+
+    return Decoded(
+        token=joined("token"),
+        logprob=joined("logprob"),
+        state=joined("state"),
+        edge=joined("edge"),
+        edge_logprobs=joined("edge_logprobs"),
+        length=np.array(sum(int(call.length) for call in calls)),
+        final=calls[-1].final,
+    )
 
 
-def reasoning_of(row: Row, decoded: Decoded) -> np.ndarray:
-    """The tokens before the answer; raises `ValueError` where the answer is not complete."""
-    *_, begin = row.automaton.read(decoded.state, decoded.edge, decoded.edge_logprobs)
+def reasoning_of(automaton: Automaton, decoded: Decoded[np.ndarray]) -> np.ndarray:
+    """Return the tokens before the answer.
+
+    Raises:
+        ValueError: The answer is not complete.
+    """
+    *_, begin = automaton.read_choices(decoded.state, decoded.edge, decoded.edge_logprobs)
     return decoded.token[:begin]
 
 
-def written(row: Row, decoded: Decoded, tokenizer: Any) -> Completion:
-    """A row that was decoded to its end."""
-    count = int(decoded.count)
+def from_decoded(
+    row: Row, automaton: Automaton, decoded: Decoded[np.ndarray], tokenizer: TextTokenizer
+) -> Completion:
+    """Return the completion of a row that was decoded to its end.
+
+    Raises:
+        ValueError: The row has an answer, and did not complete it.
+    """
+    length = int(decoded.length)
     finished = bool(decoded.final == ACCEPT)
-    choices, probabilities, begin = (), (), count - finished
+    choices: tuple[int, ...] = ()
+    probabilities: tuple[tuple[float, ...], ...] = ()
+    begin = length - finished
     if row.request.answer:
-        choices, probabilities, begin = row.automaton.read(
+        choices, probabilities, begin = automaton.read_choices(
             decoded.state, decoded.edge, decoded.edge_logprobs
         )
     answer = "\n".join(
@@ -52,20 +75,24 @@ def written(row: Row, decoded: Decoded, tokenizer: Any) -> Completion:
         tokens=tuple(decoded.token.tolist()),
         logprobs=tuple(decoded.logprob.tolist()),
         finish_reason="stop" if finished else "length",
-        usage=Usage(generated_tokens=count),
+        usage=Usage(generated_tokens=length),
     )
 
 
-def stopped(row: Row, decoded: Decoded, tokenizer: Any) -> Completion | None:
-    """The completion of free text in which a stop string has appeared, else None. It holds the
-    tokens up to the one that completes the string, and the text in front of it."""
+def at_stop(
+    row: Row, decoded: Decoded[np.ndarray], tokenizer: TextTokenizer
+) -> Completion | None:
+    """Return the completion of free text in which a stop string has appeared, else `None`.
+
+    It holds the tokens up to the one that completes the string, and the text in front of it.
+    """
     tokens = decoded.token.tolist()
-    if not row.request.stop or not _stop_in(tokenizer.decode(tokens), row.request.stop):
+    if not row.request.stop or not _has_stop(tokenizer.decode(tokens), row.request.stop):
         return None
     low, high = 1, len(tokens)
-    while low < high:  # the fewest tokens that hold one
+    while low < high:  # find the fewest tokens that hold a stop string
         middle = (low + high) // 2
-        if _stop_in(tokenizer.decode(tokens[:middle]), row.request.stop):
+        if _has_stop(tokenizer.decode(tokens[:middle]), row.request.stop):
             high = middle
         else:
             low = middle + 1
@@ -78,17 +105,28 @@ def stopped(row: Row, decoded: Decoded, tokenizer: Any) -> Completion | None:
     )
 
 
-def _stop_in(text: str, stop: Sequence[str]) -> bool:
+def _has_stop(text: str, stop: Sequence[str]) -> bool:
     return any(string in text for string in stop)
 
 
-def scored(row: Row, totals: np.ndarray) -> Completion:
-    """A row of which each alternative has log-probability `totals[i]`, up to a constant."""
+def from_scores(row: Row, totals: np.ndarray) -> Completion:
+    """Return the completion of a scored row.
+
+    Args:
+        row: The row.
+        totals: The log probability of each alternative, up to a constant.
+    """
     p = np.exp(totals - totals.max())
     p /= p.sum()
     request = row.request
-    how = {name: getattr(request, name) for name in ("temperature", "top_k", "top_p", "min_p")}
-    choice = draw_alternative(p, uniform(row.key), **how)
+    choice = draw_alternative(
+        p,
+        uniform(row.key),
+        temperature=request.temperature,
+        top_k=request.top_k,
+        top_p=request.top_p,
+        min_p=request.min_p,
+    )
     return Completion(
         request.answer[0][choice],
         choices=(choice,),
@@ -97,21 +135,27 @@ def scored(row: Row, totals: np.ndarray) -> Completion:
 
 
 def after_reasoning(
-    of_answer: Completion, reasoning: np.ndarray, decoded: Decoded, tokenizer: Any
+    answer: Completion,
+    reasoning: np.ndarray,
+    decoded: Decoded[np.ndarray],
+    tokenizer: TextTokenizer,
 ) -> Completion:
-    """A scored completion with its reasoning in front; tokens and logprobs are those of the
-    reasoning (the alternative was drawn from its distribution, not generated)."""
+    """Return the completion of a scored answer with its reasoning in front.
+
+    Tokens and log probabilities are those of the reasoning: the alternative was drawn from its
+    distribution, not generated.
+    """
     return replace(
-        of_answer,
-        text=tokenizer.decode(reasoning.tolist()) + of_answer.text,
+        answer,
+        text=tokenizer.decode(reasoning.tolist()) + answer.text,
         tokens=tuple(reasoning.tolist()),
         logprobs=tuple(decoded.logprob[: len(reasoning)].tolist()),
-        usage=Usage(generated_tokens=int(decoded.count)),
+        usage=Usage(generated_tokens=int(decoded.length)),
     )
 
 
-def finite(completion: Completion) -> bool:
-    """Whether the model gave numbers at all."""
+def is_finite(completion: Completion) -> bool:
+    """Return whether the model's numbers in a completion are finite."""
     values = [
         *completion.logprobs,
         *(p for line in completion.choice_probabilities for p in line),

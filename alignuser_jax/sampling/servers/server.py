@@ -1,8 +1,8 @@
 """A `Generator` over OpenAI-compatible servers: vLLM, SGLang, `transformers serve`, hosted.
 
-A reply that cannot be read is asked for once more (METHOD.md section 3), whoever the caller is,
-and then is an error completion; so an agent's session, which asks again only after replies
-that came back unread, does not do so a second time.
+A reply that does not parse is requested once more (docs/method.md section 3), and is an error
+completion if the second reply does not parse either. An agent's session re-prompts only after
+completions without choices, so it does not do so a second time.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ import asyncio
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from queue import SimpleQueue
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from absl import logging
 
@@ -22,13 +22,14 @@ from alignuser_jax.language.parsing import REPROMPT, ReplyError, parse_answer
 from alignuser_jax.randomness import stable_key
 from alignuser_jax.records import Completion, Message, Request, Ticket, Usage
 from alignuser_jax.sampling.generate import errors_of, with_samples
+from alignuser_jax.sampling.request_checks import check_request
 from alignuser_jax.sampling.servers.structured import (
     MODES,
     PROBE,
     Mode,
     as_lines,
     constraint,
-    room,
+    token_limit,
 )
 from alignuser_jax.sampling.servers.transport import (
     Refused,
@@ -38,20 +39,41 @@ from alignuser_jax.sampling.servers.transport import (
     usage_of,
 )
 
+T = TypeVar("T")
+
 SEED_MASK = 0x7FFFFFFF
 """Seeds are the last 31 bits of a request's key: servers read them as signed 32-bit numbers."""
+
 MOST_STOPS = 4
-"""So many stop strings are sent, as hosted models take; replies are cut at all of them here."""
+"""The most stop strings that are sent, as hosted models take no more.
+
+Replies are cut here at any of a request's stop strings.
+"""
 
 
 @dataclass(frozen=True)
 class ServerConfig:
-    """What is asked of the servers at `transport.urls`.
+    """What to request of servers.
 
-    `model` is the served model's name, `adapters` maps the name in `Request.adapter` to that of
-    a served one. `structured` says how answers are constrained (sampling/structured.py); "auto"
-    tries each way once at the start. `extra` goes into every call's body as it is, such as
-    `{"chat_template_kwargs": {"enable_thinking": False}}`. Prices are per million tokens.
+    Attributes:
+        model: The name under which the servers serve the model.
+        transport: Where the servers are, and how patient to be.
+        structured: How answers are constrained (sampling/servers/structured.py); "auto" tries
+            each way once at the start.
+        adapters: The served model's name for each name in `Request.adapter`.
+        extra: Fields that go into every call's body as they are, such as
+            `{"chat_template_kwargs": {"enable_thinking": False}}`.
+        prompt_price: The price of a million prompt tokens.
+        generated_price: The price of a million generated tokens.
+
+    Raises:
+        ValueError: A field has no meaning; the message names it.
+
+    Example:
+        >>> from alignuser_jax.sampling import TransportConfig
+        >>> config = ServerConfig(
+        ...     "Qwen/Qwen3-8B", TransportConfig(("http://localhost:8000/v1",))
+        ... )
     """
 
     model: str
@@ -69,24 +91,48 @@ class ServerConfig:
             raise ValueError(
                 f"structured is {self.structured!r}, expected auto, {', '.join(MODES)}"
             )
+        for name in ("prompt_price", "generated_price"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)}, expected 0 or more, for a million tokens"
+                )
 
 
 class ServerGenerator:
-    """The servers at work, all of one kind; `mode` is how they constrain answers.
+    """A generator that asks servers, all of which serve the same model.
 
-    Raises `ServerError` at once where no URL answers, the key or the model is refused; later
-    from `collect`, after what was answered before has been collected.
+    `collect` raises `ServerError` when no server can be worked with any more, after everything
+    that was answered before has been collected. The alternative of a `scored` request is drawn
+    by the server, and its distribution is unknown. A request whose parameters make no sense
+    comes back as an error.
 
-    `stats`: requests, calls, retries, reprompts, errors, prompt_tokens, cached_tokens,
-    generated_tokens (all of answered calls), cost, and seconds in which anything was asked.
-    A `scored` request's alternative is drawn by the server; its distribution is not known.
+    Args:
+        config: What to request of the servers.
+
+    Attributes:
+        config: What to request of the servers.
+        mode: How the servers constrain answers.
+
+    Raises:
+        ServerError: No URL answers, or the key or the model is refused.
+
+    Example:
+        >>> from alignuser_jax.sampling import TransportConfig, generate
+        >>> config = ServerConfig(
+        ...     "Qwen/Qwen3-8B", TransportConfig(("http://localhost:8000/v1",))
+        ... )
+        >>> generator = ServerGenerator(config)
+        >>> request = Request((Message.of("user", "Say hello."),), "greet", max_tokens=16)
+        >>> generate(generator, [request])[0].text
+        'Hello!'
+        >>> generator.close()
     """
 
     def __init__(self, config: ServerConfig):
         self.config = config
         self.mode: Mode = "none"
         self._stats: Counter[str] = Counter()
-        self._many = True  # the servers give several choices in one call
+        self._multiple = True  # whether the servers give several choices in one call
         self._limit = "max_tokens"
         self._tickets = 0
         self._open: dict[Ticket, Any] = {}
@@ -106,7 +152,7 @@ class ServerGenerator:
 
     @property
     def about(self) -> dict[str, Any]:
-        """What decides the answers besides the request; a run goes on under the same only."""
+        """What decides the answers besides the request; a run only goes on under the same."""
         config = self.config
         return {
             "server_model": config.model,
@@ -117,14 +163,19 @@ class ServerGenerator:
 
     @property
     def stats(self) -> dict[str, float]:
-        stats = dict(self._stats)
+        """What was done so far.
+
+        Requests, calls, retries, reprompts and errors; prompt, cached and generated tokens of
+        all answered calls; their cost; and the seconds in which any request was in work.
+        """
+        stats: dict[str, float] = dict(self._stats)
         prompt = stats.get("prompt_tokens", 0) * self.config.prompt_price
         generated = stats.get("generated_tokens", 0) * self.config.generated_price
         running = time.perf_counter() - self._since if self._open else 0.0
         return stats | {"cost": (prompt + generated) / 1e6, "seconds": self._seconds + running}
 
     def close(self) -> None:
-        """Stops asking; nothing may be submitted afterwards."""
+        """Cancel everything and end the thread; nothing may be submitted afterwards."""
         if self._loop.is_closed():
             return
         self._drop_all()
@@ -138,12 +189,18 @@ class ServerGenerator:
         for ticket in list(self._open):
             self.cancel(ticket)
 
-    def _run(self, coroutine: Any) -> Any:
+    def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
     # --- Generator ----------------------------------------------------------------------
 
     def submit(self, request: Request) -> Ticket:
+        """Start a request and return its ticket.
+
+        Raises:
+            ValueError: No served model has the request's adapter.
+            ServerError: The servers could not be worked with before.
+        """
         if self._fatal:
             raise self._fatal
         model = self._model(request.adapter)
@@ -157,12 +214,17 @@ class ServerGenerator:
         return ticket
 
     def cancel(self, ticket: Ticket) -> None:
-        """Forgets a request and closes its connection."""
+        """Forget a request and close its connection; its completion will not come."""
         if future := self._open.get(ticket):
             future.cancel()
             self._forget(ticket)
 
     def collect(self) -> list[tuple[Ticket, Completion]]:
+        """Wait until some request is done; return what is done, [] if nothing is in work.
+
+        Raises:
+            ServerError: No server can be worked with any more.
+        """
         done: list[tuple[Ticket, Completion]] = []
         while self._open and not self._fatal and (not done or not self._ready.empty()):
             item = self._ready.get()
@@ -197,15 +259,17 @@ class ServerGenerator:
         self._transport = Transport(self.config.transport, self._stats, self._ready.put)
         await self._transport.check()
         first = asyncio.ensure_future(self._first_calls())
-        while not first.done():  # a stop while calls are under way comes by the queue
+        while not first.done():  # an error that stops all calls comes through the queue
             await asyncio.wait([first], timeout=0.02)
             if not self._ready.empty():
                 first.cancel()
-                raise self._ready.get()
+                item = self._ready.get()
+                if isinstance(item, BaseException):
+                    raise item
         await first
 
     async def _first_calls(self) -> None:
-        """Asks the model for a word, and finds out how answers can be constrained."""
+        """Check that the model answers, and find out how answers can be constrained."""
         config = self.config
         hello = (Message.of("user", "Say hello."),)
         question = Request(hello, "check", max_tokens=1, temperature=0.0)
@@ -230,7 +294,7 @@ class ServerGenerator:
             logging.info("answers are constrained by the server (%s)", mode)
             return
         logging.warning(
-            "%s constrains no answers: they are read strictly and asked for once more",
+            "%s constrains no answers: they are parsed strictly, and requested once more",
             ", ".join(config.transport.urls),
         )
 
@@ -238,6 +302,7 @@ class ServerGenerator:
 
     async def _answer(self, ticket: Ticket, request: Request, model: str) -> None:
         try:
+            _refuse_nonsense(request)
             async with asyncio.timeout(request.timeout_seconds):
                 replies = await self._samples(request, model)
                 completions = await asyncio.gather(
@@ -248,7 +313,7 @@ class ServerGenerator:
             completion = _error(str(refusal))
         except TimeoutError:
             completion = _error(f"not done {request.timeout_seconds} s after it was submitted")
-        except Exception as error:  # a defect of this file: no request may wait for ever
+        except Exception as error:  # a mistake in this file; no request may wait for ever
             self._ready.put(error)
             return
         self._stats["requests"] += 1
@@ -256,18 +321,23 @@ class ServerGenerator:
         self._ready.put((ticket, completion))
 
     async def _samples(self, request: Request, model: str) -> list[_Reply | Refused]:
-        """`request.samples` replies, in one call where the server can; `Refused` in place of
-        those that it does not give. Raises `Refused` where it gives none."""
+        """Return `request.samples` replies, in one call if the server can.
+
+        A sample that the server refuses is a `Refused` in the list.
+
+        Raises:
+            Refused: The server refuses all samples.
+        """
         count = max(request.samples, 1)
         fields = self._constraint(request)
         replies: list[_Reply | Refused] = []
-        single = False
-        if count > 1 and self._many:
+        too_few = False
+        if count > 1 and self._multiple:
             try:
-                replies = await self._call(request, request.messages, model, fields, count)
+                replies += await self._call(request, request.messages, model, fields, count)
             except Refused as refusal:
                 logging.info("several replies in one call are refused: %s", refusal)
-            single = len(replies) < count
+            too_few = len(replies) < count
         keys = [
             stable_key(request.key, "sample", n) if n else request.key for n in range(count)
         ]
@@ -278,21 +348,25 @@ class ServerGenerator:
             ),
             return_exceptions=True,
         )
-        for one in more:
-            if isinstance(one, BaseException) and not isinstance(one, Refused):
-                raise one
-            replies.append(one if isinstance(one, Refused) else one[0])
-        if all(isinstance(reply, Refused) for reply in replies):
-            raise replies[0]
-        if single and self._many:  # else it was the request that was refused
-            self._many = False
+        for result in more:
+            if isinstance(result, Refused):
+                replies.append(result)
+            elif isinstance(result, BaseException):
+                raise result
+            else:
+                replies.append(result[0])
+        refusals = [reply for reply in replies if isinstance(reply, Refused)]
+        if len(refusals) == len(replies):
+            raise refusals[0]
+        if too_few and self._multiple:  # else it was the request that was refused
+            self._multiple = False
             logging.warning("the server gives one reply a call: each sample is a call")
         return replies[:count]
 
     async def _read(
         self, request: Request, model: str, n: int, reply: _Reply | Refused
     ) -> Completion:
-        """The reply as a completion; where it cannot be read, asked for once more."""
+        """Return the reply as a completion; request it once more if it does not parse."""
         if isinstance(reply, Refused):
             return _error(str(reply))
         if not request.answer:
@@ -308,7 +382,7 @@ class ServerGenerator:
             except ReplyError as error:
                 if attempt == 2:
                     return _error(str(error), usage)
-            again = (
+            reprompt = (
                 *request.messages,
                 Message.of("assistant", reply.text),
                 Message.of("user", REPROMPT),
@@ -317,14 +391,14 @@ class ServerGenerator:
             key = stable_key(request.key, "again", n)
             fields = self._constraint(request)
             try:
-                (reply, *_) = await self._call(request, again, model, fields, 1, key=key)
+                (reply, *_) = await self._call(request, reprompt, model, fields, 1, key=key)
             except Refused as refusal:
-                return _error(f"{refusal} (asked once more)", usage)
+                return _error(f"{refusal} (requested once more)", usage)
             usage = Usage(*(a + b for a, b in zip(usage, reply.usage, strict=True)))
         raise AssertionError("unreachable")
 
     def _mode(self, request: Request) -> Mode:
-        """Reasoning before an answer is free text, so the whole is not constrained then."""
+        """Return how the reply is constrained: not at all if free reasoning comes first."""
         return "none" if request.reasoning_tokens else self.mode
 
     def _constraint(self, request: Request) -> dict[str, Any]:
@@ -341,11 +415,15 @@ class ServerGenerator:
         *,
         key: int | None = None,
     ) -> list[_Reply]:
-        """At most `count` replies of one call. Raises `Refused`."""
+        """Make one call and return its replies, `count` at most.
+
+        Raises:
+            Refused: The server refuses the call.
+        """
         limit = request.max_tokens
         if request.answer:
             mode = mode or self._mode(request)
-            limit = request.reasoning_tokens + room(mode, request.answer)
+            limit = request.reasoning_tokens + token_limit(mode, request.answer)
         body = {
             "model": model,
             "messages": [{"role": m.role, "content": m.content} for m in messages],
@@ -356,9 +434,9 @@ class ServerGenerator:
         }
         if request.stop:
             body["stop"] = list(request.stop[:MOST_STOPS])
-        cuts = {"top_k": request.top_k, "min_p": request.min_p}  # vLLM's and SGLang's names
-        asked = {name: value for name, value in cuts.items() if value}
-        if extra := {**self.config.extra, **asked, **fields.get("extra_body", {})}:
+        filters = {"top_k": request.top_k, "min_p": request.min_p}  # vLLM's and SGLang's names
+        filters = {name: value for name, value in filters.items() if value}
+        if extra := {**self.config.extra, **filters, **fields.get("extra_body", {})}:
             body["extra_body"] = extra
         if count > 1:
             body["n"] = count
@@ -382,15 +460,22 @@ class ServerGenerator:
 
 @dataclass(frozen=True)
 class _Reply:
-    """One choice of a call; its usage is the call's, told at the first choice only."""
+    """One choice of a call; the first one carries the call's usage."""
 
     text: str
     finish_reason: str
     usage: Usage
 
 
+def _refuse_nonsense(request: Request) -> None:
+    try:
+        check_request(request)
+    except ValueError as error:
+        raise Refused(str(error)) from error
+
+
 def _printable(content: Any) -> str:
-    """What can be written down: "" for what is no text, no lone surrogates."""
+    """Return the text without lone surrogates, which no file takes; "" for what is no text."""
     return content.encode(errors="replace").decode() if isinstance(content, str) else ""
 
 
@@ -400,9 +485,9 @@ def _free_text(reply: _Reply, stop: Sequence[str]) -> Completion:
     if reply.finish_reason == "content_filter":
         return _error("the server's content filter cut the reply", reply.usage)
     ends = [at for at in map(reply.text.find, stop) if at >= 0]
-    text = reply.text[: min(ends)] if ends else reply.text  # where a server keeps or ignores it
-    reason = "length" if reply.finish_reason == "length" and not ends else "stop"
-    return Completion(text, finish_reason=reason, usage=reply.usage)
+    text = reply.text[: min(ends)] if ends else reply.text  # some servers keep stop strings
+    cut = reply.finish_reason == "length" and not ends
+    return Completion(text, finish_reason="length" if cut else "stop", usage=reply.usage)
 
 
 def _error(why: str, usage: Usage = Usage()) -> Completion:  # noqa: B008

@@ -1,6 +1,6 @@
-"""How servers are told that a reply is one line per answer entry, each one of its alternatives.
+"""Constrain a server's reply to one line per answer entry, each one of its alternatives.
 
-| mode | what is sent | by |
+| mode | what is sent | understood by |
 |---|---|---|
 | `vllm` | `structured_outputs` with `choice` or `regex` | vLLM from 0.12 |
 | `guided` | `guided_choice` or `guided_regex` | vLLM before |
@@ -19,14 +19,22 @@ from alignuser_jax.language.answers import AnswerLines
 from alignuser_jax.language.parsing import ReplyError, answer_text
 
 Mode = Literal["vllm", "guided", "sglang", "json_schema", "none"]
+"""How answers are constrained; see the table above."""
+
 MODES: tuple[Mode, ...] = ("vllm", "guided", "sglang", "json_schema", "none")
+"""Every mode, in the order in which they are tried."""
 
 PROBE: AnswerLines = (("quartz 7351",),)
-"""What no model says by itself: a server that answers it has kept to the constraint."""
+"""An answer that no model gives by itself: a server that gives it obeys the constraint."""
 
 
 def constraint(mode: Mode, answer: AnswerLines) -> dict[str, Any]:
-    """The fields of a chat completion's body that hold the reply to the answer."""
+    """Return the fields of a chat completion's body that constrain the reply to the answer.
+
+    Example:
+        >>> constraint("vllm", (("RATING: 1", "RATING: 2"),))
+        {'extra_body': {'structured_outputs': {'choice': ['RATING: 1', 'RATING: 2']}}}
+    """
     if mode == "vllm":
         only = {"choice": list(answer[0])} if len(answer) == 1 else {"regex": pattern(answer)}
         return {"extra_body": {"structured_outputs": only}}
@@ -37,19 +45,20 @@ def constraint(mode: Mode, answer: AnswerLines) -> dict[str, Any]:
     if mode == "sglang":
         return {"extra_body": {"regex": pattern(answer)}}
     if mode == "json_schema":
-        schema = {"name": "answer", "strict": True, "schema": _schema(answer)}
+        schema = {"name": "answer", "strict": True, "schema": reply_schema(answer)}
         return {"response_format": {"type": "json_schema", "json_schema": schema}}
     return {}
 
 
 def pattern(answer: AnswerLines) -> str:
-    """A regular expression of exactly the answers, in what every engine's dialect shares."""
+    """Return a regular expression of exactly the answers, in syntax that all servers share."""
     lines = ("|".join(re.sub(r"([\\.^$*+?()\[\]{}|])", r"\\\1", a) for a in line)
              for line in answer)  # fmt: skip
     return r"\n".join(f"({line})" for line in lines)
 
 
-def _schema(answer: AnswerLines) -> dict[str, Any]:
+def reply_schema(answer: AnswerLines) -> dict[str, Any]:
+    """Return the JSON schema of an object with one enum per answer line."""
     names = [f"line_{number}" for number in range(1, len(answer) + 1)]
     lines = [{"type": "string", "enum": list(alternatives)} for alternatives in answer]
     return {
@@ -61,19 +70,23 @@ def _schema(answer: AnswerLines) -> dict[str, Any]:
 
 
 def as_lines(mode: Mode, text: str, answer: AnswerLines) -> str:
-    """A constrained reply as answer lines. ReplyError where a JSON reply is none."""
+    """Return a constrained reply as answer lines.
+
+    Raises:
+        ReplyError: The reply should be a JSON object of the answer, and is not.
+    """
     if mode != "json_schema":
         return text
     try:
-        found = json.loads(text)
-        choices = [line.index(found[f"line_{n}"]) for n, line in enumerate(answer, 1)]
+        values = json.loads(text)
+        choices = [line.index(values[f"line_{n}"]) for n, line in enumerate(answer, 1)]
     except (ValueError, KeyError, TypeError) as error:
         raise ReplyError(f"the reply is no object of the answer lines: {text!r}") from error
     return answer_text(choices, answer)
 
 
-def room(mode: Mode, answer: AnswerLines) -> int:
-    """Tokens that any of the answers fits into: no token is shorter than a byte."""
-    written = json.dumps if mode == "json_schema" else str  # with its escapes
-    longest = sum(max(len(written(a).encode()) for a in line) + 1 for line in answer)
+def token_limit(mode: Mode, answer: AnswerLines) -> int:
+    """Return a number of tokens that fits any of the answers: no token is below one byte."""
+    spell = json.dumps if mode == "json_schema" else str  # JSON has escapes
+    longest = sum(max(len(spell(a).encode()) for a in line) + 1 for line in answer)
     return longest + 16 + (16 * len(answer) if mode == "json_schema" else 0)

@@ -1,7 +1,7 @@
-"""Chat completions over one or several URLs of OpenAI-compatible servers: each call comes back
-answered or refused, a failing URL is set aside, and where none works the whole is stopped.
+"""Make chat completions over one or several URLs of OpenAI-compatible servers.
 
-Everything but `check` runs on one event loop; `Transport` is its caller's, not thread-safe.
+Each call comes back answered or refused. A URL that fails is left alone for a while, and when
+none works everything is stopped. All of it runs on one event loop and is not thread-safe.
 """
 
 from __future__ import annotations
@@ -20,29 +20,43 @@ from absl import logging
 from alignuser_jax.retrying import backoff_seconds, retry_after_seconds
 
 RETRIED_REFUSALS = (408, 409, 429)
-"""Calls with these statuses and 5xx are made again; 401, 402, 403 and 404 stop the run; others
-are refusals."""
+"""Calls with these statuses, or with 5xx, are made again.
+
+401, 402, 403 and 404 stop the run; other statuses from 400 on refuse the call.
+"""
 
 LONGEST_RETRY_AFTER_SECONDS = 600.0
-"""A server that asks to wait longer has failed."""
+"""A server whose Retry-After header asks for a longer wait counts as failed."""
 
 
 class ServerError(RuntimeError):
-    """No server can be worked with: a wrong key, a refused model, nobody there."""
+    """No server can be worked with: the key or the model is refused, or none answers."""
 
 
 class Refused(Exception):
-    """One call that the server does not answer; the reason says what it said."""
+    """A server refuses one call; the message is what it said."""
 
 
 @dataclass(frozen=True)
 class TransportConfig:
     """Where the servers are and how patient to be.
 
-    The key is read from the environment variable `api_key_env`, which may be unset. At most
-    `concurrency` calls are under way per URL. A call waits `connect_seconds` for a connection
-    and `read_seconds` for its reply; it is asked again up to `retries` times, after
-    `backoff_seconds`, doubled each time, or what the server's Retry-After says.
+    Attributes:
+        urls: The servers' addresses; most end in /v1. All must serve the same.
+        api_key_env: The environment variable with the key; it may be unset.
+        concurrency: The most calls in work at one URL.
+        connect_seconds: How long a call waits for a connection.
+        read_seconds: How long a call waits for its reply.
+        retries: How often a failed call is made again.
+        backoff_seconds: The wait before the first retry. It doubles each time; a Retry-After
+            header of the server overrides it.
+
+    Raises:
+        ValueError: A field has no meaning; the message names it.
+
+    Example:
+        >>> TransportConfig(("http://gpu-1:8000/v1", "http://gpu-2:8000/v1"), concurrency=64)
+        TransportConfig(urls=('http://gpu-1:8000/v1', 'http://gpu-2:8000/v1'), ...)
     """
 
     urls: tuple[str, ...]
@@ -64,16 +78,31 @@ class TransportConfig:
         if len(set(self.urls)) < len(self.urls):
             raise ValueError(f"the URLs {', '.join(self.urls)} are not different")
         for name in ("concurrency", "connect_seconds", "read_seconds", "backoff_seconds"):
-            if getattr(self, name) <= 0:
+            if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected more than 0")
-        if self.retries < 0:
-            raise ValueError(f"retries is {self.retries}, expected 0 or more")
+        for name, least in (("concurrency", 1), ("retries", 0)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < least:
+                raise ValueError(
+                    f"{name} is {value}, expected a whole number of at least {least}"
+                )
 
 
 @dataclass(eq=False)
 class _Url:
-    """`failures` since the last answer, by the calls `failed_by`; not used before `aside`.
-    `limit` calls at once: half where it says that there are too many, more with each answer."""
+    """One server, and how it has been doing.
+
+    Attributes:
+        name: Its address.
+        client: Its client of the openai library.
+        limit: The most calls at a time. It is halved when the server says that there are too
+            many, and grows with each answer.
+        outstanding: Calls in work.
+        failures: Failures since the last answer.
+        failed_by: The calls that failed since then.
+        failed_at: When the last failure came, in the loop's time.
+        not_before: When the next call may be made, in the loop's time.
+    """
 
     name: str
     client: Any
@@ -82,12 +111,21 @@ class _Url:
     failures: int = 0
     failed_by: set[_Call] = field(default_factory=set)
     failed_at: float = 0.0
-    aside: float = 0.0
+    not_before: float = 0.0
 
 
 @dataclass(eq=False)
 class _Call:
-    """`answered`: how many calls had been answered when this one last failed."""
+    """One chat completion on its way.
+
+    Attributes:
+        body: The fields of the call.
+        home: The number of the URL that it prefers.
+        done: The response, or the exception.
+        attempts: Failures so far, those with status 429 (too many calls) left out.
+        answered: How many calls had been answered when this one last failed.
+        task: The attempt that is in work.
+    """
 
     body: Mapping[str, Any]
     home: int
@@ -98,10 +136,21 @@ class _Call:
 
 
 class Transport:
-    """Make it on the event loop that it works on, `check` it, then `await call(...)`.
+    """The calls to all URLs. Construct it on the event loop on which it works, and `check` it.
 
-    `stopped` is called once with the `ServerError` where no URL works any more; calls under
-    way then never return. `stats` counts calls, retries and tokens.
+    Args:
+        config: Where the servers are.
+        stats: Counts calls, retries and tokens.
+        stopped: Is called once with the `ServerError` when no URL works any more; calls that
+            are in work then never return.
+
+    Attributes:
+        config: Where the servers are.
+
+    Example:
+        >>> transport = Transport(config, Counter(), print)
+        >>> await transport.check()
+        >>> response = await transport.call({"model": "m", "messages": messages}, home=0)
     """
 
     def __init__(
@@ -133,10 +182,15 @@ class Transport:
     # --- at the start -------------------------------------------------------------------
 
     async def check(self) -> None:
-        """Raises `ServerError` where a key is refused or no URL answers; a URL that does not
-        answer is set aside while another does. A server may lack the models route."""
-        found = await asyncio.gather(*(self._reach(url) for url in self._urls))
-        silent = [error for error in found if error]
+        """Check that some URL answers; one that does not is left alone while another does.
+
+        A server may lack the models route.
+
+        Raises:
+            ServerError: A key is refused, or no URL answers.
+        """
+        errors = await asyncio.gather(*(self._reach(url) for url in self._urls))
+        silent = [error for error in errors if error]
         if len(silent) == len(self._urls):
             raise ServerError(
                 f"no answer from {'; '.join(silent)}. Start the server, or check the URL "
@@ -146,7 +200,7 @@ class Transport:
             logging.warning("going on without %s", error)
 
     async def _reach(self, url: _Url) -> str:
-        """What is wrong with a URL that does not answer, "" where it does."""
+        """Return what is wrong with a URL that does not answer, "" if it does."""
         seconds = self.config.connect_seconds
         try:
             await url.client.models.list(timeout=seconds)
@@ -155,14 +209,14 @@ class Transport:
                 raise self._fatal(url, error, None) from error
         except self._openai.APIConnectionError as error:
             url.failures = 1
-            self._set_aside(url, self.config.backoff_seconds)
+            self._pause(url, self.config.backoff_seconds)
             return f"{url.name} ({_reason(error)}, {seconds:g} s)"
-        except Exception as error:  # an answer, if an odd one
+        except Exception as error:  # it is an answer, if a strange one
             logging.info("%s: the models route answers %r", url.name, error)
         return ""
 
     async def served(self) -> list[str]:
-        """The names of the models that are served, as far as the servers tell."""
+        """Return the names of the served models, as far as the servers list them."""
         names: list[str] = []
         for url in self._urls:
             try:
@@ -175,8 +229,16 @@ class Transport:
     # --- calls --------------------------------------------------------------------------
 
     async def call(self, body: Mapping[str, Any], home: int) -> Any:
-        """The answer to one chat completion, from URL number `home` (modulo their number)
-        where it has room. Raises `Refused`."""
+        """Return the response to one chat completion.
+
+        Args:
+            body: The fields of the call.
+            home: The number of the URL to prefer (modulo the number of URLs), so that a
+                conversation finds its prefix in the server's cache.
+
+        Raises:
+            Refused: The server refuses the call.
+        """
         call = _Call(body, home % len(self._urls), self._loop.create_future())
         self._pending.append(call)
         self._dispatch()
@@ -187,7 +249,7 @@ class Transport:
                 call.task.cancel()
 
     def _dispatch(self) -> None:
-        """Starts what waits while a URL has room."""
+        """Start calls that wait, as long as a URL has room."""
         while self._pending:
             if self._pending[0].done.done():  # cancelled
                 self._pending.popleft()
@@ -200,13 +262,16 @@ class Transport:
                 return
 
     def _free(self, home: int) -> _Url | None:
-        """The home URL where it has room, else the least busy one. A URL whose last call
-        failed is tried by one call at a time."""
+        """Return the home URL if it has room, else the least busy one.
+
+        A URL whose last call failed gets one call at a time.
+        """
         now = self._loop.time()
         free = [
             url
             for url in self._urls
-            if url.aside <= now and url.outstanding < (1 if url.failures else int(url.limit))
+            if url.not_before <= now
+            and url.outstanding < (1 if url.failures else int(url.limit))
         ]
         if self._urls[home] in free:
             return self._urls[home]
@@ -243,7 +308,7 @@ class Transport:
     # --- failures -----------------------------------------------------------------------
 
     def _failed(self, call: _Call, url: _Url, error: Exception, started: float) -> None:
-        """Refuse the call, stop everything, or ask again later or elsewhere."""
+        """Refuse the call, stop everything, or make the call again later or elsewhere."""
         if call.done.done():
             return
         status = getattr(error, "status_code", 0) if _is_status(self._openai, error) else 0
@@ -254,10 +319,10 @@ class Transport:
         if 400 <= status < 500 and status not in RETRIED_REFUSALS:
             call.done.set_exception(Refused(_reason(error)))
             return
-        too_many = status == 429  # says nothing of the call
+        too_many = status == 429  # the call itself is not to blame
         call.attempts += not too_many
         url.failed_by.add(call)
-        if started >= url.failed_at:  # else a call of the same time has counted it already
+        if started >= url.failed_at:  # else a call of the same time was counted already
             url.failures += 1
             url.failed_at = self._loop.time()
             url.limit = max(url.limit / 2, 1) if too_many else url.limit
@@ -267,9 +332,9 @@ class Transport:
                 wait = backoff_seconds(self.config.backoff_seconds, url.failures)
             if wait > LONGEST_RETRY_AFTER_SECONDS:
                 url.failures = self.config.retries + 1
-            self._set_aside(url, min(wait, LONGEST_RETRY_AFTER_SECONDS))
+            self._pause(url, min(wait, LONGEST_RETRY_AFTER_SECONDS))
             logging.log_every_n_seconds(
-                logging.WARNING, "%s: %s; asked again in %.1f s", 10,
+                logging.WARNING, "%s: %s; next call in %.1f s", 10,
                 url.name, _reason(error), wait,
             )  # fmt: skip
         came = not _is_unreachable(self._openai, error)
@@ -283,16 +348,16 @@ class Transport:
             self._stop(
                 ServerError(
                     f"no answer from {names} after {self.config.retries} retries; the last "
-                    f"was: {_reason(error)}. What was answered is kept: run the same command "
-                    "again when the server is back"
+                    f"error was: {_reason(error)}. All answers so far are kept: run the same "
+                    "command again when the server is back"
                 )
             )
         else:
             self._stats["retries"] += 1
             self._pending.appendleft(call)
 
-    def _set_aside(self, url: _Url, seconds: float) -> None:
-        url.aside = self._loop.time() + seconds
+    def _pause(self, url: _Url, seconds: float) -> None:
+        url.not_before = self._loop.time() + seconds
         self._loop.call_later(seconds + 0.001, self._dispatch)
 
     async def _stop_naming_models(self, call: _Call, url: _Url, error: Exception) -> None:
@@ -305,22 +370,22 @@ class Transport:
     def _fatal(
         self, url: _Url, error: Exception, model: str | None, served: list[str] | None = None
     ) -> ServerError:
-        """The error that says what was given, what the server said and what to do."""
+        """Return the error that says what was given, what the server said and what to do."""
         variable = self.config.api_key_env
-        given = "is set" if os.environ.get(variable) else "is not set"
+        key_state = "is set" if os.environ.get(variable) else "is not set"
         status = getattr(error, "status_code", 0)
         said = f"{url.name} says {_reason(error)}"
         if status == 404:
             return refused_model(url.name, model or "", _reason(error), served or [])
         if status in (401, 403):
             return ServerError(
-                f"{said}. The key is read from ${variable}, which {given}: set it to a key "
+                f"{said}. The key is read from ${variable}, which {key_state}: set it to a key "
                 "of this server, or name another variable with --api_key_env"
             )
         return ServerError(f"{said}. Add credit to the account of the key in ${variable}")
 
     async def close(self) -> None:
-        """Ends everything that is under way on the event loop."""
+        """Cancel everything that runs on the event loop, and close the clients."""
         tasks = asyncio.all_tasks() - {asyncio.current_task()}
         for task in tasks:
             task.cancel()
@@ -330,24 +395,31 @@ class Transport:
 
 
 def refused_model(url: str, model: str, said: str, served: list[str]) -> ServerError:
-    """The error of a server that does not serve the model."""
+    """Return the error of a server that does not serve the model.
+
+    Args:
+        url: The server.
+        model: The model that was requested.
+        said: What the server said.
+        served: The names of the models that it serves, as far as they are known.
+    """
     near = get_close_matches(model, served, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
-    shown = f"it serves {', '.join(served[:8])}" if served else "it does not list its models"
+    listing = f"it serves {', '.join(served[:8])}" if served else "it does not list its models"
     return ServerError(
-        f"{url} refuses model {model!r}: {said}; {hint}{shown}. Give --model one that is "
+        f"{url} refuses model {model!r}: {said}; {hint}{listing}. Give --model one that is "
         "served, or check the URL (most end in /v1)"
     )
 
 
 def _surface(call: _Call, task: asyncio.Task) -> None:
-    """An error of this file must not leave the call waiting for ever."""
+    """Pass an error of this file on to the call, which would wait for ever."""
     if not task.cancelled() and (error := task.exception()) and not call.done.done():
         call.done.set_exception(error)
 
 
 class _Malformed(Exception):
-    """An answer that is no chat completion."""
+    """A response is no chat completion."""
 
 
 def _check_shape(response: Any) -> None:
@@ -360,15 +432,19 @@ def _check_shape(response: Any) -> None:
 
 
 def usage_of(response: Any) -> tuple[int, int, int]:
-    """(prompt, cached, generated) tokens, 0 where the server does not tell."""
+    """Return the (prompt, cached, generated) tokens; 0 where the server does not say."""
+
+    def count(source: Any, name: str) -> int:
+        value = getattr(source, name, None)
+        return value if type(value) is int and value > 0 else 0
+
     usage = getattr(response, "usage", None)
     details = getattr(usage, "prompt_tokens_details", None)
-    told = (
-        getattr(usage, "prompt_tokens", None),
-        getattr(details, "cached_tokens", None),
-        getattr(usage, "completion_tokens", None),
+    return (
+        count(usage, "prompt_tokens"),
+        count(details, "cached_tokens"),
+        count(usage, "completion_tokens"),
     )
-    return tuple(n if type(n) is int and n > 0 else 0 for n in told)
 
 
 def _is_status(openai: Any, error: Exception) -> bool:
@@ -376,14 +452,14 @@ def _is_status(openai: Any, error: Exception) -> bool:
 
 
 def _is_unreachable(openai: Any, error: Exception) -> bool:
-    """The request did not get there, or the server went away; a late reply is no such case."""
+    """Return whether the call did not arrive or the server went away, unlike a late reply."""
     if isinstance(error, openai.APITimeoutError):
         return type(error.__cause__).__name__ == "ConnectTimeout"
     return isinstance(error, openai.APIConnectionError)
 
 
 def _reason(error: Exception) -> str:
-    """What happened, in one line."""
+    """Return what happened, in one line."""
     status = getattr(error, "status_code", None)
     body = getattr(error, "body", None)
     if status is None:

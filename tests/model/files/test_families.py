@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from alignuser_jax.model import init_cache, load_decoder, load_pretrained, read_config
-from alignuser_jax.sampling.engine.forward import forward, init_pages
+from alignuser_jax.sampling.engine.forward import TokenBlock, forward, init_pages
 from tests.model.files.families import CASES, make_checkpoint, torch_logits
 
 
@@ -58,7 +58,7 @@ def test_the_engines_forward_pass_is_the_same_model(tmp_path, tokens, name):
     def both(caches, tokens, at):
         valid = jnp.ones(tokens.shape, bool)
         adapter = jnp.zeros(rows, jnp.int32)
-        x, first = forward(decoder, tokens, at, table, caches[0], valid, adapter)
+        x, first = forward(decoder, TokenBlock(tokens, at, valid, adapter), table, caches[0])
         y, second = decoder(tokens, at, cache=caches[1])
         return (decoder.logits(x), decoder.logits(y)), (first, second)
 

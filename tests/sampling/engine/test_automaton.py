@@ -63,7 +63,7 @@ def test_every_reply_is_legal_and_read_back(lines, seed, reasoning):
     )
     tokens, states, edges = walk(automaton, rng, reasoning=reasoning)
     flat = np.zeros((len(states), 8))
-    choices, probabilities, begin = automaton.read(states, edges, flat)
+    choices, probabilities, begin = automaton.read_choices(states, edges, flat)
     spelled = [t for line, c in zip(lines, choices, strict=True) for t in line[c]]
     assert tokens[begin:] == spelled
     assert EOT not in tokens[:begin]
@@ -82,7 +82,9 @@ def test_probabilities_come_from_the_one_node_where_a_line_branches():
         states.append(int(automaton.next[states[-1], edges[-1]]))
     logprobs = np.full((4, 4), -50.0)
     logprobs[2, :3] = np.log([0.2, 0.5, 0.3])
-    choices, (p,), begin = automaton.read(np.array(states[:-1]), np.array(edges), logprobs)
+    choices, (p,), begin = automaton.read_choices(
+        np.array(states[:-1]), np.array(edges), logprobs
+    )
     assert (choices, begin) == ((1,), 0)
     np.testing.assert_allclose(p, [0.2, 0.5, 0.3])
 
@@ -105,7 +107,7 @@ def test_an_unfinished_answer_is_an_error():
     automaton = compile_answer([((2, NEWLINE), (3, NEWLINE)), ((2, EOT),)])
     with pytest.raises(ValueError, match="completed 1 of 2"):
         walked = walk(automaton, np.random.default_rng(0))
-        automaton.read(walked[1][:2], walked[2][:2], np.zeros((2, 32)))
+        automaton.read_choices(walked[1][:2], walked[2][:2], np.zeros((2, 32)))
 
 
 def test_paths_that_cannot_be_told_apart_are_refused():

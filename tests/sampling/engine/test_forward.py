@@ -6,13 +6,14 @@ import numpy as np
 from flax import nnx
 
 from alignuser_jax.sampling.engine.forward import (
-    finish,
+    TokenBlock,
+    finish_last_layer,
     forward,
+    forward_prompt,
     forward_strips,
     init_pages,
-    keep,
-    lay,
-    read,
+    pages_to_strips,
+    strips_to_pages,
 )
 
 PAGE = 32
@@ -40,7 +41,7 @@ def test_chunks_and_steps_equal_one_pass_without_a_cache(decoder):
         positions = start + jnp.arange(tokens.shape[1], dtype=jnp.int32)
         positions = jnp.tile(positions, (rows, 1))
         model = nnx.merge(graph, state)
-        return forward(model, tokens, positions, table, cache, valid, adapter)
+        return forward(model, TokenBlock(tokens, positions, valid, adapter), table, cache)
 
     cache = jax.tree.map(lambda a: a + 7.0, cache)
     for start, stop in [(0, 32), (32, 64), (64, 96), *((t, t + 1) for t in range(96, length))]:
@@ -58,7 +59,7 @@ def test_a_row_keeps_its_bits_when_a_neighbour_reads_further(decoder):
     rng = np.random.default_rng(1)
     tokens = rng.integers(0, decoder.config.vocab_size, (2, 16)).astype(np.int32)
     graph, state = nnx.split(decoder)
-    step = jax.jit(lambda s, *a: forward(nnx.merge(graph, s), *a, jnp.ones(2, jnp.int32)))
+    step = jax.jit(lambda s, *a: forward(nnx.merge(graph, s), *a))
     cache, table = pool_and_tables(decoder, 2, 256)
     cache = jax.tree.map(lambda a: jnp.asarray(rng.normal(size=a.shape), a.dtype), cache)
     results = []
@@ -66,7 +67,8 @@ def test_a_row_keeps_its_bits_when_a_neighbour_reads_further(decoder):
         start = np.array([[40], [neighbour]], np.int32)
         positions = start + np.arange(16, dtype=np.int32)
         valid = np.ones((2, 16), bool)
-        hidden, _ = step(state, tokens, positions, table, cache, valid)
+        block = TokenBlock(tokens, positions, valid, np.ones(2, np.int32))
+        hidden, _ = step(state, block, table, cache)
         results.append(np.asarray(hidden[0]))
     np.testing.assert_array_equal(results[0], results[1])
     np.testing.assert_array_equal(results[0], results[2])
@@ -82,18 +84,19 @@ def test_reading_and_finishing_equal_a_forward_in_any_pages(decoder):
     graph, state = nnx.split(decoder)
     empty, table = pool_and_tables(decoder, 5, 64)
     table = table[[4, 0, 2]]
+    block = TokenBlock(tokens, order, valid, adapter)
 
     @jax.jit
     def whole(state):
         model = nnx.merge(graph, state)
-        return forward(model, tokens, order, table, empty, valid, adapter)
+        return forward(model, block, table, empty)
 
     @jax.jit
     def halves(state):
         model = nnx.merge(graph, state)
-        entering, cache = read(model, tokens, order, table, empty, valid, adapter)
+        entering, cache = forward_prompt(model, block, table, empty)
         entering = jnp.take_along_axis(entering, last[..., None], axis=1)
-        return finish(model, entering, last, table, cache, adapter), cache
+        return finish_last_layer(model, entering, last, adapter, table, cache), cache
 
     (hidden, expected), (ends, cache) = whole(state), halves(state)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), cache, expected)
@@ -116,19 +119,20 @@ def test_steps_on_strips_equal_steps_in_pages(decoder):
 
     @jax.jit
     def steps(state, cache):
-        model, strips, hidden = nnx.merge(graph, state), lay(cache, table), []
+        model, strips, hidden = nnx.merge(graph, state), pages_to_strips(cache, table), []
         in_pages, along = cache, []
         for width in (1, 1, 4):
             first = sum(part.shape[1] for part in hidden)
-            given = tokens[:, first : first + width], start + first + np.arange(width)
             valid = np.arange(first, first + width) < np.array([[6], [6], [4]])
-            x, strips = forward_strips(model, *given, strips, valid, adapter)
-            y, in_pages = forward(model, *given, table, in_pages, valid, adapter)
+            positions = start + first + np.arange(width)
+            block = TokenBlock(tokens[:, first : first + width], positions, valid, adapter)
+            x, strips = forward_strips(model, block, strips)
+            y, in_pages = forward(model, block, table, in_pages)
             hidden.append(x)
             along.append(y)
         order = np.arange(6)
         valid = order < np.array([[6], [6], [4]])
-        kept = keep(cache, strips, table, start + order, valid)
+        kept = strips_to_pages(cache, strips, table, start + order, valid)
         return jnp.concatenate(hidden, 1), jnp.concatenate(along, 1), kept, in_pages
 
     x, y, kept, in_pages = steps(nnx.split(decoder)[1], cache)

@@ -14,6 +14,7 @@ import pytest
 from alignuser_jax.language import answer_token_paths, render, train_sentencepiece
 from alignuser_jax.language.tokenizer import HuggingFaceTokenizer, SentencePieceTokenizer
 from alignuser_jax.records import Message, Request
+from alignuser_jax.sampling import EngineConfig
 from alignuser_jax.sampling.engine.automaton import ACCEPT, LINE, MID
 from alignuser_jax.sampling.engine.prepare import Preparation
 from tests import llama_files
@@ -171,9 +172,12 @@ class Fuzz:
 
     def __init__(self, tokenizer):
         self.tokenizer, self.ends = tokenizer, [tokenizer.eot_id]
-        sizes = {"context": 1 << 14, "chunk": 32, "states": STATES, "edges": EDGES}
-        sizes |= {"pages": 1 << 9, "model": "none"}
-        self.prepare = Preparation(tokenizer, adapters=[], ends=self.ends, **sizes)
+        config = EngineConfig(
+            context=1 << 14, chunk=32, states=STATES, edges=EDGES, pages=1 << 9
+        )
+        self.prepare = Preparation(
+            tokenizer, config, adapters=[], end_ids=self.ends, model="none"
+        )
         texts = [tokenizer.decode([token]) for token in range(tokenizer.vocab_size)]
         self.ends_line = np.array([text.endswith("\n") for text in texts])
         self.free = np.array(
@@ -205,7 +209,7 @@ class Fuzz:
         return int(rng.choice(self.nasty if kind < 0.85 else self.free))
 
     def walk(self, rng, row):
-        """What `programs._decode` does with any model: tokens, states, edges."""
+        """What `kernels.Programs._decode` does with any model: tokens, states, edges."""
         automaton = row.automaton
         state, tokens, states, edges = automaton.start, [], [], []
         while state != ACCEPT:
@@ -243,7 +247,7 @@ def check_set(fuzz: Fuzz, rng, answer) -> bool:
         return True
     tokens, states, edges = fuzz.walk(rng, row)
     flat = np.zeros((len(tokens), EDGES))
-    choices, probabilities, begin = automaton.read(states, edges, flat)
+    choices, probabilities, begin = automaton.read_choices(states, edges, flat)
     lines = [shown(tokenizer, line[c]) for line, c in zip(answer, choices, strict=True)]
     expected, text = "\n".join(lines) + tokenizer.reply_closing, tokenizer.decode(tokens)
     assert text.endswith(expected)
@@ -265,7 +269,7 @@ def check_scored(fuzz, row, answer):
     """Prefix and suffix of each alternative are its tokens, after reasoning and at once."""
     tokenizer = fuzz.tokenizer
     newline, alternatives = tokenizer.encode("\n"), [shown(tokenizer, a) for a in answer[0]]
-    sets = [(row.at_once, tokenizer.reply_opening)]
+    sets = [(row.opening_set, tokenizer.reply_opening)]
     sets.append((row.closed, "" if row.reasoning else tokenizer.reply_opening))
     for closed, opening in sets:
         texts = [tokenizer.decode([*newline, *closed.prefix, *s]) for s in closed.suffixes]
@@ -321,7 +325,7 @@ def test_an_answer_right_at_the_start_of_a_reply_that_might_reason(kind, request
             edges.append(int(edge[0]))
             state = int(automaton.next[state, edge[0]])
         flat = np.zeros((len(tokens), EDGES))
-        choices, _, begin = automaton.read(np.array(states), np.array(edges), flat)
+        choices, _, begin = automaton.read_choices(np.array(states), np.array(edges), flat)
         assert (choices, begin, state) == ((2, 0), 0, ACCEPT)
 
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from alignuser_jax.language import render
 from alignuser_jax.records import Message, Request
+from alignuser_jax.sampling import EngineConfig
 from alignuser_jax.sampling.engine.kernels import JUMP
 from alignuser_jax.sampling.engine.pack import cut_suffixes, pack_prompts, pack_suffixes, parts
 from alignuser_jax.sampling.engine.prepare import Preparation
@@ -45,7 +46,7 @@ def test_every_token_is_read_once_and_after_what_it_looks_back_to(sizes, group):
                 assert chunks.adapter[w, g] == slot % 2
                 at[slot] += count
                 assert chunks.final[w, g] == (at[slot] == len(rows[slot].tokens))
-    assert not chunks.count[used[0] :].any() and not ends.active[used[1] :].any()
+    assert not chunks.length[used[0] :].any() and not ends.active[used[1] :].any()
     finished = dict(
         zip(ends.slot[ends.active].tolist(), ends.position[ends.active].tolist(), strict=True)
     )
@@ -55,22 +56,22 @@ def test_every_token_is_read_once_and_after_what_it_looks_back_to(sizes, group):
 
 def test_suffixes_are_cut_into_jumps():
     long = tuple(range(10, 10 + 2 * JUMP + 2))
-    closed = SimpleNamespace(suffixes=((5,), long))
-    row = SimpleNamespace(closed=closed, tokens=np.arange(7), adapter=1)
+    row = SimpleNamespace(tokens=np.arange(7), adapter=1), ((5,), long)
     assert cut_suffixes({0: row, 3: row}, 0) == []
     read = {0: [], 3: []}
     for part in parts(cut_suffixes({0: row, 3: row}, 1), 2):
         group = pack_suffixes(part, group=2)
         for i, (slot, *_) in enumerate(part):
-            count = group.count[i]
+            count = group.length[i]
             assert group.slot[i] == slot and group.start[i] == 7 + len(read[slot])
             read[slot] += zip(group.tokens[i, :count], group.targets[i, :count], strict=True)
     assert read[0] == read[3] == list(zip(long, long[1:], strict=False))
 
 
 def test_prompts_are_rendered_as_training_does(tokenizer):
-    sizes = {"context": 512, "chunk": 16, "pages": 32, "states": 64, "edges": 8, "model": "m"}
-    preparation = Preparation(tokenizer, adapters=["policy"], ends=[tokenizer.eot_id], **sizes)
+    config = EngineConfig(context=512, chunk=16, pages=32, states=64, edges=8)
+    ends = [tokenizer.eot_id]
+    preparation = Preparation(tokenizer, config, adapters=["policy"], end_ids=ends, model="m")
     messages = ()
     for role, text in zip(
         ("system", "user", "assistant", "user"), ("list", "a film", "[SKIP]\n", ""), strict=True

@@ -50,7 +50,7 @@ for tensor, devices in ((1, 1), (2, 2), (2, 8), (1, 2)):
     completions = generate(made, requests)
     assert made.compilations == compiled, "compiled after the warm-up"
     engines = getattr(made, "engines", [made])
-    held = [engine._device._cache.k[0].addressable_shards for engine in engines]
+    held = [engine._device._memory.pages.k[0].addressable_shards for engine in engines]
     found[f"{tensor} of {devices}"] = {
         "texts": [c.text for c in completions],
         "bits": [[c.logprobs, c.choice_probabilities] for c in completions],
@@ -97,7 +97,7 @@ def test_replicas_answer_as_one_engine_and_conversations_stay(two, decoder, toke
     homes = []
     for _ in range(3):
         ticket = two.submit(Request(talk(*turns), "test", max_tokens=4))
-        homes.append(two._of[ticket])
+        homes.append(two._engine_of[ticket])
         ((_, completion),) = two.collect()
         turns += [completion.text, "another page"]
     assert len(set(homes)) == 1 and completion.usage.cached_tokens > 0
@@ -151,15 +151,15 @@ def test_a_row_whose_automaton_could_not_be_installed_comes_again(decoder, token
     engine = Engine(decoder, tokenizer, GEOMETRY)
     (request,) = [r for r in mixed() if r.answer][:1]
     (expected,) = generate(engine, [request])
-    bank = engine._device.bank
-    acquire, failures = bank.acquire, iter([RuntimeError("out of memory")])
+    automata = engine._device.automata
+    acquire, failures = automata.acquire, iter([RuntimeError("out of memory")])
 
     def fails_once(automaton):
         for failure in failures:
             raise failure
         return acquire(automaton)
 
-    bank.acquire = fails_once
+    automata.acquire = fails_once
     engine.submit(request)
     with pytest.raises(RuntimeError, match="out of memory"):
         engine.collect()

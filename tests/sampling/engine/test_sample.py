@@ -7,16 +7,16 @@ import pytest
 from scipy.stats import chisquare
 
 from alignuser_jax.sampling.engine.sample import (
-    How,
-    draw,
+    SamplingParams,
     draw_alternative,
+    draw_indices,
+    draw_next_token,
+    filter_probabilities,
     key_words,
-    narrowed,
-    pick,
     uniform,
 )
 
-draw, pick = jax.jit(draw), jax.jit(pick)
+draw, next_token = jax.jit(draw_indices), jax.jit(draw_next_token)
 LOGITS = np.log(np.array([0.05, 0.4, 0.25, 0.2, 0.1], np.float32))
 
 
@@ -25,15 +25,15 @@ def keys(count, offset=0):
     return jax.random.wrap_key_data(jnp.asarray(words))
 
 
-def how(n, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0):
+def params(n, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0):
     kinds = np.float32, np.int32, np.float32, np.float32
     values = temperature, top_k, top_p, min_p
-    return How(*(np.full(n, v, kind) for v, kind in zip(values, kinds, strict=True)))
+    return SamplingParams(*(np.full(n, v, kind) for v, kind in zip(values, kinds, strict=True)))
 
 
 def counts(temperature, top_p=1.0, n=4000, logits=LOGITS, **options):
     rows = jnp.tile(jnp.asarray(logits), (n, 1))
-    drawn = draw(rows, how(n, temperature, top_p=top_p, **options), keys(n))
+    drawn = draw(rows, params(n, temperature, top_p=top_p, **options), keys(n))
     return np.bincount(np.asarray(drawn), minlength=len(logits))
 
 
@@ -46,7 +46,7 @@ def test_draws_fit_the_tempered_distribution(temperature):
 
 
 def test_top_p_keeps_the_smallest_sufficient_set():
-    kept = narrowed(jnp.exp(LOGITS)[None], how(1, top_p=0.6))
+    kept = filter_probabilities(jnp.exp(LOGITS)[None], params(1, top_p=0.6))
     assert (kept[0] > 0).tolist() == [False, True, True, False, False]
     observed = counts(1.0, 0.6)
     assert observed[[0, 3, 4]].sum() == 0
@@ -87,13 +87,15 @@ def test_a_row_does_not_depend_on_its_neighbours():
     top_k = np.array([0, 0, 5, 0, 1, 0, 0, 40], np.int32)
     min_p = np.array([0, 0.2, 0, 0, 0, 0.01, 0, 0], np.float32)
     row_keys = keys(8)
-    together = np.asarray(draw(logits, How(temperature, top_k, top_p, min_p), row_keys))
+    together = np.asarray(
+        draw(logits, SamplingParams(temperature, top_k, top_p, min_p), row_keys)
+    )
     for i in range(8):
         others = np.roll(np.arange(8), i)
         mine = others == i
         alone = draw(
             np.where(mine[:, None], logits[others], 0),
-            How(
+            SamplingParams(
                 np.where(mine, temperature[others], 0).astype(np.float32),
                 np.where(mine, top_k[others], 0).astype(np.int32),
                 np.where(mine, top_p[others], 1).astype(np.float32),
@@ -104,7 +106,7 @@ def test_a_row_does_not_depend_on_its_neighbours():
         assert together[i] == np.asarray(alone)[np.flatnonzero(others == i)[0]]
 
 
-def test_pick_obeys_edges_and_keeps_end_of_turn_for_them():
+def test_the_next_token_obeys_edges_and_keeps_end_of_turn_for_them():
     logits = np.zeros((4, 6), np.float32)
     logits[:, 0] = 9.0  # end of turn is by far the likeliest
     logits[:, 5] = 5.0  # not in the tokenizer
@@ -112,7 +114,7 @@ def test_pick_obeys_edges_and_keeps_end_of_turn_for_them():
     edges = np.array([[-1, -1], [0, -1], [2, 4], [3, 0]], np.int32)
     free = np.array([True, True, False, False])
     allowed = np.array([True] * 5 + [False])
-    result = pick(logits, edges, free, allowed, np.array([0]), how(4, 0.0), keys(4))
+    result = next_token(logits, edges, free, allowed, np.array([0]), params(4, 0.0), keys(4))
     assert result.token.tolist() == [3, 0, 2, 0]
     assert result.edge.tolist() == [-1, 0, 0, 1]
     np.testing.assert_allclose(
@@ -132,7 +134,7 @@ def test_alternatives_are_drawn_by_inverse_cdf():
     assert {draw_alternative(p, u, top_k=1) for u in everywhere} == {1}
     assert {draw_alternative(p, u, min_p=0.5) for u in everywhere} == {1, 2}
     tied = np.array([0.4, 0.2, 0.2, 0.2])
-    assert {draw_alternative(tied, u, top_k=2) for u in everywhere} == {0, 1, 2, 3}  # as `How`
+    assert {draw_alternative(tied, u, top_k=2) for u in everywhere} == {0, 1, 2, 3}  # ties stay
     assert {draw_alternative(tied, u, top_p=0.5) for u in everywhere} == {0, 1, 2, 3}
     assert draw_alternative(np.array([1.0, 0.0]), 0.999, temperature=0.3) == 0
     drawn = [draw_alternative(p, uniform(key)) for key in range(3000)]

@@ -81,11 +81,11 @@ def world(request, decoder, tokenizer):
 
 def idle(engine):
     """Nothing of any request is left."""
-    left = engine._work, engine._queue, engine._partial, engine._deadlines, engine._leaders
+    left = engine._active, engine._queue, engine._partial, engine._deadlines, engine._leaders
     assert not any(left)
     assert sorted(engine._slots) == list(range(GEOMETRY.slots))
     assert engine._pool.available == GEOMETRY.pages
-    assert not any(engine._device.bank._users.values())
+    assert not any(engine._device.automata._users.values())
 
 
 def test_greedy_tokens_are_the_references(world, reference):
@@ -139,7 +139,7 @@ def follow(world, steps):
             assert result(completion) == expected[waiting.pop(ticket)]
             got += 1
     assert not waiting and engine.compilations == compiled
-    while engine._work:  # cancelled rows whose pages others had waited for
+    while engine._active:  # cancelled rows whose pages others had waited for
         engine._round()
     idle(engine)
     return got
@@ -246,7 +246,7 @@ def test_a_long_prompt_stalls_nobody(world):
     engine, *_ = world
     engine._pool.clear()
     first = engine.submit(ask(1, (), max_tokens=9))
-    while not any(work.count for work in engine._work.values()):
+    while not any(work.length for work in engine._active.values()):
         engine.poll()
     filler = "film " * 30
     long = engine.submit(Request(talk(SYSTEM, filler), "test", max_tokens=8, temperature=0.0))

@@ -25,8 +25,8 @@ def test_rows_that_go_on_keep_their_strips(decoder, tokenizer):
     """Strips are laid out when the rows of a group change, not at each call."""
     engine = Engine(decoder, tokenizer, replace(GEOMETRY, steps=2, strips=1))
     laid, programs = [], engine._device.programs
-    original = programs.lay
-    programs.lay = lambda *args: laid.append(len(laid)) or original(*args)
+    original = programs.fill_strips
+    programs.fill_strips = lambda *args: laid.append(len(laid)) or original(*args)
     generate(engine, [ask(n, (), max_tokens=12) for n in range(3)])
     assert len(laid) == 1
     generate(engine, [ask(n, (), max_tokens=6 * (n + 1)) for n in range(3)])
