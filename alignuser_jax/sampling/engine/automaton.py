@@ -3,9 +3,9 @@
 The tables are padded to `[Q, E]`, so that one compiled decode loop serves every answer. A free
 state takes any token, the end of turn only if it is an edge. A token that is an edge follows
 it; any other token leads to LINE after a newline, and to MID elsewhere. States that are not
-free take edges only. The answer may begin at LINE: while free text happens to spell an alternative
-of the first line, the automaton follows it, and falls back to free text where it departs.
-`forced[q]` is the state from which q continues once the limit of reasoning is reached.
+free take edges only. The answer may begin at LINE: while free text happens to spell an
+alternative of the first line, the automaton follows it, and falls back to free text where it
+departs. `forced[q]` is the state from which q continues once the limit of reasoning is reached.
 
 Letters in shapes: Q states, E edges of a state.
 """
