@@ -146,11 +146,6 @@ class Transport:
 
     Attributes:
         config: Where the servers are.
-
-    Example:
-        >>> transport = Transport(config, Counter(), print)
-        >>> await transport.check()
-        >>> response = await transport.call({"model": "m", "messages": messages}, home=0)
     """
 
     def __init__(
