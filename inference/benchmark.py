@@ -4,9 +4,10 @@
     alignuser benchmark --config=configs/small.py --run=runs/ml-1m --sessions=100 --pages=5
     alignuser benchmark --shape=256,4,4,2,768,8192 --slots=96 --chunk=64
 
-The model is a folder (or hub id) of Hugging Face weights, a run's policy, or random weights of
-a shape. Sessions are those of `sampling/workload.py`: their text means nothing, their lengths
-are what the flags say. The engine compiles ahead, and a small run before is not counted.
+The model is a folder (or hub id) of Hugging Face weights, the policy of a run, or random
+weights of a shape. Sessions are those of `sampling/workload.py`: their text means nothing, and
+their lengths are those of the flags. The engine compiles everything and runs a few sessions
+before the measurement begins.
 """
 
 import json
@@ -34,21 +35,27 @@ flags.DEFINE_string("run", None, "Run folder of --config.")
 flags.DEFINE_multi_string("set", [], "Override a setting of --config: section.field=value.")
 flags.DEFINE_string("adapter", None, "Another adapter for --run; '' for the backbone alone.")
 flags.DEFINE_list("shape", None, f"Random weights instead: {','.join(SHAPE)}.")
-flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of --model and --shape.")
+flags.DEFINE_enum(
+    "dtype", "float32", ["float32", "bfloat16"], "Type of the weights of --model and --shape."
+)
 flags.DEFINE_integer("sessions", DEFAULT.sessions, "Sessions, all submitted at once.")
 flags.DEFINE_integer("pages", DEFAULT.pages, "Pages of a session, on average.")
-flags.DEFINE_integer("persona_tokens", DEFAULT.persona_tokens, "Persona and history.")
-flags.DEFINE_integer("shared_tokens", None, "Of these the same for all (default: a sixth).")
+flags.DEFINE_integer("persona_tokens", DEFAULT.persona_tokens, "Tokens of persona and history.")
+flags.DEFINE_integer(
+    "shared_tokens", None, "How many of these all sessions share (default: a sixth)."
+)
 flags.DEFINE_integer("page_tokens", DEFAULT.page_tokens, "Tokens of a page.")
-flags.DEFINE_integer("reply_tokens", DEFAULT.reply_tokens, "Tokens of a reply, at most.")
+flags.DEFINE_integer("reply_tokens", DEFAULT.reply_tokens, "The most tokens of a reply.")
 flags.DEFINE_integer("samples", DEFAULT.samples, "Replies drawn at each page.")
 flags.DEFINE_integer("seed", DEFAULT.seed, "Seed of lengths and texts.")
 flags.DEFINE_integer("slots", None, "Slots of the engine (default: the experiment's, or 64).")
-flags.DEFINE_integer("context", None, "Positions of a slot (default: as the sessions need).")
-flags.DEFINE_integer("chunk", None, "Tokens of a prefill chunk (default: as slots).")
-flags.DEFINE_integer("group", None, "Rows computed at a time (default: as slots).")
-flags.DEFINE_bool("reuse", None, "Reuse prefixes that the cache holds (default: as slots).")
-flags.DEFINE_string("json", None, "Where the figures go, as one JSON object.")
+flags.DEFINE_integer("context", None, "Positions of a slot (default: what the sessions need).")
+flags.DEFINE_integer(
+    "chunk", None, "Tokens of a prefill chunk (default: the experiment's, or 32)."
+)
+flags.DEFINE_integer("group", None, "Rows computed together (default: the experiment's, or 8).")
+flags.DEFINE_bool("reuse", None, "Reuse cached prefixes (default: the experiment's, or true).")
+flags.DEFINE_string("json", None, "File for the figures, as one JSON object.")
 
 
 def say(text: str) -> None:
@@ -56,7 +63,7 @@ def say(text: str) -> None:
 
 
 def load() -> tuple:
-    """What --model, --run or --shape names: decoder, tokenizer, label and the experiment."""
+    """Load what --model, --run or --shape names: decoder, tokenizer, label, experiment."""
     import jax.numpy as jnp
 
     from alignuser_jax.language import TextTokenizer
@@ -64,11 +71,11 @@ def load() -> tuple:
     from alignuser_jax.runs.experiment import load_experiment
     from alignuser_jax.runs.policy import load_policy
 
-    given = [name for name in ("model", "run", "shape") if FLAGS[name].value]
-    if len(given) != 1 or bool(FLAGS.run) != bool(FLAGS.config):
+    sources = [name for name in ("model", "run", "shape") if FLAGS[name].value]
+    if len(sources) != 1 or bool(FLAGS.run) != bool(FLAGS.config):
         raise app.UsageError(
             "give one of --model, --config with --run, and --shape; given: "
-            + (", ".join(f"--{n}" for n in [*given, "config"] if FLAGS[n].value) or "none")
+            + (", ".join(f"--{n}" for n in [*sources, "config"] if FLAGS[n].value) or "none")
         )
     if not FLAGS.run and (idle := [f"--{n}" for n in ("set", "adapter") if FLAGS[n].present]):
         raise app.UsageError(f"{', '.join(idle)}: only with --config and --run")
@@ -94,6 +101,7 @@ def load() -> tuple:
 
 
 def random_decoder(shape: list[str], dtype):
+    """Return a decoder of this shape with random weights."""
     from alignuser_jax.model import DecoderConfig, init_decoder
 
     wrong = len(shape) != len(SHAPE) or not all(n.isdecimal() and int(n) for n in shape)
@@ -116,7 +124,7 @@ def random_decoder(shape: list[str], dtype):
 
 
 def engine_config(shape: SessionShape, experiment):
-    """The geometry of the flags, where not given that of the experiment or of the sessions."""
+    """Return the engine's geometry: the flags, then the experiment, then what sessions need."""
     from alignuser_jax.sampling import EngineConfig
 
     base = experiment.engine if experiment else EngineConfig()

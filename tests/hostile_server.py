@@ -1,4 +1,4 @@
-"""An OpenAI-compatible HTTP server of the tests' own that does what it is told, good or bad."""
+"""An OpenAI-compatible HTTP server whose answers a test chooses, good or bad."""
 
 import json
 import re
@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 def completion(*texts, prompt=10, generated=3, cached=0, finish="stop"):
-    """A 200 answer with these choices."""
+    """Return a 200 answer with these texts as its choices."""
     choices = [
         {"index": n, "finish_reason": finish, "message": {"role": "assistant", "content": text}}
         for n, text in enumerate(texts)
@@ -26,13 +26,17 @@ def completion(*texts, prompt=10, generated=3, cached=0, finish="stop"):
 
 
 def failure(status, message="no", headers=None, **more):
+    """Return an answer with an error status."""
     return status, headers or {}, {"error": {"message": message, **more}}
 
 
 class HostileServer:
-    """Answers each chat completion with `reply(body, number)`: (status, headers, JSON value or
-    bytes). `bodies` are the calls, without the client's own first ones ("Say hello.")
-    unless `hello` is given, which answers those. `most` counts calls at the same time."""
+    """A server that answers chat completion `number` with `reply(body, number)`.
+
+    A reply is (status, headers, JSON value or bytes). The client's first calls ("Say hello.")
+    are answered by `hello(body)` and not counted. `bodies`, `keys` and `times` hold what came
+    with each call, `most` is the largest number of calls at the same time.
+    """
 
     def __init__(self, reply=None, hello=None, models=("m", "other-model"), models_status=200):
         self.reply = reply or (lambda body, number: completion("RATING: 2"))
@@ -104,7 +108,7 @@ class HostileServer:
         self.serving = True
 
     def stop(self):
-        """As if killed: connections end, and new ones are refused."""
+        """End as if killed: connections end, and new ones are refused."""
         if self.serving:
             self.serving = False
             self.server.shutdown()
@@ -115,13 +119,13 @@ class HostileServer:
 
 
 def obedient(body, number=0):
-    """An answer that keeps to vLLM's `structured_outputs`, drawn by the seed."""
-    asked = body.get("structured_outputs")
-    if asked is None:
+    """Return an answer that obeys vLLM's `structured_outputs`, drawn by the seed."""
+    constraint = body.get("structured_outputs")
+    if constraint is None:
         return completion("Hello!")
-    if "choice" in asked:
-        lines = [asked["choice"]]
+    if "choice" in constraint:
+        lines = [constraint["choice"]]
     else:
-        plain = re.sub(r"\\([^n])", r"\1", asked["regex"])
+        plain = re.sub(r"\\([^n])", r"\1", constraint["regex"])
         lines = [line[1:-1].split("|") for line in plain.split(r"\n")]
     return completion("\n".join(line[body["seed"] % len(line)] for line in lines))

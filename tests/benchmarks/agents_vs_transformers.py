@@ -1,4 +1,4 @@
-"""Sessions of synthetic agents: our engine, the same without prefix reuse, and `generate`.
+"""Compare sessions in our engine, in it without prefix reuse, and in `generate`.
 
     python -m tests.benchmarks.agents_vs_transformers --json=agents.json
     python -m tests.benchmarks.agents_vs_transformers --json=r.json --cases=200,2000 --rounds=1
@@ -9,10 +9,11 @@ temperature 1; the first stays in the conversation and the next page follows. Se
 8 pages, 6 on average, by a seed, so that they end at different times. The model has random
 weights, hidden 256 and 4 layers.
 
-The first case, 24 sessions, is compared; every side is given all of them at once. The peer has
-no scheduler: the prompts that wait are sorted by length, left-padded to the longest of a batch
-and sampled with `num_return_sequences`; batch size and cache are those that were fastest in its
-warm-up. Other cases are ours alone, beside our own rate of the first: it should stay flat.
+The first case, 24 sessions, is compared; every side gets all of them at once. The peer,
+`generate` of transformers, has no scheduler: the prompts that wait are sorted by length,
+left-padded to the longest of a batch and sampled with `num_return_sequences`; batch size and
+cache are those that were fastest in its warm-up. Other cases are our engine alone beside its
+own rate in the first case, which should stay flat.
 
 Each side is a process of its own, the sides take turns, and medians of the rounds' ratios are
 quoted; a ratio above 1 is in our favour. Every round has new personas and pages.
@@ -27,8 +28,8 @@ from absl import app, flags
 from tests.benchmarks import sides
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("json", None, "Where the rows go.", required=True)
-flags.DEFINE_list("cases", ["24"], "Numbers of sessions; 24 is compared, others are ours only.")
+flags.DEFINE_string("json", None, "File for the rows.", required=True)
+flags.DEFINE_list("cases", ["24"], "Numbers of sessions; only 24 is compared with the peer.")
 flags.DEFINE_integer("rounds", 3, "Measured rounds of each side.")
 flags.DEFINE_integer("vocabulary", 8192, "Vocabulary of the model.")
 flags.DEFINE_integer("slots", 96, "Our slots.")
@@ -68,7 +69,7 @@ class Here:
         }
 
     def run(self, shape, name, reuse):
-        """The rates of a run, its seconds, and the engine's own seconds in it."""
+        """Return the rates of a run, its seconds, and the engine's own seconds in it."""
         from alignuser_jax.sampling.workload import run_sessions
 
         engine = self._engines[reuse]
@@ -83,7 +84,7 @@ class Here:
 
 
 class Generate:
-    """`transformers` behind `Generator`: what waits, `batch` prompts at a time, padded."""
+    """A `Generator` over transformers: `batch` of the prompts that wait at a time, padded."""
 
     def __init__(self, model, tokenizer, batch, cache):
         self._model, self._tokenizer = model, tokenizer
@@ -149,6 +150,8 @@ class Generate:
 
 
 class Peer:
+    """`generate` of transformers, with the fastest batch size and cache."""
+
     def __init__(self, directory, threads):
         import torch
         import transformers
@@ -161,7 +164,7 @@ class Peer:
         self._tokenizer = NumberedWords(self._model.config.vocab_size)
 
     def choose(self, shape, batches):
-        """The fastest (batch, cache) on one page of every session, as seconds of each."""
+        """Return the (batch, cache) that is fastest on one page, and the seconds of each."""
         ways, took = list(itertools.product(batches, ("dynamic", "static"))), {}
         for way in [ways[0], *ways]:  # the first of all warms up
             took[way] = self.run(shape, "choose", way)[1]
@@ -176,7 +179,7 @@ class Peer:
 
 
 def compare(here, peer, shape, one_page):
-    """Rows of the compared case, and our sessions/s."""
+    """Yield the rows of the compared case."""
     case = f"{shape.sessions} sessions"
     how, took = peer.ask("choose", one_page, sorted({int(b) for b in FLAGS.batches}))
     sides.say(f"the peer's best of {took}: {how}")
@@ -185,17 +188,17 @@ def compare(here, peer, shape, one_page):
     rates = {"ours": [], "reuse off": [], "generate": []}
     started = time.perf_counter()
     for number in range(FLAGS.rounds):
-        for side, made in rates.items():
+        for side, side_rates in rates.items():
             if side == "generate":
                 got, seconds = peer.ask("run", shape, number, how)
             else:
                 got, seconds, parts = here.ask("run", shape, number, side == "ours")
                 sides.say(f"{side}: {', '.join(f'{k} {v:.1f}' for k, v in parts.items())}")
-            made.append(got)
+            side_rates.append(got)
             sides.say(f"{case}: round {number + 1}: {side}: {seconds:.1f} s, {got}")
         if number == 0:
             minutes = (time.perf_counter() - started) / 60
-            sides.say(f"a round takes {minutes:.1f} minutes; {FLAGS.rounds} are asked for")
+            sides.say(f"a round takes {minutes:.1f} minutes; {FLAGS.rounds} will be run")
     ours = rates.pop("ours")
     for side, theirs in rates.items():
         for metric in ours[0]:
@@ -207,7 +210,7 @@ def compare(here, peer, shape, one_page):
 
 
 def alone(here, shape, one_page, few):
-    """Rows of our engine with `shape.sessions` sessions beside the rate of `few`."""
+    """Yield rows of our engine with `shape.sessions` sessions beside its rate with `few`."""
     here.ask("run", one_page, "warm up", True)
     rates = {"ours": [], "few": []}
     for number in range(FLAGS.rounds):

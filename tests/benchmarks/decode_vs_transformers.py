@@ -1,4 +1,4 @@
-"""Greedy generation with one small Qwen3, here and with Hugging Face `generate` (torch, CPU).
+"""Compare greedy generation with one small Qwen3 here and in Hugging Face `generate` (CPU).
 
     python -m tests.benchmarks.decode_vs_transformers --json=ratios.json
     python -m tests.benchmarks.decode_vs_transformers --json=r.json --cases=8,k4 --rounds=3
@@ -6,7 +6,7 @@
 A case is a batch size (prompts of `--prompt` tokens, `--new` tokens each) or `k4`: four samples
 of one prompt of `--long_prompt` tokens, beside four separate requests to the same engine with
 prefix reuse off. Both sides hold the same weights and get the same ids; every round has new
-prompts, so nothing is there to be reused. The peer is `generate` with a dynamic or a static
+prompts, so no prefix is reused. The peer is `generate` with a dynamic or a static
 cache (`--compiled`: or a compiled static one, the time to compile not counted), whichever was
 faster in the warm-up of that cell.
 In f32 both sides' tokens must be equal but for near-ties; the share of equal rows is a row.
@@ -27,7 +27,7 @@ from absl import app, flags
 from tests.benchmarks import sides
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("json", None, "Where the rows go.", required=True)
+flags.DEFINE_string("json", None, "File for the rows.", required=True)
 flags.DEFINE_list("cases", ["1", "8", "32", "64", "k4"], "Batch sizes, and k4.")
 flags.DEFINE_list("dtypes", ["float32", "bfloat16"], "Types of weights and products.")
 flags.DEFINE_integer("rounds", 5, "Measured rounds of each side; one more is not measured.")
@@ -65,7 +65,7 @@ class Here:
         self._engines = {}
 
     def open(self, name, slots, context, *, chunk, group, prefill, strips, steps, reuse=False):
-        """An engine under this name, in place of the one that had it."""
+        """Make an engine with this name, in place of the one that had it."""
         from alignuser_jax.sampling import Engine, EngineConfig
 
         self._engines.pop(name, None)
@@ -82,7 +82,7 @@ class Here:
         self._engines[name] = Engine(self._decoder, self._tokenizer, config)
 
     def generate(self, prompts, new, samples=1, name="ours"):
-        """Seconds, and the new tokens of each row; of several samples each is drawn."""
+        """Return the seconds, and the new tokens of each row; several samples are drawn."""
         from alignuser_jax.records import Message, Request
         from alignuser_jax.sampling import generate
 
@@ -141,13 +141,13 @@ class Peer:
         return time.perf_counter() - started, tokens
 
     def forget(self):
-        """Drops what was compiled for another batch: this one would make it dynamic."""
+        """Drop what was compiled for another batch, which this one would make dynamic."""
         import torch
 
         torch._dynamo.reset()
 
     def lead(self, ids, token, other):
-        """By how much the logit of `token` after `ids` is above that of `other`."""
+        """Return by how much the logit of `token` after `ids` is above that of `other`."""
         import torch
 
         with torch.inference_mode():
@@ -156,22 +156,24 @@ class Peer:
 
 
 def prompts_of(random, count, length):
-    """`count` conversations of one user turn as the ids that both sides see."""
+    """Return `count` conversations of one user turn, as the ids that both sides get."""
     from alignuser_jax.language import render
     from alignuser_jax.records import Message
     from alignuser_jax.sampling.workload import NumberedWords, text_of
 
     tokenizer = NumberedWords(FLAGS.vocabulary)
-    made = []
+    prompts = []
     for _ in range(count):
         message = Message.of("user", text_of(tokenizer, length - 3, random))
-        made.append(render(tokenizer, (message,), generation=True).tokens.tolist())
-    return made
+        prompts.append(render(tokenizer, (message,), generation=True).tokens.tolist())
+    return prompts
 
 
 def equal_share(prompts, ours, theirs, peer, dtype):
-    """Share of rows with the same tokens. ValueError where an f32 row differs by more than a
-    near-tie."""
+    """Return the share of rows with the same tokens.
+
+    Raises `ValueError` if an f32 row differs by more than a near-tie.
+    """
     same = 0
     for prompt, a, b in zip(prompts, ours, theirs, strict=True):
         same += a == b
@@ -186,6 +188,7 @@ def equal_share(prompts, ours, theirs, peer, dtype):
 
 
 def batch_rows(here, peer, dtype, batch):
+    """Yield the rows of one batch size."""
     name, random = f"batch {batch} {dtype}", np.random.default_rng(batch)
     new, length = FLAGS.new, FLAGS.prompt
     engine = {"chunk": FLAGS.chunk, "group": FLAGS.group, "prefill": batch * length}
@@ -226,7 +229,7 @@ def batch_rows(here, peer, dtype, batch):
 
 
 def samples_rows(here, dtype):
-    """Four samples of one prompt, and four requests with the same prompt."""
+    """Yield rows of four samples of one prompt beside four requests with that prompt."""
     name, random = f"k4 {dtype}", np.random.default_rng(4)
     length, new = FLAGS.long_prompt, FLAGS.new
     engine = {"chunk": FLAGS.chunk, "group": FLAGS.group, "prefill": SAMPLES * length}

@@ -13,7 +13,22 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "alignuser_jax"
-RUN = ("randomness", "text", "durable.whole", "runs.folder", "runs.experiment", "runs.simulate")
+RUN = (
+    "randomness",
+    "text",
+    "durable.whole",
+    "runs.folder",
+    "runs.experiment",
+    "runs.simulate",
+    "sampling.config",
+    "sampling.engine.automaton",
+    "sampling.engine.pages",
+    "sampling.generate",
+    "sampling.request_checks",
+    "sampling.scripted",
+    "sampling.servers.structured",
+    "sampling.workload",
+)
 
 
 def examples():

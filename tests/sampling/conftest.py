@@ -61,25 +61,25 @@ def reference(decoder, tokenizer):
 def hostile(monkeypatch):
     """Makes servers that are stopped after the test."""
     monkeypatch.setenv("TEST_KEY", "sk-secret")
-    made = []
+    servers = []
 
     def make(*arguments, **options):
-        made.append(HostileServer(*arguments, **options))
-        return made[-1]
+        servers.append(HostileServer(*arguments, **options))
+        return servers[-1]
 
     yield make
-    for server in made:
+    for server in servers:
         server.stop()
 
 
 @pytest.fixture
 def connect():
-    made = []
+    generators = []
 
     def make(*servers, structured="none", model="m", prices=(0.0, 0.0), extra=(), **options):
         urls = tuple(getattr(server, "url", server) for server in servers)
         options = {"backoff_seconds": 0.02, "api_key_env": "TEST_KEY"} | options
-        made.append(
+        generators.append(
             ServerGenerator(
                 ServerConfig(
                     model,
@@ -92,8 +92,8 @@ def connect():
                 )
             )
         )
-        return made[-1]
+        return generators[-1]
 
     yield make
-    for generator in made:
+    for generator in generators:
         generator.close()

@@ -94,13 +94,13 @@ def test_cut_anywhere_it_keeps_every_whole_record_and_goes_on(tmp_path):
     whole = path.read_bytes()
     for cut in {e + d for e in ends for d in (-1, 0, 1, 13)} - {ends[-1] + 1, ends[-1] + 13}:
         path.write_bytes(whole[:cut])
-        kept = sum(end <= cut for end in ends) - 1
-        if kept < 0:
+        answers_left = sum(end <= cut for end in ends) - 1
+        if answers_left < 0:
             with pytest.raises(JournalError, match="cut before its first record"):
                 Replay(path)
         inner = model()
         answers, _ = record(path, REQUESTS[:3], inner)
-        assert len(inner.requests) == 3 - max(kept, 0), cut
+        assert len(inner.requests) == 3 - max(answers_left, 0), cut
         assert generate(Replay(path), REQUESTS[:3]) == answers
 
 
@@ -153,10 +153,10 @@ def test_one_writer_at_a_time(tmp_path):
 def test_a_cancelled_request_is_neither_given_nor_kept(tmp_path):
     record(tmp_path / "log", REQUESTS[:1])
     recording = Recording(model(), tmp_path / "log", ABOUT)
-    known, unknown, kept = (recording.submit(request) for request in REQUESTS[:3])
-    recording.cancel(known)
-    recording.cancel(unknown)
-    assert [ticket for ticket, _ in recording.collect()] == [kept]
+    recorded, new, other = (recording.submit(request) for request in REQUESTS[:3])
+    recording.cancel(recorded)
+    recording.cancel(new)
+    assert [ticket for ticket, _ in recording.collect()] == [other]
     assert recording.collect() == []
     recording.close()
     with pytest.raises(NotRecorded):

@@ -16,7 +16,7 @@ from alignuser_jax.randomness import stable_key
 from alignuser_jax.records import Request
 from alignuser_jax.sampling import Engine, EngineConfig, generate
 from alignuser_jax.sampling.engine.automaton import ACCEPT
-from tests.sampling.asked import (
+from tests.sampling.requests import (
     ACT,
     GEOMETRY,
     RATE,
@@ -126,8 +126,8 @@ def test_the_size_of_a_group_changes_no_result_but_rounding(engine, decoder, tok
     expected = [result(c) for c in generate(engine, requests)]
     for group in (1, 3):
         other = Engine(decoder, tokenizer, replace(GEOMETRY, group=group))
-        found = [result(c) for c in generate(other, requests)]
-        for one, two in zip(expected, found, strict=True):
+        completions = [result(c) for c in generate(other, requests)]
+        for one, two in zip(expected, completions, strict=True):
             assert (one.text, one.tokens, one.usage) == (two.text, two.tokens, two.usage)
             np.testing.assert_allclose(one.logprobs, two.logprobs, atol=1e-4)
             for p, q in zip(one.choice_probabilities, two.choice_probabilities, strict=True):
@@ -158,8 +158,8 @@ def test_forced_tokens_cost_few_steps_and_change_nothing(engine, reference, numb
     assert engine.stats["decode_steps"] - before <= 1 + len(tokens) // 2
     expected = [reference.logprobs(prompt + tokens[:i])[t] for i, t in enumerate(tokens)]
     np.testing.assert_allclose(completion.logprobs, expected, atol=1e-4)
-    said, known = [], 0
-    for taken, line, p in zip(paths, lines, completion.choice_probabilities, strict=True):
+    said, checked = [], 0
+    for path, line, p in zip(paths, lines, completion.choice_probabilities, strict=True):
         nodes = branches(line)
         if len(line) > 1 and len(nodes) == 1:
             ((node, allowed),) = nodes.items()
@@ -167,9 +167,9 @@ def test_forced_tokens_cost_few_steps_and_change_nothing(engine, reference, numb
             q = np.exp([logprobs[path[len(node)]] for path in line])
             assert len(allowed) == len(line) == len(p)
             np.testing.assert_allclose(p, q / q.sum(), atol=2e-5)
-            known += 1
-        said += taken
-    assert known >= 2
+            checked += 1
+        said += path
+    assert checked >= 2
 
 
 def branches(paths):
@@ -209,7 +209,7 @@ def test_nothing_that_a_request_chooses_recompiles(engine):
 def test_a_session_prefills_only_what_is_new(engine):
     long = " ".join(f"film {n} from 1999" for n in range(8))
     first = Request(talk(SYSTEM, long), "test", answer=RATE, scored=True, temperature=0.0)
-    engine._pool.clear()  # another test may have asked the base with this system prompt
+    engine._pool.clear()  # another test may have sent the base with this system prompt
     (reply,) = generate(engine, [first])
     following = replace(first, messages=talk(SYSTEM, long, reply.text, "a film"))
     (completion,) = generate(engine, [following])
@@ -271,8 +271,12 @@ def test_every_reply_is_one_of_what_was_asked_for(engine, answers):
 def test_adapters_and_prompts_really_differ(engine):
     """What the other tests compare would be worth little if all replies were the same."""
     requests = [ask(n, RATE, scored=True, adapter=a) for n in (1, 2, 3) for a in (None, "base")]
-    found = [c.choice_probabilities[0] for c in generate(engine, requests)]
-    gaps = [abs(np.subtract(p, q)).max() for i, p in enumerate(found) for q in found[:i]]
+    distributions = [c.choice_probabilities[0] for c in generate(engine, requests)]
+    gaps = [
+        abs(np.subtract(p, q)).max()
+        for i, p in enumerate(distributions)
+        for q in distributions[:i]
+    ]
     assert min(gaps) > 0.001
 
 
@@ -355,14 +359,26 @@ def test_statistics_count_what_was_done(decoder, tokenizer, engine):
     assert fresh.stats["seconds"] >= fresh.stats["decode_seconds"] > 0
 
 
-def test_geometry_is_checked(decoder, tokenizer):
-    with pytest.raises(ValueError, match="multiple of chunk=32"):
-        EngineConfig(context=100)
-    with pytest.raises(ValueError, match="positive"):
-        EngineConfig(slots=0)
-    with pytest.raises(ValueError, match="positive"):
-        EngineConfig(group=0)
-    assert ACCEPT == 0  # padded tables point there
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"context": 100}, "EngineConfig.context=100: expected a multiple of chunk=32"),
+        ({"slots": 0}, "EngineConfig.slots=0: expected a whole number of at least 1"),
+        ({"group": -1}, "EngineConfig.group=-1"),
+        ({"steps": 2.5}, "EngineConfig.steps=2.5"),
+        ({"tensor": True}, "EngineConfig.tensor=True"),
+        ({"pages": -1}, "EngineConfig.pages=-1: expected a whole number of at least 0"),
+        ({"strips": -1}, "EngineConfig.strips=-1"),
+        ({"reuse": "yes"}, "EngineConfig.reuse='yes'"),
+    ],
+)
+def test_a_geometry_that_cannot_be_is_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        EngineConfig(**change)
+
+
+def test_padded_tables_point_to_the_accepting_state():
+    assert ACCEPT == 0
 
 
 def test_each_request_takes_the_adapter_that_it_names(decoder, tokenizer):
@@ -381,30 +397,33 @@ def test_each_request_takes_the_adapter_that_it_names(decoder, tokenizer):
     both = {"policy": (decoder.lora, first), "rival": (narrow, second)}
 
     def built(adapters):
-        lora, bank, arrays = join_adapters(adapters)
-        graphdef, low, _ = split(abstract_decoder(decoder.config, lora, adapters=bank))
+        lora, adapter_ranks, arrays = join_adapters(adapters)
+        graphdef, low, _ = split(abstract_decoder(decoder.config, lora, adapters=adapter_ranks))
         arrays = {name: jnp.asarray(values, jnp.float32) for name, values in arrays.items()}
         return merge(graphdef, with_arrays(low, arrays), base)
 
     engine = Engine(built(both), tokenizer, GEOMETRY)
     names = ["policy", "rival", "base", None]
-    asked = [
+    requests = [
         replace(request, adapter=names[n % 4])
         for n, request in enumerate(mixed() + mixed()[1:])
     ]
-    together = generate(engine, asked)
+    together = generate(engine, requests)
     compiled = engine.compilations
     for name in ("policy", "rival"):
         alone = Engine(built({name: both[name]}), tokenizer, GEOMETRY)
-        for request, completion in zip(asked, together, strict=True):
+        for request, completion in zip(requests, together, strict=True):
             if request.adapter == name:
                 (expected,) = generate(alone, [request])
                 assert completion.text == expected.text
                 np.testing.assert_allclose(completion.logprobs, expected.logprobs, atol=1e-4)
     request = ask(3, RATE, scored=True)
     answers = generate(engine, [replace(request, adapter=name) for name in names])
-    given = [completion.choice_probabilities[0] for completion in answers]
-    assert given[3] == given[0] and len({given[0], given[1], given[2]}) == 3
+    distributions = [completion.choice_probabilities[0] for completion in answers]
+    assert (
+        distributions[3] == distributions[0]
+        and len({distributions[0], distributions[1], distributions[2]}) == 3
+    )
     assert engine.compilations == compiled
     (refused,) = generate(engine, [replace(request, adapter="nobody")])
     assert refused.finish_reason == "error" and "['base', 'policy', 'rival']" in refused.error

@@ -132,12 +132,12 @@ def test_steps_on_strips_equal_steps_in_pages(decoder):
             along.append(y)
         order = np.arange(6)
         valid = order < np.array([[6], [6], [4]])
-        kept = strips_to_pages(cache, strips, table, start + order, valid)
-        return jnp.concatenate(hidden, 1), jnp.concatenate(along, 1), kept, in_pages
+        copied = strips_to_pages(cache, strips, table, start + order, valid)
+        return jnp.concatenate(hidden, 1), jnp.concatenate(along, 1), copied, in_pages
 
-    x, y, kept, in_pages = steps(nnx.split(decoder)[1], cache)
+    x, y, copied, in_pages = steps(nnx.split(decoder)[1], cache)
     valid = np.arange(6) < np.array([[6], [6], [4]])
     np.testing.assert_allclose(x[valid], y[valid], atol=2e-5)
-    for a, b, before in zip(*map(jax.tree.leaves, (kept, in_pages, cache)), strict=True):
+    for a, b, before in zip(*map(jax.tree.leaves, (copied, in_pages, cache)), strict=True):
         np.testing.assert_allclose(a, b, atol=2e-5)
         assert (a != before).sum() == np.prod(a.shape[1:]) / PAGE * 16  # the new tokens' alone

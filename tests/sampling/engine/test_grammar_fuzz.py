@@ -151,7 +151,7 @@ def some_line(rng) -> tuple[str, ...]:
     return tuple(dict.fromkeys(line))
 
 
-def shown(tokenizer, alternative: str) -> str:
+def as_decoded(tokenizer, alternative: str) -> str:
     """How an alternative comes out of its tokens: chat markers broken, U+2581 as a space where
     that is how a vocabulary writes one, accents composed where it does so (Qwen)."""
     if not isinstance(tokenizer, SentencePieceTokenizer):
@@ -234,7 +234,7 @@ class Fuzz:
 def check_set(fuzz: Fuzz, rng, answer) -> bool:
     """One random reply to `answer`; False for a set that was refused, rightly."""
     tokenizer, request = fuzz.tokenizer, fuzz.request(rng, answer)
-    alike = [len({shown(tokenizer, a) for a in line}) < len(line) for line in answer]
+    alike = [len({as_decoded(tokenizer, a) for a in line}) < len(line) for line in answer]
     try:
         (row,) = fuzz.prepare.rows(0, request)
         automaton, *_ = fuzz.prepare._answer(request)
@@ -248,7 +248,7 @@ def check_set(fuzz: Fuzz, rng, answer) -> bool:
     tokens, states, edges = fuzz.walk(rng, row)
     flat = np.zeros((len(tokens), EDGES))
     choices, probabilities, begin = automaton.read_choices(states, edges, flat)
-    lines = [shown(tokenizer, line[c]) for line, c in zip(answer, choices, strict=True)]
+    lines = [as_decoded(tokenizer, line[c]) for line, c in zip(answer, choices, strict=True)]
     expected, text = "\n".join(lines) + tokenizer.reply_closing, tokenizer.decode(tokens)
     assert text.endswith(expected)
     before = text.removesuffix(expected)
@@ -268,7 +268,10 @@ def check_set(fuzz: Fuzz, rng, answer) -> bool:
 def check_scored(fuzz, row, answer):
     """Prefix and suffix of each alternative are its tokens, after reasoning and at once."""
     tokenizer = fuzz.tokenizer
-    newline, alternatives = tokenizer.encode("\n"), [shown(tokenizer, a) for a in answer[0]]
+    newline, alternatives = (
+        tokenizer.encode("\n"),
+        [as_decoded(tokenizer, a) for a in answer[0]],
+    )
     sets = [(row.opening_set, tokenizer.reply_opening)]
     sets.append((row.closed, "" if row.reasoning else tokenizer.reply_opening))
     for closed, opening in sets:
@@ -309,11 +312,11 @@ def test_an_answer_right_at_the_start_of_a_reply_that_might_reason(kind, request
     """Llama 2 opens a reply with a space: its first line has other tokens than later ones."""
     fuzz = Fuzz(request.getfixturevalue(kind))
     answer = (("RATING: 1", "RATING: 2", "RATING: 21"), ("BEST-ACTION: [EXIT]",))
-    asked = Request((Message.of("user", "a"),), "fuzz", answer=answer, reasoning_tokens=9)
-    (row,) = fuzz.prepare.rows(0, asked)
+    reasoned = Request((Message.of("user", "a"),), "fuzz", answer=answer, reasoning_tokens=9)
+    (row,) = fuzz.prepare.rows(0, reasoned)
     automaton, reply = row.automaton, "RATING: 21\nBEST-ACTION: [EXIT]"
-    prompt = render(fuzz.tokenizer, asked.messages, generation=True).tokens.tolist()
-    whole = render(fuzz.tokenizer, [*asked.messages, Message.of("assistant", reply)]).tokens
+    prompt = render(fuzz.tokenizer, reasoned.messages, generation=True).tokens.tolist()
+    whole = render(fuzz.tokenizer, [*reasoned.messages, Message.of("assistant", reply)]).tokens
     tokens = whole[len(prompt) :].tolist()
     tokens = tokens[: tokens.index(fuzz.tokenizer.eot_id) + 1]
     for cut in range(len(tokens)):  # after so many tokens the reasoning is over

@@ -11,7 +11,7 @@ from flax import nnx
 from alignuser_jax.model import DecoderConfig, abstract_decoder
 from alignuser_jax.records import Request
 from alignuser_jax.sampling import Engine, generate
-from tests.sampling.asked import GEOMETRY, SYSTEM, ask, result, talk
+from tests.sampling.requests import GEOMETRY, SYSTEM, ask, result, talk
 
 SMALL = replace(GEOMETRY, pages=16, steps=4)
 
@@ -46,7 +46,7 @@ def test_what_left_early_spoils_no_pages(engine, rounds):
     expected = [result(c) for c in generate(engine, healthy)]
     bad = Request(talk(SYSTEM, "film @ good " * 6), "test", max_tokens=60, temperature=0.0)
     (failed,) = generate(engine, [bad])
-    assert "no finite numbers" in failed.error
+    assert "not finite" in failed.error
     generate(engine, healthy[:1])
     compiled = engine.compilations
     tickets = [engine.submit(replace(bad, key=n)) for n in range(3)]

@@ -11,7 +11,7 @@ import pytest
 from alignuser_jax.records import Request
 from alignuser_jax.sampling import Engine, generate
 from alignuser_jax.sampling.engine.replicas import Replicas, make_replicas
-from tests.sampling.asked import GEOMETRY, SYSTEM, mixed, result, talk
+from tests.sampling.requests import GEOMETRY, SYSTEM, mixed, result, talk
 
 PROGRAM = """
 import json, sys
@@ -41,17 +41,17 @@ requests = [
     )
     for n in range(16)
 ]
-found = {}
+results = {}
 for tensor, devices in ((1, 1), (2, 2), (2, 8), (1, 2)):
     config = replace(geometry, tensor=tensor)
-    made = make_replicas(decoder, tokenizer, config, jax.devices()[:devices])
-    made.warm_up()
-    compiled = made.compilations
-    completions = generate(made, requests)
-    assert made.compilations == compiled, "compiled after the warm-up"
-    engines = getattr(made, "engines", [made])
+    engine = make_replicas(decoder, tokenizer, config, jax.devices()[:devices])
+    engine.warm_up()
+    compiled = engine.compilations
+    completions = generate(engine, requests)
+    assert engine.compilations == compiled, "compiled after the warm-up"
+    engines = getattr(engine, "engines", [engine])
     held = [engine._device._memory.pages.k[0].addressable_shards for engine in engines]
-    found[f"{tensor} of {devices}"] = {
+    results[f"{tensor} of {devices}"] = {
         "texts": [c.text for c in completions],
         "bits": [[c.logprobs, c.choice_probabilities] for c in completions],
         "engines": len(engines),
@@ -59,7 +59,7 @@ for tensor, devices in ((1, 1), (2, 2), (2, 8), (1, 2)):
         "heads here": held[0][0].data.shape[1],
         "devices": len({shard.device for shards in held for shard in shards}),
     }
-print(json.dumps(found))
+print(json.dumps(results))
 """
 
 
@@ -68,8 +68,8 @@ def test_weights_over_two_devices_and_replicas_over_eight(tmp_path):
     command = [sys.executable, "-c", PROGRAM, str(tmp_path)]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]
-    found = json.loads(done.stdout.splitlines()[-1])
-    alone, spread, both, copies = (found[k] for k in ("1 of 1", "2 of 2", "2 of 8", "1 of 2"))
+    results = json.loads(done.stdout.splitlines()[-1])
+    alone, spread, both, copies = (results[k] for k in ("1 of 1", "2 of 2", "2 of 8", "1 of 2"))
     assert [r["engines"] for r in (alone, spread, both, copies)] == [1, 1, 4, 2]
     assert [r["devices"] for r in (alone, spread, both, copies)] == [1, 2, 8, 2]
     assert [r["heads here"] for r in (alone, spread, both, copies)] == [2, 1, 1, 2]
@@ -134,13 +134,13 @@ def test_an_exception_loses_no_answer(two, monkeypatch):
 
     monkeypatch.setattr(two.engines[0], "poll", fails_once)
     tickets = {two.submit(request): n for n, request in enumerate(mixed())}
-    found, raised = {}, 0
-    while len(found) < len(tickets):
+    results, raised = {}, 0
+    while len(results) < len(tickets):
         try:
-            found |= {tickets[ticket]: result(c) for ticket, c in two.collect()}
+            results |= {tickets[ticket]: result(c) for ticket, c in two.collect()}
         except RuntimeError:
             raised += 1
-    assert raised == 1 and found == expected
+    assert raised == 1 and results == expected
     two.submit(mixed()[0])
     two.close()
     with pytest.raises(RuntimeError, match="closed before 1 requests"):

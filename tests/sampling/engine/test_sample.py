@@ -46,8 +46,8 @@ def test_draws_fit_the_tempered_distribution(temperature):
 
 
 def test_top_p_keeps_the_smallest_sufficient_set():
-    kept = filter_probabilities(jnp.exp(LOGITS)[None], params(1, top_p=0.6))
-    assert (kept[0] > 0).tolist() == [False, True, True, False, False]
+    filtered = filter_probabilities(jnp.exp(LOGITS)[None], params(1, top_p=0.6))
+    assert (filtered[0] > 0).tolist() == [False, True, True, False, False]
     observed = counts(1.0, 0.6)
     assert observed[[0, 3, 4]].sum() == 0
     expected = np.array([0.4, 0.25]) / 0.65 * observed.sum()

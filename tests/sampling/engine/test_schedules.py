@@ -19,8 +19,8 @@ from alignuser_jax.model import init_decoder
 from alignuser_jax.randomness import stable_key
 from alignuser_jax.records import Request
 from alignuser_jax.sampling import Engine, EngineConfig, generate
-from tests.sampling.asked import ACT, RATE, SCREEN, SYSTEM, WORDS, ask, result, talk
 from tests.sampling.engine.uncached import Reference
+from tests.sampling.requests import ACT, RATE, SCREEN, SYSTEM, WORDS, ask, result, talk
 
 GEOMETRY = EngineConfig(
     slots=3,
@@ -49,7 +49,7 @@ def sessions():
             turns += ["a good film", f"page {step} of the list"]
 
 
-def asked():
+def all_requests():
     """Every kind of request, greedy and drawn, short and long, alone and many samples."""
     yield from sessions()
     for n in range(6):
@@ -69,7 +69,7 @@ def world(request, decoder, tokenizer):
     """The engine under test, the requests, and what each must give."""
     geometry = replace(GEOMETRY, strips=request.param)
     engine = Engine(decoder, tokenizer, geometry)
-    requests, expected = list(asked()), []
+    requests, expected = list(all_requests()), []
     for one in requests:
         engine._pool.clear()
         expected += [result(c) for c in generate(engine, [one])]
@@ -221,7 +221,7 @@ def test_a_model_without_numbers_is_an_error_of_that_request(world, monkeypatch)
     got = {}
     while batch := engine.collect():
         got |= dict(batch)
-    assert "no finite numbers" in got.pop(tickets[1]).error
+    assert "not finite" in got.pop(tickets[1]).error
     assert [result(got[t]) for t in tickets if t in got] == [expected[0], *expected[2:6]]
     idle(engine)
 
@@ -276,8 +276,8 @@ def test_reuse_can_be_turned_off(world, decoder, tokenizer):
     without = Engine(decoder, tokenizer, replace(engine.config, reuse=False))
     without._device.programs = engine._device.programs
     chosen = [0, 1, 5, len(requests) - 3]
-    found = generate(without, [requests[n] for n in chosen])
-    assert [result(c) for c in found] == [expected[n] for n in chosen]
+    completions = generate(without, [requests[n] for n in chosen])
+    assert [result(c) for c in completions] == [expected[n] for n in chosen]
     assert without.stats["cached_tokens"] == 0 == without.report()["hit_rate"]
 
 

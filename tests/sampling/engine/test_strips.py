@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from alignuser_jax.sampling import Engine, generate
-from tests.sampling.asked import GEOMETRY, ask, mixed
+from tests.sampling.requests import GEOMETRY, ask, mixed
 
 
 def test_strips_change_no_token(decoder, tokenizer):
@@ -22,12 +22,12 @@ def test_strips_change_no_token(decoder, tokenizer):
 
 
 def test_rows_that_go_on_keep_their_strips(decoder, tokenizer):
-    """Strips are laid out when the rows of a group change, not at each call."""
+    """Strips are filled when the rows of a group change, not at each call."""
     engine = Engine(decoder, tokenizer, replace(GEOMETRY, steps=2, strips=1))
-    laid, programs = [], engine._device.programs
+    fills, programs = [], engine._device.programs
     original = programs.fill_strips
-    programs.fill_strips = lambda *args: laid.append(len(laid)) or original(*args)
+    programs.fill_strips = lambda *args: fills.append(len(fills)) or original(*args)
     generate(engine, [ask(n, (), max_tokens=12) for n in range(3)])
-    assert len(laid) == 1
+    assert len(fills) == 1
     generate(engine, [ask(n, (), max_tokens=6 * (n + 1)) for n in range(3)])
-    assert len(laid) == 4  # as each of the shorter ones leaves
+    assert len(fills) == 4  # as each of the shorter ones leaves

@@ -46,16 +46,16 @@ class Reference:
         over the restricted steps)."""
         reply, choices, distributions = [], [], []
         for paths in self.paths(request):
-            taken, step = (), {}
-            while taken not in paths:
-                allowed = sorted({p[len(taken)] for p in paths if p[: len(taken)] == taken})
+            path, step = (), {}
+            while path not in paths:
+                allowed = sorted({p[len(path)] for p in paths if p[: len(path)] == path})
                 logprobs = self.logprobs(tokens + reply, adapter)
                 p = np.exp(logprobs[allowed])
                 if len(allowed) > 1:
-                    step[taken] = dict(zip(allowed, p / p.sum(), strict=True))
+                    step[path] = dict(zip(allowed, p / p.sum(), strict=True))
                 token = allowed[int(np.argmax(p))]
-                taken, reply = (*taken, token), [*reply, token]
-            choices.append(paths.index(taken))
+                path, reply = (*path, token), [*reply, token]
+            choices.append(paths.index(path))
             distributions.append(step)
         return reply, tuple(choices), distributions
 

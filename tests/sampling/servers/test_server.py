@@ -16,7 +16,7 @@ from alignuser_jax.sampling import ServerConfig, generate
 from alignuser_jax.sampling.servers.structured import PROBE, as_lines, constraint, pattern
 from alignuser_jax.sampling.servers.transport import TransportConfig
 from tests.hostile_server import completion, failure
-from tests.sampling.servers.served import ask, say
+from tests.sampling.servers.server_requests import ask, say
 
 RATE = (("RATING: 1", "RATING: 2", "RATING: 3"),)
 
@@ -246,8 +246,8 @@ def knows(mode):
             schema = body["response_format"]["json_schema"]["schema"]["properties"]
             return completion(json.dumps({name: v["enum"][-1] for name, v in schema.items()}))
         if any(name in body for name in (fields.get(mode), "guided_regex")):
-            asked = PROBE if body["messages"][-1]["content"] == "Say hello." else TWO
-            return completion("\n".join(line[-1] for line in asked))
+            answer = PROBE if body["messages"][-1]["content"] == "Say hello." else TWO
+            return completion("\n".join(line[-1] for line in answer))
         return completion("Hello!")
 
     return reply
@@ -313,7 +313,11 @@ def test_constraints_hold_exactly_the_answers():
         ({"urls": ("localhost:8000",)}, "'localhost:8000' is no URL"),
         ({"urls": ("http://a/v1", "http://a/v1")}, "not different"),
         ({"concurrency": 0}, "concurrency is 0"),
+        ({"concurrency": 1.5}, "concurrency is 1.5"),
         ({"retries": -1}, "retries is -1"),
+        ({"connect_seconds": 0}, "connect_seconds is 0"),
+        ({"read_seconds": float("nan")}, "read_seconds is nan"),
+        ({"backoff_seconds": -0.5}, "backoff_seconds is -0.5"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(change, text):
@@ -324,6 +328,15 @@ def test_settings_that_cannot_be_are_refused(change, text):
         ServerConfig("m", config, structured="xml")
     with pytest.raises(ValueError, match="no model"):
         ServerConfig("", config)
+    with pytest.raises(ValueError, match="prompt_price is -1"):
+        ServerConfig("m", config, prompt_price=-1)
+
+
+def test_a_request_that_makes_no_sense_is_an_error_of_that_request(hostile, connect):
+    server = hostile(lambda body, number: completion("fine"))
+    bad, good = generate(connect(server), [say(temperature=-1.0), say()])
+    assert "temperature=-1.0" in bad.error and good.text == "fine"
+    assert len(server.bodies) == 1
 
 
 def test_the_room_imports_neither_jax_nor_the_client():

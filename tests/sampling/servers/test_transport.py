@@ -8,7 +8,7 @@ import pytest
 from alignuser_jax.records import Message, Request
 from alignuser_jax.sampling import ServerError, generate
 from tests.hostile_server import completion, failure
-from tests.sampling.servers.served import ask, nobody, say
+from tests.sampling.servers.server_requests import ask, nobody, say
 
 RATE = (("RATING: 1", "RATING: 2", "RATING: 3"),)
 
@@ -102,7 +102,7 @@ def test_a_refused_request_is_its_own_failure_and_is_not_repeated(hostile, conne
 
 
 @pytest.mark.parametrize(
-    ("options", "given", "texts"),
+    ("options", "settings", "texts"),
     [
         ({"models_status": 401}, {}, ["401", "models say no", "$TEST_KEY, which is set"]),
         (
@@ -126,12 +126,12 @@ def test_a_refused_request_is_its_own_failure_and_is_not_repeated(hostile, conne
     ],
 )
 def test_a_server_that_cannot_be_used_is_an_error_at_once(
-    options, given, texts, hostile, connect
+    options, settings, texts, hostile, connect
 ):
     server = hostile(**options)
     started = time.monotonic()
     with pytest.raises(ServerError) as error:
-        connect(server, **given)
+        connect(server, **settings)
     assert time.monotonic() - started < 3
     for text in [server.url, *texts]:
         assert text in str(error.value)
@@ -301,13 +301,13 @@ def test_a_cancelled_request_never_comes_back(hostile, connect):
     server = hostile(reply)
     generator = connect(server, concurrency=1)
     slow = generator.submit(say("slow"))
-    waiting, kept = generator.submit(say("never sent")), generator.submit(say("kept"))
+    waiting, other = generator.submit(say("never sent")), generator.submit(say("kept"))
     while not server.bodies:
         time.sleep(0.01)
     generator.cancel(slow)
     generator.cancel(waiting)
     generator.cancel(waiting)  # once more changes nothing
-    assert [ticket for ticket, _ in generator.collect()] == [kept]
+    assert [ticket for ticket, _ in generator.collect()] == [other]
     assert generator.collect() == []
     assert "never sent" not in str(server.bodies)
 
@@ -317,6 +317,6 @@ def test_an_answer_that_was_not_collected_can_be_cancelled(hostile, connect):
     ticket = generator.submit(ask())
     time.sleep(0.3)
     generator.cancel(ticket)
-    kept = generator.submit(ask())
-    assert [ticket for ticket, _ in generator.collect()] == [kept]
+    other = generator.submit(ask())
+    assert [ticket for ticket, _ in generator.collect()] == [other]
     assert generator.collect() == []
