@@ -79,7 +79,7 @@ def test_numbers_over_http():
     assert decode_slates(whole, requests) == [Slate(("i0",), (0.5,), (0.25,))]
     row = {"user_id": "u0", "item_ids": ["i0"], "scores": [10**400]}
     huge = json.dumps({"slates": [row]}).encode()
-    with pytest.raises(MalformedMessage, match="are not finite"):
+    with pytest.raises(MalformedMessage, match="are no finite numbers"):
         decode_slates(read_object(huge), requests)
 
 

@@ -293,7 +293,7 @@ LIES = {
     "of user 'u1' was given for user 'u0'": lambda good: {"slates": good["slates"][::-1]},
     "no list item_ids": lambda good: {"slates": [{"user_id": "u0"}] * 2},
     "ids are strings": lambda good: {"slates": [{"user_id": "u0", "item_ids": [1]}] * 2},
-    "are not finite": lambda good: {
+    "are no finite numbers": lambda good: {
         "slates": [{"user_id": "u0", "item_ids": ["a"], "scores": [float("nan")]}] * 2
     },
     "for 1 items": lambda good: {
