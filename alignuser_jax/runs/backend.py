@@ -165,8 +165,8 @@ def open_backend(
     except BaseException:
         if recording and recording.answer_count:
             say(
-                f"{recording.answer_count} answers are kept in {choice.recording}: the same command "
-                "goes on from them"
+                f"{recording.answer_count} answers are kept in {choice.recording}: the same "
+                "command goes on from them"
             )
         raise
     finally:
