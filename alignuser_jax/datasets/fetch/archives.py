@@ -1,7 +1,7 @@
-"""Unpacking archives of strangers: nothing outside the folder, no links, no more than declared.
+"""Unpack archives that are not trusted: nothing outside the folder, no links, no more bytes.
 
-Everything is checked before the first byte is written, what is written is counted again, and
-the folder appears whole or not at all.
+Every name and size is checked before the first byte is written, what is written is counted
+again, and the folder appears as a whole or not at all.
 """
 
 from __future__ import annotations
@@ -14,38 +14,54 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, cast
+
+from alignuser_jax.durable.whole import replacing
 
 MAX_FILES = 10_000
+"""An archive with more files is refused."""
 _CHUNK_BYTES = 1 << 20
 _MAX_HEADER_BYTES = 1 << 20
 
 
 class HostileArchive(ValueError):
-    """An archive that would write where it must not, or more than it may, or is damaged."""
+    """An archive is damaged, or would write outside its folder or more than it may."""
 
 
 @dataclass(frozen=True)
 class _Member:
+    """One file of an archive."""
+
     path: PurePosixPath
     size_bytes: int
     open: Callable[[], IO[bytes]]
 
 
-def unpack(archive: Path, folder: Path, *, max_bytes: int, max_files: int = MAX_FILES) -> Path:
-    """The files of a .zip or .tar(.gz) in `folder`, which must not be there yet. Where all of
-    them lie in one top folder, it is `folder`.
+def unpack_archive(
+    archive: Path, folder: Path, *, max_bytes: int, max_files: int = MAX_FILES
+) -> Path:
+    """Unpack a .zip, .tar or .tar.gz into a new folder, and return the folder.
 
-    Refused (`HostileArchive`, nothing is written): absolute paths, `..`, backslashes and drive
-    names, links, devices, encrypted files, the same path twice, a file that is another's
-    folder, more than `max_files` files or `max_bytes` in all, and damaged archives.
+    If all files are in one top folder, that folder becomes `folder`.
+
+    Args:
+        archive: The archive.
+        folder: The folder to make.
+        max_bytes: Most bytes that all files may have together.
+        max_files: Most files.
+
+    Raises:
+        FileExistsError: If `folder` exists.
+        HostileArchive: If the archive is damaged or holds an absolute path, `..`, a backslash,
+            a drive name, a link, a device, an encrypted file, the same path twice, a file that
+            is also another file's folder, or too many files or bytes. Nothing is written then.
     """
     if folder.exists():
-        raise FileExistsError(f"{folder} is there already: move it away to unpack {archive}")
+        raise FileExistsError(f"{folder} exists: move it away to unpack {archive}")
     folder.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
@@ -54,7 +70,9 @@ def unpack(archive: Path, folder: Path, *, max_bytes: int, max_files: int = MAX_
         elif ".tar" in archive.suffixes or archive.suffix == ".tgz":
             _write(_tar_members, archive, work / "new", max_bytes, max_files)
         else:
-            raise HostileArchive(f"{archive} is no zip file and is not named .tar, .tgz")
+            raise HostileArchive(
+                f"{archive} is no zip file, and its name does not end in .tar, .tar.gz or .tgz"
+            )
         top = list((work / "new").iterdir())
         only = top[0] if len(top) == 1 and top[0].is_dir() else work / "new"
         only.rename(folder)
@@ -64,21 +82,23 @@ def unpack(archive: Path, folder: Path, *, max_bytes: int, max_files: int = MAX_
 
 
 def gunzip(archive: Path, file: Path, *, max_bytes: int) -> Path:
-    """The content of a .gz file in `file`, whole or not at all. Raises as `unpack` does."""
-    part = file.with_name(file.name + ".unpacking")
-    try:
-        with part.open("wb") as out:
-            for data in _gzip_chunks(archive, max_bytes):
-                out.write(data)
-        part.rename(file)
-    finally:
-        part.unlink(missing_ok=True)
+    """Write the content of a .gz file to `file` as a whole, or not at all.
+
+    Raises:
+        HostileArchive: If the archive is damaged or holds more than `max_bytes`.
+    """
+    with replacing(file) as part, part.open("wb") as out:
+        for data in _gzip_chunks(archive, max_bytes):
+            out.write(data)
     return file
 
 
 def check_gzip(archive: Path, *, max_bytes: int) -> int:
-    """The bytes in a .gz file after its own checksums were held against them. Raises
-    `HostileArchive` for a damaged one and one that holds more than `max_bytes`."""
+    """Check a .gz file against its own checksums, and return the number of bytes in it.
+
+    Raises:
+        HostileArchive: If the archive is damaged or holds more than `max_bytes`.
+    """
     return sum(len(data) for data in _gzip_chunks(archive, max_bytes))
 
 
@@ -92,7 +112,7 @@ def _gzip_chunks(archive: Path, max_bytes: int) -> Iterator[bytes]:
                     raise _too_much(archive, max_bytes)
                 yield data
     except (OSError, EOFError, zlib.error) as error:
-        raise HostileArchive(f"{archive} is no complete gzip file: {error}") from error
+        raise HostileArchive(f"{archive} is not a complete gzip file: {error}") from error
 
 
 def _too_much(archive: Path, max_bytes: int) -> HostileArchive:
@@ -101,11 +121,17 @@ def _too_much(archive: Path, max_bytes: int) -> HostileArchive:
     )
 
 
-def _write(members, archive: Path, folder: Path, max_bytes: int, max_files: int) -> None:
+_Members = Callable[[Path, int, int], AbstractContextManager[list[_Member]]]
+
+
+def _write(
+    open_members: _Members, archive: Path, folder: Path, max_bytes: int, max_files: int
+) -> None:
+    """Write all files of an archive below `folder`, after all of them were checked."""
     try:
-        with members(archive, max_bytes, max_files) as found:
+        with open_members(archive, max_bytes, max_files) as members:
             written = 0
-            for member in _checked(found, archive, max_bytes):
+            for member in _checked(members, archive, max_bytes):
                 target = folder.joinpath(*member.path.parts)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with member.open() as source, target.open("xb") as out:
@@ -115,7 +141,7 @@ def _write(members, archive: Path, folder: Path, max_bytes: int, max_files: int)
                             raise _too_much(archive, max_bytes)
                         out.write(data)
                 if target.stat().st_size != member.size_bytes:
-                    raise HostileArchive(f"{archive}: {member.path} is cut off")
+                    raise HostileArchive(f"{archive}: {member.path} is truncated")
     except HostileArchive:
         raise
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error) as error:
@@ -134,12 +160,12 @@ def _checked(members: list[_Member], archive: Path, max_bytes: int) -> list[_Mem
         raise HostileArchive(f"{archive} names a path twice")
     for member in members:
         if paths & {str(parent).casefold() for parent in member.path.parents}:
-            raise HostileArchive(f"{archive}: {member.path} lies in what is also a file")
+            raise HostileArchive(f"{archive}: {member.path} is inside what is also a file")
     return members
 
 
 def _safe(name: str, archive: Path) -> PurePosixPath:
-    """The path of a name that stays inside."""
+    """Return a member's name as a path, if it stays inside the folder."""
     path = PurePosixPath(name)
     bad = (
         path.is_absolute()
@@ -168,7 +194,7 @@ def _too_many(archive: Path, max_files: int) -> HostileArchive:
 @contextmanager
 def _zip_members(archive: Path, max_bytes: int, max_files: int) -> Iterator[list[_Member]]:
     with zipfile.ZipFile(archive) as file:
-        infos, found = file.infolist(), []
+        infos, members = file.infolist(), []
         if len(infos) > max_files:
             raise _too_many(archive, max_files)
         for info in infos:
@@ -179,21 +205,22 @@ def _zip_members(archive: Path, max_bytes: int, max_files: int) -> Iterator[list
             if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
                 raise _refuse_kind(name, "a link or a device", archive)
             if not info.is_dir():
-                found.append(_Member(path, info.file_size, partial(file.open, info)))
-        yield found
+                members.append(_Member(path, info.file_size, partial(file.open, info)))
+        yield members
 
 
 @contextmanager
 def _tar_members(archive: Path, max_bytes: int, max_files: int) -> Iterator[list[_Member]]:
-    opened, most = Path.open, max_bytes + max_files * 2048
-    if archive.suffix in (".gz", ".tgz"):
-        check_gzip(archive, max_bytes=most)  # tar stops before the checksum at the end
-        opened = gzip.open
+    most = max_bytes + max_files * 2048  # every file has a header, and padding
+    zipped = archive.suffix in (".gz", ".tgz")
+    if zipped:
+        check_gzip(archive, max_bytes=most)  # tar stops reading before the checksum at the end
     with (
-        opened(archive, "rb") as raw,
-        tarfile.open(fileobj=_Measured(raw, archive, 2 * most), mode="r:") as file,
+        gzip.open(archive) if zipped else archive.open("rb") as raw,
+        tarfile.open(fileobj=_measured(raw, archive, 2 * most), mode="r:") as file,
     ):
-        found, total = [], 0
+        members: list[_Member] = []
+        total = 0
         for number, info in enumerate(file):
             if number >= max_files:
                 raise _too_many(archive, max_files)
@@ -201,18 +228,30 @@ def _tar_members(archive: Path, max_bytes: int, max_files: int) -> Iterator[list
             if not (info.isreg() or info.isdir()) or info.issparse():
                 raise _refuse_kind(info.name, "a link, a device or sparse", archive)
             total += info.size
-            if total > max_bytes:  # before the next header is looked for behind it
+            if total > max_bytes:  # before tar seeks past this file for the next header
                 raise _too_much(archive, max_bytes)
             if info.isreg():
-                found.append(_Member(path, info.size, partial(file.extractfile, info)))
-        yield found
+                members.append(_Member(path, info.size, partial(_extract, file, info)))
+        yield members
+
+
+def _extract(file: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:
+    stream = file.extractfile(info)
+    assert stream is not None  # only regular files are listed
+    return stream
+
+
+def _measured(file: IO[bytes] | gzip.GzipFile, archive: Path, max_bytes: int) -> IO[bytes]:
+    return cast(IO[bytes], _Measured(cast(IO[bytes], file), archive, max_bytes))
 
 
 class _Measured:
-    """Reads at most `max_bytes` in all (a tar is listed once and read once), and never a header
-    that fills the memory."""
+    """A file that reads at most `max_bytes` in all, and no header that could fill the memory.
 
-    def __init__(self, file: IO[bytes], archive: Path, max_bytes: int):
+    A tar is read twice: once to list it, and once to unpack it.
+    """
+
+    def __init__(self, file: IO[bytes], archive: Path, max_bytes: int) -> None:
         self.file, self.archive, self.left = file, archive, max_bytes
 
     def read(self, size: int = -1) -> bytes:
@@ -221,7 +260,7 @@ class _Measured:
         data = self.file.read(size)
         self.left -= len(data)
         if self.left < 0:
-            raise HostileArchive(f"{self.archive} holds more than is expected of it")
+            raise HostileArchive(f"{self.archive} holds more bytes than expected")
         return data
 
     def seek(self, place: int) -> int:

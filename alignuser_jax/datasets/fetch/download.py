@@ -1,4 +1,11 @@
-"""A published data set in a folder: fetched, checked, unpacked, and written down."""
+"""Download a published data set into a folder: fetch, check, unpack, and record it.
+
+Example:
+    >>> from alignuser_jax.datasets.fetch.download import download
+    >>> from alignuser_jax.datasets.fetch.published import PUBLISHED
+    >>> name = "movielens-1m"
+    >>> record = download(name, PUBLISHED[name], f"downloads/{name}")
+"""
 
 from __future__ import annotations
 
@@ -15,10 +22,11 @@ from filelock import FileLock, Timeout
 from alignuser_jax.datasets.fetch import archives
 from alignuser_jax.datasets.fetch.fetching import fetch
 from alignuser_jax.datasets.fetch.published import Published, WebFile
+from alignuser_jax.durable.whole import write_whole
 
 RECORD = ".download/record.json"
-"""What lies in the folder, whence it came, what was checked, and the terms accepted; apart, so
-that no adapter takes it for data."""
+"""What is in the folder, where it came from, what was checked, and the terms accepted. It lies
+in a folder of its own, so that no adapter takes it for data."""
 
 
 def download(
@@ -31,13 +39,30 @@ def download(
     gunzip: bool = False,
     quiet: bool = False,
 ) -> dict[str, Any]:
-    """Fetch `published` into `folder` and give back what `RECORD` then says.
+    """Fetch a data set into `folder`, and return what `RECORD` then says.
 
-    A .zip or .tar.gz is unpacked in a folder of its name; a .gz of one file stays as it is,
-    since `import-logs` reads it; with `gunzip` its content takes its place. Every archive's own
-    checksums are held against it. `urls` replace the files' (as many, in their order),
-    `endpoint` the hub's. What is there whole is not asked for again. Raises what `fetch` and
-    `archives.unpack` do, and `ValueError` for another number of urls.
+    A .zip or .tar.gz is unpacked into a folder of its name. A .gz of one file stays as it is,
+    since `import-logs` reads it. Every archive is checked against its own checksums. Files that
+    an earlier call completed are not fetched again.
+
+    Args:
+        name: Name of the data set, a key of `PUBLISHED`.
+        published: Where it is published, and on what terms.
+        folder: The folder to write to.
+        urls: Other URLs of the files: as many, in their order.
+        endpoint: Another Hugging Face hub.
+        gunzip: Whether to replace a .gz of one file by its content.
+        quiet: Whether to show no progress bar.
+
+    Raises:
+        ValueError: If there is another number of `urls`, or a file is not what its publisher
+            says.
+        DownloadFailed: If a file does not arrive; the same call goes on where it stopped.
+        FileNotFoundError: If the server has no such file.
+        PermissionError: If the server refuses it.
+        ConnectionError: If the hub cannot be reached.
+        HostileArchive: If an archive is damaged or not safe; it is kept as NAME.refused.
+        RuntimeError: If another download into `folder` is running.
     """
     folder = Path(folder)
     (folder / RECORD).parent.mkdir(parents=True, exist_ok=True)
@@ -56,9 +81,11 @@ def download(
                 "cite": published.cite,
             }
             text = json.dumps(record, indent=2, ensure_ascii=False)
-            (folder / RECORD).write_text(text + "\n", encoding="utf-8")
+            write_whole(folder / RECORD, text + "\n")
     except Timeout as error:
-        raise RuntimeError(f"another download into {folder} is at work: wait for it") from error
+        raise RuntimeError(
+            f"another download into {folder} is running: wait until it ends"
+        ) from error
     return record
 
 
@@ -71,14 +98,14 @@ def _from_web(
     files = published.files
     if urls:
         if len(urls) != len(files):
-            wanted = ", ".join(file.name for file in files)
-            raise ValueError(f"{len(urls)} urls are given, expected {len(files)}: {wanted}")
+            names = ", ".join(file.name for file in files)
+            raise ValueError(f"{len(urls)} urls are given, expected {len(files)}: {names}")
         files = tuple(replace(f, url=url) for f, url in zip(files, urls, strict=True))
-    known = _known(folder)
-    found = {}
+    earlier = _recorded_files(folder)
+    record: dict[str, Any] = {}
     for file, original in zip(files, published.files, strict=True):
         path = folder / original.name
-        before = known.get(path.name)
+        before = earlier.get(path.name)
         if before is None or not _is_here(path, folder, before):
             fetched = fetch(file.url, path, md5=original.md5, quiet=quiet)
             before = asdict(fetched) | {"url": file.url}
@@ -89,12 +116,12 @@ def _from_web(
             except archives.HostileArchive:
                 path.rename(path.with_name(path.name + ".refused"))
                 raise
-        found[path.name] = before
-    return found
+        record[path.name] = before
+    return record
 
 
 def _is_here(path: Path, folder: Path, before: Mapping[str, Any]) -> bool:
-    """Whether what an earlier download recorded is there: as it came, or its content."""
+    """Whether what an earlier download recorded is still there: the file, or its content."""
     content = folder / before["contents"]
     if "content_bytes" in before and content.is_file():
         return content.stat().st_size == before["content_bytes"]
@@ -102,7 +129,8 @@ def _is_here(path: Path, folder: Path, before: Mapping[str, Any]) -> bool:
     return same and _sha256(path) == before["sha256"]
 
 
-def _known(folder: Path) -> Mapping[str, dict[str, Any]]:
+def _recorded_files(folder: Path) -> Mapping[str, dict[str, Any]]:
+    """Return the files of `RECORD`; a missing or damaged record has none."""
     try:
         return json.loads((folder / RECORD).read_text(encoding="utf-8"))["files"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -110,12 +138,12 @@ def _known(folder: Path) -> Mapping[str, dict[str, Any]]:
 
 
 def _unpacked(path: Path, folder: Path, file: WebFile, gunzip: bool) -> dict[str, Any]:
-    """What the archive became, after its own checksums were held against it."""
+    """Check and unpack an archive, and return what it became, for the record."""
     suffixes = path.suffixes
     if suffixes[-1:] == [".zip"] or ".tar" in suffixes or suffixes[-1:] == [".tgz"]:
         target = folder / path.name.split(".")[0]
         if not target.is_dir():
-            archives.unpack(path, target, max_bytes=file.unpacked_bytes)
+            archives.unpack_archive(path, target, max_bytes=file.unpacked_bytes)
         return {"contents": target.name}
     if suffixes[-1:] != [".gz"]:
         return {"contents": path.name}
@@ -138,18 +166,18 @@ def _sha256(path: Path) -> str:
 def _from_hub(
     published: Published, folder: Path, urls: Sequence[str], endpoint: str | None
 ) -> dict[str, Any]:
-    """Every repository in a folder of its name, or in `folder` itself where there is one."""
+    """Fetch each repository into a folder of its name; a single one, into `folder` itself."""
     if urls:
         raise ValueError(
             "this data set is on the Hugging Face hub: give --hub_endpoint, no --url"
         )
-    found = {}
+    record: dict[str, Any] = {}
     for repository in published.repositories:
         single = len(published.repositories) == 1
         target = folder if single else folder / repository.partition("/")[2]
         for name, described in _repository(repository, published, target, endpoint).items():
-            found[name if single else f"{target.name}/{name}"] = described
-    return found
+            record[name if single else f"{target.name}/{name}"] = described
+    return record
 
 
 def _repository(
@@ -167,7 +195,7 @@ def _repository(
             local_dir=target,
             ignore_patterns=list(published.left_out),
         )
-    except Exception as error:  # those of its HTTP client share no base with its own
+    except Exception as error:  # errors of the hub's HTTP client share no base with its own
         status = getattr(getattr(error, "response", None), "status_code", None)
         reason = " ".join(str(error).split()) or type(error).__name__
         message = f"cannot download {repository} from {endpoint or 'the hub'}: {reason}"
@@ -180,7 +208,7 @@ def _repository(
         raise ConnectionError(
             f"{message}. Run the same command again to go on: whole files are kept"
         ) from error
-    found = {}
+    record: dict[str, Any] = {}
     for file in info.siblings or ():
         name = file.rfilename
         if any(fnmatch.fnmatch(name, pattern) for pattern in published.left_out):
@@ -195,11 +223,11 @@ def _repository(
                 f"{repository}: {name} ({size:,} bytes) is not what the hub says it is: it was "
                 "removed; run again"
             )
-        found[name] = {
+        record[name] = {
             "bytes": size,
             "sha256": digest,
             "checked": "sha256" if stated else "size" if file.size is not None else "nothing",
             "url": f"{repository}@{info.sha}",
             "contents": name,
         }
-    return found
+    return record

@@ -1,7 +1,7 @@
-"""One file from a web server, resumable and checked, whatever the server does meanwhile.
+"""Fetch one file from a web server: resumable, checked, and safe against a changed file.
 
-What has arrived lies in NAME.part, what is known of it in NAME.part.json. A file has its own
-name only once it is whole and its checksum, where one is known, is right.
+What has arrived is in NAME.part, and what the server said of it in NAME.part.json. The file
+gets its own name only when it is complete and its checksum, if one is known, is right.
 """
 
 from __future__ import annotations
@@ -15,40 +15,50 @@ import urllib.request
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from tqdm import tqdm
 
 ATTEMPTS = 5
-"""Failures in a row, without a new byte, after which it stops."""
+"""Failures in a row, without a new byte, after which a download stops."""
 RESTARTS = 3
-"""How often a download may begin again because the server sends another file."""
+"""How often a download may start again because the server sends another file."""
 OVERLAP_BYTES = 1 << 16
-"""Read again at a resume and compared: another file is noticed even without an ETag."""
+"""Bytes that a resume reads again and compares, to notice another file even without an ETag."""
 TIMEOUT_SECONDS = 60.0
+"""Longest silence of a server."""
 MAX_WAIT_SECONDS = 60.0
+"""Longest wait before another attempt, whatever the server asks for."""
 _CHUNK_BYTES = 1 << 18
 
 
 class DownloadFailed(ConnectionError):
-    """The file did not arrive; the same call goes on where it was."""
+    """The file did not arrive; the same call goes on where it stopped."""
 
 
 class _Retry(Exception):
-    """This attempt failed. `wait_seconds`: what the server asked for."""
+    """This attempt failed; the server may have asked to wait `wait_seconds`."""
 
-    def __init__(self, reason: str, wait_seconds: float | None = None):
+    def __init__(self, reason: str, wait_seconds: float | None = None) -> None:
         super().__init__(reason)
         self.wait_seconds = wait_seconds
 
 
 class _AnotherFile(Exception):
-    """What arrives now is no continuation of what is here."""
+    """What arrives does not continue what has been fetched."""
 
 
 @dataclass(frozen=True)
 class Fetched:
-    """`checked`: what was held against it: "md5" (the publisher's) or "size" (the server's
-    Content-Length), or "nothing" where the server gave no length either."""
+    """A file that has arrived.
+
+    Attributes:
+        path: Where it is.
+        bytes: Its size.
+        sha256: Its checksum.
+        checked: What it was checked against: "md5" (the publisher's), "size" (the server's
+            Content-Length), or "nothing" if the server gave no length either.
+    """
 
     path: Path
     bytes: int
@@ -74,15 +84,26 @@ def fetch(
     quiet: bool = False,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Fetched:
-    """The file at `url` (http or https) in `path`; what an earlier call left is gone on with.
+    """Fetch the file at `url` into `path`, going on with what an earlier call left.
 
-    Raises `DownloadFailed` where it does not arrive (what did is kept), `FileNotFoundError` and
-    `PermissionError` for 404 and 401/403, and `ValueError` where its MD5 is not `md5` (the
-    file is removed).
+    Args:
+        url: An http or https URL.
+        path: Where the file will be.
+        md5: The publisher's MD5; "" if none is known.
+        quiet: Whether to show no progress bar.
+        sleep: Waits for so many seconds between attempts; tests replace it.
+
+    Raises:
+        DownloadFailed: If the file does not arrive; what did is kept.
+        FileNotFoundError: If the server answers 404 or 410.
+        PermissionError: If the server answers 401 or 403.
+        ValueError: If `url` is no http or https URL, or the MD5 is not `md5`; the file is
+            removed then.
     """
     if not url.startswith(("http://", "https://")):
         raise ValueError(f"cannot download {url}: expected an http:// or https:// URL")
-    part, noted = path.with_name(path.name + ".part"), path.with_name(path.name + ".part.json")
+    part = path.with_name(path.name + ".part")
+    state_file = path.with_name(path.name + ".part.json")
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.is_file():
         return _checked(path, path, url, md5, None)
@@ -90,12 +111,12 @@ def fetch(
     while True:
         before = part.stat().st_size if part.is_file() else 0
         try:
-            total = _attempt(url, part, noted, path.name, quiet)
+            total = _attempt(url, part, state_file, path.name, quiet)
             break
         except _AnotherFile as error:
             restarts += 1
             part.unlink(missing_ok=True)
-            noted.unlink(missing_ok=True)
+            state_file.unlink(missing_ok=True)
             if restarts > RESTARTS:
                 raise DownloadFailed(
                     f"{url}: the server sends another file each time ({error}): try later, or "
@@ -112,10 +133,10 @@ def fetch(
                 ) from error
             wait = 2.0**failures if error.wait_seconds is None else error.wait_seconds
             sleep(min(wait, MAX_WAIT_SECONDS))
-    found = _checked(part, path, url, md5, total)
+    fetched = _checked(part, path, url, md5, total)
     part.rename(path)
-    noted.unlink(missing_ok=True)
-    return found
+    state_file.unlink(missing_ok=True)
+    return fetched
 
 
 def _checked(part: Path, path: Path, url: str, md5: str, total: int | None) -> Fetched:
@@ -124,27 +145,27 @@ def _checked(part: Path, path: Path, url: str, md5: str, total: int | None) -> F
         while data := file.read(_CHUNK_BYTES):
             for digest in digests:
                 digest.update(data)
-    size, (sha256, found) = part.stat().st_size, (digest.hexdigest() for digest in digests)
-    if md5 and found != md5.lower():
+    size, (sha256, own_md5) = part.stat().st_size, (d.hexdigest() for d in digests)
+    if md5 and own_md5 != md5.lower():
         part.unlink()
         raise ValueError(
-            f"{url}: the file that arrived ({size:,} bytes) has the MD5 {found}, its publisher "
-            f"says {md5}: it was removed; run again, or check the --url"
+            f"{url}: the file that arrived ({size:,} bytes) has the MD5 {own_md5}, its "
+            f"publisher says {md5}: it was removed; run again, or check the --url"
         )
     checked = "md5" if md5 else "nothing" if total is None else "size"
     return Fetched(path, size, sha256, checked)
 
 
-def _attempt(url: str, part: Path, noted: Path, name: str, quiet: bool) -> int | None:
-    """Read until the file is whole; its length, where the server gave one."""
-    state, have = _resumable(url, part, noted), 0
+def _attempt(url: str, part: Path, state_file: Path, name: str, quiet: bool) -> int | None:
+    """Read until the file is complete; return its length if the server gave one."""
+    state, have = _resumable(url, part, state_file), 0
     if state is not None:
         have = part.stat().st_size
         if have == state.total:
             return have
     start = max(have - OVERLAP_BYTES, 0)
     headers = {"User-Agent": "alignuser-jax", "Accept-Encoding": "identity"}
-    if have:
+    if state is not None and have:
         headers["Range"] = f"bytes={start}-"
         strong = state.etag if not state.etag.startswith("W/") else ""
         if validator := strong or state.last_modified:
@@ -158,7 +179,7 @@ def _attempt(url: str, part: Path, noted: Path, name: str, quiet: bool) -> int |
     except (OSError, http.client.HTTPException) as error:  # URLError is an OSError
         raise _Retry(f"cannot be reached ({_reason(error)})") from error
     with answer:
-        resumed = have > 0 and answer.status == 206
+        resumed = state is not None and have > 0 and answer.status == 206
         total = _total(answer, start) if resumed else _length(answer)
         now = _State(
             url,
@@ -167,12 +188,12 @@ def _attempt(url: str, part: Path, noted: Path, name: str, quiet: bool) -> int |
             total,
         )
         if answer.status == 206 and not resumed:
-            raise _Retry("answers a part of the file that was not asked for")
-        if resumed:
+            raise _Retry("answers with another part of the file than requested")
+        if state is not None and resumed:
             _same_file(state, now)
         else:  # the server ignores ranges, or its file is a new one
             start = have = 0
-            noted.write_text(json.dumps(asdict(now)))
+            state_file.write_text(json.dumps(asdict(now)))
             part.write_bytes(b"")
         with part.open("r+b") as out:
             if have:
@@ -181,10 +202,10 @@ def _attempt(url: str, part: Path, noted: Path, name: str, quiet: bool) -> int |
     return total
 
 
-def _resumable(url: str, part: Path, noted: Path) -> _State | None:
-    """What is known of the part that is here; None where there is none to go on with."""
+def _resumable(url: str, part: Path, state_file: Path) -> _State | None:
+    """Return what the server said of the part, or `None` if there is none to go on with."""
     try:
-        state = _State(**json.loads(noted.read_text()))
+        state = _State(**json.loads(state_file.read_text()))
     except (OSError, ValueError, TypeError):
         return None
     if state.url != url or not part.is_file() or not part.stat().st_size:
@@ -218,11 +239,11 @@ def _length(answer: http.client.HTTPResponse) -> int | None:
 
 
 def _total(answer: http.client.HTTPResponse, start: int) -> int | None:
-    """The whole file's length by `Content-Range: bytes START-END/TOTAL`."""
+    """Return the whole file's length from `Content-Range: bytes START-END/TOTAL`."""
     content = answer.headers.get("Content-Range", "")
     first, _, total = content.removeprefix("bytes ").partition("/")
     if first.partition("-")[0] != str(start):
-        raise _AnotherFile(f"asked for bytes from {start}, it answers {content!r}")
+        raise _AnotherFile(f"a request for bytes from {start} is answered by {content!r}")
     return int(total) if total.isdecimal() else None
 
 
@@ -233,21 +254,27 @@ def _same_file(then: _State, now: _State) -> None:
             raise _AnotherFile(f"its {name} was {old}, now {new}")
 
 
-def _compare(answer, out, start: int, have: int) -> None:
+def _compare(answer: http.client.HTTPResponse, out: BinaryIO, start: int, have: int) -> None:
+    """Compare the bytes from `start` to `have` with those that the server sends again."""
     out.seek(start)
-    here, there = out.read(have - start), b""
-    while len(there) < len(here) and (data := _read(answer, len(here) - len(there))):
-        there += data
-    if len(there) < len(here):
-        if not here.startswith(there):
-            raise _AnotherFile("its bytes are others")
+    old, new = out.read(have - start), b""
+    while len(new) < len(old) and (data := _read(answer, len(old) - len(new))):
+        new += data
+    if not old.startswith(new):
+        raise _AnotherFile("its bytes differ")
+    if len(new) < len(old):
         raise _Retry("breaks off")
-    if here != there:
-        raise _AnotherFile("its bytes are others")
     out.seek(have)
 
 
-def _copy(answer, out, have: int, total: int | None, name: str, quiet: bool) -> None:
+def _copy(
+    answer: http.client.HTTPResponse,
+    out: BinaryIO,
+    have: int,
+    total: int | None,
+    name: str,
+    quiet: bool,
+) -> None:
     bar = tqdm(
         total=total,
         initial=have,
@@ -265,7 +292,7 @@ def _copy(answer, out, have: int, total: int | None, name: str, quiet: bool) -> 
         raise _Retry(f"breaks off after {have:,} of {total:,} bytes")
 
 
-def _read(answer, size: int) -> bytes:
+def _read(answer: http.client.HTTPResponse, size: int) -> bytes:
     try:
         return answer.read(size)
     except http.client.IncompleteRead as error:

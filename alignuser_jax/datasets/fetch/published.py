@@ -1,4 +1,7 @@
-"""Where the data sets of the paper are published, and on what terms. None of them is here."""
+"""List where the data sets of the paper are published, and on what terms.
+
+The project passes no data on: the files come from their publishers, or from a mirror.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,13 @@ GIB = 1 << 30
 
 @dataclass(frozen=True)
 class WebFile:
-    """`md5`: what the publisher states, "" where nothing is stated. `unpacked_bytes`: what it
-    may hold at most; more is refused."""
+    """A file on a web server.
+
+    Attributes:
+        url: Where it is.
+        unpacked_bytes: Most bytes that it may hold when unpacked; more is refused.
+        md5: The publisher's checksum, "" if none is published.
+    """
 
     url: str
     unpacked_bytes: int
@@ -18,14 +26,24 @@ class WebFile:
 
     @property
     def name(self) -> str:
+        """The last part of the URL."""
         return self.url.rsplit("/", 1)[1]
 
 
 @dataclass(frozen=True)
 class Published:
-    """`files` from web servers, or `repositories` of data sets on the Hugging Face hub without
-    what matches `left_out`. `terms` in our words; the publisher's own at `terms_url` bind.
-    `format` is that of `alignuser import-logs`; "" where it does not read these files."""
+    """One data set: its files and its terms.
+
+    Attributes:
+        format: The format of `alignuser import-logs`, "" if it does not read these files.
+        title: What it is, on one line.
+        terms: Its terms in our words; the publisher's own at `terms_url` are binding.
+        terms_url: Where the terms are published.
+        cite: What to cite.
+        files: Its files on web servers, if it is not on the hub.
+        repositories: Its repositories on the Hugging Face hub.
+        left_out: Patterns of names of files on the hub that are not fetched.
+    """
 
     format: str
     title: str
@@ -155,4 +173,4 @@ PUBLISHED = {
         repositories=("MirrorUser/UserMirrorer", "MirrorUser/UserMirrorer-eval"),
     ),
 }
-"""By the name that `alignuser download` takes."""
+"""Name of a data set, as `alignuser download` takes it -> the data set."""

@@ -10,7 +10,12 @@ import zipfile
 
 import pytest
 
-from alignuser_jax.datasets.fetch.archives import HostileArchive, check_gzip, gunzip, unpack
+from alignuser_jax.datasets.fetch.archives import (
+    HostileArchive,
+    check_gzip,
+    gunzip,
+    unpack_archive,
+)
 
 LIMIT = 100_000
 GOOD = {"ml/README": b"read me", "ml/deep/ratings.dat": b"1::2::3\n" * 100}
@@ -53,7 +58,7 @@ def write_tar(path, files, mode="w:gz", **attributes):
 def refused(archive, folder, message, **limits):
     before = sorted(folder.parent.rglob("*"))
     with pytest.raises(HostileArchive, match=message):
-        unpack(archive, folder, **{"max_bytes": LIMIT, **limits})
+        unpack_archive(archive, folder, **{"max_bytes": LIMIT, **limits})
     assert sorted(folder.parent.rglob("*")) == before
 
 
@@ -64,14 +69,14 @@ WRITERS = [(write_zip, "a.zip"), (write_tar, "a.tar.gz"), (write_tar, "a.tgz")]
 def test_a_good_archive(tmp_path, write, name):
     options = {"mode": "w"} if name.endswith(".tar") else {}
     archive = write(tmp_path / name, GOOD, **options)
-    folder = unpack(archive, tmp_path / "out" / "ml", max_bytes=LIMIT)
+    folder = unpack_archive(archive, tmp_path / "out" / "ml", max_bytes=LIMIT)
     assert (folder / "README").read_bytes() == GOOD["ml/README"]  # one top folder is the folder
     assert (folder / "deep" / "ratings.dat").read_bytes() == GOOD["ml/deep/ratings.dat"]
     assert os.listdir(tmp_path / "out") == ["ml"]
-    with pytest.raises(FileExistsError, match="is there already"):
-        unpack(archive, folder, max_bytes=LIMIT)
+    with pytest.raises(FileExistsError, match="exists: move it away"):
+        unpack_archive(archive, folder, max_bytes=LIMIT)
     flat = write(tmp_path / f"flat{name[1:]}", {"a": b"1", "b/c": b"2"}, **options)
-    folder = unpack(flat, tmp_path / "flat", max_bytes=LIMIT)
+    folder = unpack_archive(flat, tmp_path / "flat", max_bytes=LIMIT)
     assert (folder / "a").read_bytes() == b"1" and (folder / "b" / "c").read_bytes() == b"2"
 
 
@@ -116,10 +121,10 @@ def test_links_and_devices_in_a_zip(tmp_path):
 
 def test_an_executable_does_not_stay_one(tmp_path):
     archive = write_zip(tmp_path / "a.zip", {"x.sh": b"#!"}, external_attr=0o100777 << 16)
-    folder = unpack(archive, tmp_path / "out", max_bytes=LIMIT)
+    folder = unpack_archive(archive, tmp_path / "out", max_bytes=LIMIT)
     assert not (folder / "x.sh").stat().st_mode & 0o111
     archive = write_tar(tmp_path / "a.tar.gz", {"x.sh": b"#!"}, mode="w:gz", uid=0)
-    folder = unpack(archive, tmp_path / "out2", max_bytes=LIMIT)
+    folder = unpack_archive(archive, tmp_path / "out2", max_bytes=LIMIT)
     assert not (folder / "x.sh").stat().st_mode & 0o7111
 
 
@@ -158,7 +163,7 @@ def test_a_tar_with_a_header_that_fills_the_memory(tmp_path):
 @pytest.mark.parametrize("write, name", WRITERS)
 def test_a_file_that_is_also_a_folder_and_a_path_twice(tmp_path, write, name):
     archive = write(tmp_path / name, {"ml/a": b"1", "ml/a/b": b"2"})
-    refused(archive, tmp_path / "out", "lies in what is also a file")
+    refused(archive, tmp_path / "out", "is inside what is also a file")
     archive = write(tmp_path / f"b{name}", {"ml/a": b"1", "ml//a": b"2"})
     refused(archive, tmp_path / "out", "names a path twice")
     archive = write(tmp_path / f"c{name}", {"ml/a": b"1", "ml/A": b"2"})
@@ -203,9 +208,9 @@ def test_gzip(tmp_path):
     damaged = whole[:50] + b"?" + whole[51:]
     for broken in (whole[:-4], whole[: len(whole) // 2], b"<html>", damaged):
         archive.write_bytes(broken)
-        with pytest.raises(HostileArchive, match="is no complete gzip file"):
+        with pytest.raises(HostileArchive, match="is not a complete gzip file"):
             check_gzip(archive, max_bytes=LIMIT)
-        with pytest.raises(HostileArchive, match="is no complete gzip file"):
+        with pytest.raises(HostileArchive, match="is not a complete gzip file"):
             gunzip(archive, tmp_path / "log.json", max_bytes=LIMIT)
     archive.write_bytes(gzip.compress(bytes(LIMIT + 1)))
     for call in (

@@ -160,7 +160,7 @@ def test_gzipped_files_stay_or_are_unpacked(tmp_path, server):
     assert len(server.asked) == asked + 1
     download("steam", published, tmp_path / "b", urls=urls, quiet=True)
     (tmp_path / "b" / names[1]).write_bytes(b"cut")
-    with pytest.raises(HostileArchive, match="no complete gzip file"):
+    with pytest.raises(HostileArchive, match="not a complete gzip file"):
         download("steam", published, tmp_path / "b", urls=urls, quiet=True)
     # a bomb: more than the published file may hold
     small = dataclasses.replace(published.files[0], unpacked_bytes=100)
@@ -173,7 +173,7 @@ def test_two_downloads_into_one_folder(tmp_path):
     (tmp_path / ".download").mkdir()
     with (
         FileLock(tmp_path / ".download" / "lock"),
-        pytest.raises(RuntimeError, match="another download into .* is at work"),
+        pytest.raises(RuntimeError, match="another download into .* is running"),
     ):
         download("steam", PUBLISHED["steam"], tmp_path, urls=["http://x/a", "http://x/b"])
 
