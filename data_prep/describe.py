@@ -2,9 +2,9 @@
 
     alignuser describe --dataset=runs/ml-1m --output=runs/ml-1m-described
 
-Prints the tables and writes description.md, description.json and PNGs of ratings, interactions
-per user and per item, time, sessions, genres and traits, as far as the log has them; of a log
-of sessions (OPeRA) their steps, pages, actions and clicks.
+Prints the tables, and writes description.md, description.json and a PNG for each of ratings,
+interactions per user and per item, time, sessions, genres and traits, as far as the log has
+them. A log of sessions (OPeRA) gets pictures of its steps, pages, actions and clicks instead.
 """
 
 from pathlib import Path
@@ -26,8 +26,7 @@ def main() -> None:
     train = dataset.log.of_split("train")
     levels = trait_levels(compute_traits(dataset, train)) if len(train) else None
     described = write_description(dataset, FLAGS.output, levels)
-    label = " (SYNTHETIC: generated, no human made these ratings)" if dataset.synthetic else ""
-    print(f"{dataset.name}{label}\n\n{summary(described)}\n")
+    print(f"{dataset.label}\n\n{summary(described)}\n")
     print(Path(FLAGS.output) / "description.md")
 
 

@@ -1,9 +1,11 @@
-"""Write a dataset, or simulated users' doings, in another tool's format.
+"""Write a dataset, or what simulated users did, in another tool's format.
 
     alignuser export-logs --dataset=DATA --to=recbole --output=OUT --benchmark
     alignuser export-logs --dataset=DATA --to=datasets --output=OUT
     alignuser export-logs --dataset=DATA --to=obp --events=SIM/events.parquet --arm=als \
         --reward=liked --output=feedback.npz
+
+Prints the path of what was written.
 """
 
 import pyarrow.parquet as pq
@@ -20,12 +22,8 @@ flags.DEFINE_string(
 )
 flags.DEFINE_bool("benchmark", False, "recbole: three .inter files, one for each split.")
 flags.DEFINE_string("events", None, "obp: the events.parquet of a simulation.")
-flags.DEFINE_string("arm", "", "obp: which arm of the events; not needed where there is one.")
+flags.DEFINE_string("arm", "", "obp: which arm of the events; not needed if there is only one.")
 flags.DEFINE_enum("reward", "watched", ("watched", "liked", "rating"), "obp: the reward.")
-COLUMNS = (
-    *("arm", "user_id", "session", "kind", "page", "position", "item_id", "value"),
-    "probability",
-)
 
 
 def check_flags() -> None:
@@ -33,9 +31,9 @@ def check_flags() -> None:
         raise app.UsageError("--to=obp needs --events")
     if FLAGS.to == "obp" and not FLAGS.output.endswith(".npz"):
         raise app.UsageError(f"--output={FLAGS.output}: expected a file that ends in .npz")
-    given = [f"--{name}" for name in ("events", "arm") if FLAGS[name].value]
-    if FLAGS.to != "obp" and given:
-        raise app.UsageError(f"--to={FLAGS.to} has no use for {', '.join(given)}")
+    useless = [f"--{name}" for name in ("events", "arm") if FLAGS[name].value]
+    if FLAGS.to != "obp" and useless:
+        raise app.UsageError(f"--to={FLAGS.to} has no use for {', '.join(useless)}")
     if FLAGS.to != "recbole" and FLAGS.benchmark:
         raise app.UsageError(f"--to={FLAGS.to} has no use for --benchmark")
 
@@ -43,16 +41,13 @@ def check_flags() -> None:
 def main() -> None:
     check_flags()
     dataset = load_dataset(FLAGS.dataset)
-    label = " (SYNTHETIC: generated, no human made these ratings)" if dataset.synthetic else ""
-    print(f"{dataset.name}{label}")
+    print(dataset.label)
     if FLAGS.to == "recbole":
         print(exports.write_recbole(dataset, FLAGS.output, benchmark=FLAGS.benchmark))
     elif FLAGS.to == "datasets":
         print(exports.write_datasets(dataset, FLAGS.output))
     else:
         events = pq.read_table(FLAGS.events)
-        if missing := [name for name in COLUMNS if name not in events.column_names]:
-            raise ValueError(f"{FLAGS.events} is no event table: it lacks {missing}")
         feedback = exports.bandit_feedback(dataset, events, arm=FLAGS.arm, reward=FLAGS.reward)
         scored = "with propensities"
         if feedback["pscore"] is None:

@@ -1,4 +1,7 @@
-"""`Dataset`: users, items and interactions as Arrow tables, one folder of Parquet on disk."""
+"""A log in one form: `Dataset`, Arrow tables in memory and one folder of Parquet on disk.
+
+Every adapter (`datasets.formats`) makes a `Dataset`, and everything after the import reads one.
+"""
 
 from __future__ import annotations
 
@@ -21,30 +24,45 @@ import pyarrow.parquet as pq
 
 from alignuser_jax.datasets.log import SPLITS, Log
 from alignuser_jax.datasets.report import Report
+from alignuser_jax.durable.whole import SOFTWARE, WRITTEN_BY
 from alignuser_jax.records import Interaction, Item
 
 FORMAT_VERSION = 1
+"""Version of the folder's layout; a folder of another version is refused."""
 TABLES = ("users", "items", "interactions")
+"""The tables that every dataset has."""
 EXTRA_TABLES = ("sessions", "steps", "surveys", "impressions", "graph")
-"""Tables that only some logs have, described in `sessions.py` (three), `usermirrorer.py` and
-`recbole.py`."""
+"""Tables that only some logs have: the first three are described in `datasets.sessions`, the
+others in `formats.usermirrorer` and `formats.recbole`."""
 CHUNK_ROWS = 1 << 20
 """Rows of a chunk of the interaction table and of a row group on disk."""
-_JSON_STRINGS = 1 << 16
+_JSON_STRINGS = 1 << 16  # strings that are hashed at a time
 MANIFEST, TRUTH = "manifest.json", "truth.npz"
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """One log in one form.
+    """One log: its users, items and interactions, and where they came from.
 
-    user_table: user_id, age, occupation (strings, "" unknown). item_table: item_id, title,
-    genres (list of strings), description. interaction_table: user_id, item_id, rating float32,
-    timestamp int64 seconds, split ("train", "validation", "test"), sorted by user code, then
-    time, ties in file order. manifest: format_version, name, synthetic, source, counts, split,
-    report and `hash`, which names the content. `truth`: the true utilities of a synthetic
-    dataset, kept aside in a file of their own that no prompt and no recommender reads.
-    `extra_tables`: those of `EXTRA_TABLES` that the log has, by name.
+    Attributes:
+        user_table: The columns user_id, age and occupation, all strings; "" means unknown.
+        item_table: The columns item_id, title, genres (list of strings) and description.
+        interaction_table: The columns user_id, item_id, rating (float32), timestamp (int64,
+            Unix seconds) and split ("train", "validation" or "test"), sorted by user in the
+            order of `user_table`, then by time; ties stay in file order.
+        manifest: format_version, name, synthetic, source, counts, split, report, and `hash`,
+            which names the content.
+        truth: True utilities of a synthetic dataset, by name. They lie in a file of their own,
+            which no prompt and no recommender reads.
+        extra_tables: The tables of `EXTRA_TABLES` that the log has, by name.
+
+    Example:
+        >>> from alignuser_jax.datasets.formats import synthetic
+        >>> config = synthetic.SyntheticConfig(users=10, items=20, ratings_per_user=8)
+        >>> dataset = synthetic.generate(config)
+        >>> train = dataset.log.of_split("train")
+        >>> dataset.history(train, dataset.user_ids[0], last=1)[0].rating in {1, 2, 3, 4, 5}
+        True
     """
 
     user_table: pa.Table
@@ -56,31 +74,43 @@ class Dataset:
 
     @property
     def name(self) -> str:
+        """The name of the dataset, such as "ml-1m"."""
         return self.manifest["name"]
 
     @property
     def synthetic(self) -> bool:
+        """Whether the log was generated, so that no human made its ratings."""
         return bool(self.manifest.get("synthetic"))
 
     @property
+    def label(self) -> str:
+        """The name for people to read, which says if the log is synthetic."""
+        note = " (SYNTHETIC: generated, no human made these ratings)" if self.synthetic else ""
+        return self.name + note
+
+    @property
     def hash(self) -> str:
+        """A name for the content of all tables (`content_hash`)."""
         return self.manifest["hash"]
 
     @property
     def report(self) -> Report:
-        """What the import found wrong and dropped."""
+        """What the import dropped and repaired."""
         return Report.of(self.manifest["report"])
 
     @cached_property
     def user_ids(self) -> tuple[str, ...]:
+        """The users' ids; a user's code is its index here."""
         return tuple(self.user_table["user_id"].to_pylist())
 
     @cached_property
     def item_ids(self) -> tuple[str, ...]:
+        """The items' ids; an item's code is its index here."""
         return tuple(self.item_table["item_id"].to_pylist())
 
     @cached_property
     def items(self) -> Mapping[str, Item]:
+        """The items by id."""
         rows = self.item_table.to_pylist()
         return MappingProxyType(
             {
@@ -93,6 +123,7 @@ class Dataset:
 
     @cached_property
     def demographics(self) -> Mapping[str, dict[str, str]]:
+        """Age and occupation by user id; "" means unknown."""
         return MappingProxyType(
             {
                 row["user_id"]: {"age": row["age"], "occupation": row["occupation"]}
@@ -102,9 +133,11 @@ class Dataset:
 
     @cached_property
     def log(self) -> Log:
+        """The interactions as NumPy columns of codes and numbers."""
+
         def codes(column: str, ids: tuple[str, ...]) -> np.ndarray:
-            found = pc.index_in(self.interaction_table[column], pa.array(ids))
-            return found.to_numpy().astype(np.int32)
+            places = pc.index_in(self.interaction_table[column], pa.array(ids))
+            return places.to_numpy().astype(np.int32)
 
         split = pc.index_in(self.interaction_table["split"], pa.array(SPLITS))
         return Log(
@@ -120,8 +153,16 @@ class Dataset:
     def history(
         self, log: Log, user_id: str, last: int | None = None
     ) -> tuple[Interaction, ...]:
-        """What `user_id` did in `log` (a part of this dataset's), oldest first; only the
-        `last` so many where given. Raises `KeyError` for an unknown user."""
+        """Return what a user did in a part of this dataset's log, oldest first.
+
+        Args:
+            log: The part, such as `dataset.log.of_split("train")`.
+            user_id: The user.
+            last: Return only so many, the latest ones; `None` returns all.
+
+        Raises:
+            KeyError: If the dataset has no such user.
+        """
         code = self._user_codes[user_id]
         start, end = np.searchsorted(log.user, [code, code + 1])
         if last is not None:
@@ -144,10 +185,15 @@ class Dataset:
     # --- on disk ---
 
     def save(self, directory: str | Path) -> Path:
-        """Write the folder whole or not at all: into a hidden one beside it, then a rename.
+        """Write the folder as a whole, or not at all, and return its path.
 
-        A dataset that is there is replaced; `FileExistsError` where the folder holds anything
-        else, which would be lost.
+        The folder is written under a hidden name beside it and then renamed. A dataset that is
+        already there is replaced. The manifest on disk also says which version of the software
+        wrote it.
+
+        Raises:
+            FileExistsError: If the folder holds anything that is no part of a dataset, which
+                would be lost.
         """
         directory = Path(directory)
         ours = {MANIFEST, TRUTH, *(f"{name}.parquet" for name in TABLES + EXTRA_TABLES)}
@@ -166,8 +212,10 @@ class Dataset:
             for name, table in named.items():
                 pq.write_table(table, new / f"{name}.parquet")
             if self.truth:
-                np.savez_compressed(new / TRUTH, **self.truth)
-            text = json.dumps(self.manifest, indent=2, ensure_ascii=False)
+                arrays: dict[str, Any] = dict(self.truth)
+                np.savez_compressed(new / TRUTH, **arrays)
+            manifest = self.manifest | {WRITTEN_BY: SOFTWARE}
+            text = json.dumps(manifest, indent=2, ensure_ascii=False)
             (new / MANIFEST).write_text(text + "\n", encoding="utf-8")
             if directory.exists():
                 os.rename(directory, work / "replaced")
@@ -178,24 +226,26 @@ class Dataset:
 
     @classmethod
     def load(cls, directory: str | Path) -> Dataset:
-        """Read a folder written by `save`. Raises `FileNotFoundError` where there is none and
-        `ValueError` for another format version or content that is not the manifest's."""
+        """Read a folder written by `save`.
+
+        Raises:
+            FileNotFoundError: If there is no dataset in the folder.
+            ValueError: If the folder has another format version, or its tables are not those
+                that its manifest describes.
+        """
         directory = Path(directory)
         if not (directory / MANIFEST).is_file():
             raise FileNotFoundError(
                 f"no dataset in {directory}: {MANIFEST} is missing; make one with "
                 "`alignuser import-logs`"
             )
-        manifest = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
-        if manifest.get("format_version") != FORMAT_VERSION:
-            raise ValueError(
-                f"{directory} has format version {manifest.get('format_version')}, this "
-                f"program reads {FORMAT_VERSION}: import the logs again"
-            )
-        tables = [pq.read_table(directory / f"{name}.parquet") for name in TABLES]
+        manifest = _read_manifest(directory)
+        users, items, interactions = (
+            pq.read_table(directory / f"{name}.parquet") for name in TABLES
+        )
         present = (n for n in EXTRA_TABLES if (directory / f"{n}.parquet").is_file())
         extra = {name: pq.read_table(directory / f"{name}.parquet") for name in present}
-        if content_hash(*tables, extra) != manifest["hash"]:
+        if content_hash(users, items, interactions, extra) != manifest["hash"]:
             raise ValueError(
                 f"the tables in {directory} are not those its manifest describes: they were "
                 "changed after the import; import the logs again"
@@ -204,16 +254,48 @@ class Dataset:
         if (directory / TRUTH).is_file():
             with np.load(directory / TRUTH) as arrays:
                 truth = dict(arrays)
-        return cls(*tables, manifest=manifest, truth=truth, extra_tables=extra)
+        return cls(users, items, interactions, manifest, truth, extra)
 
 
 def load_dataset(directory: str | Path) -> Dataset:
-    """The dataset in a folder made by `alignuser import-logs`."""
+    """Read a dataset folder made by `alignuser import-logs` or `Dataset.save`.
+
+    Raises:
+        FileNotFoundError: If there is no dataset in the folder.
+        ValueError: If the folder has another format version, or its tables are not those that
+            its manifest describes.
+
+    Example:
+        >>> dataset = load_dataset("runs/ml-1m")
+        >>> len(dataset.user_ids), len(dataset.log)
+        (6040, 1000209)
+    """
     return Dataset.load(directory)
 
 
+def _read_manifest(directory: Path) -> dict[str, Any]:
+    """Return a folder's manifest without the name of the software that wrote it."""
+    path = directory / MANIFEST
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}): import the logs again") from error
+    software = manifest.pop(
+        WRITTEN_BY, "a version of alignuser_jax that did not say its number"
+    )
+    if manifest.get("format_version") != FORMAT_VERSION:
+        raise ValueError(
+            f"{directory} has format version {manifest.get('format_version')}, written by "
+            f"{software}; {SOFTWARE} reads {FORMAT_VERSION}: import the logs again"
+        )
+    return manifest
+
+
 def interaction_table(log: Log, user_ids: pa.Array, item_ids: pa.Array) -> pa.Table:
-    """The rows of `log` under its ids, in chunks: no column of strings has to fit in one."""
+    """Return the rows of `log` with their ids instead of codes.
+
+    The table is made in chunks, since a column of strings can be too large for one chunk.
+    """
     names = ("user_id", "item_id", "rating", "timestamp", "split")
     splits = pa.array(SPLITS)
     blocks = []
@@ -233,7 +315,7 @@ def interaction_table(log: Log, user_ids: pa.Array, item_ids: pa.Array) -> pa.Ta
 def describe_log(
     log: Log, n_items: int, split: str, shares: Sequence[float]
 ) -> dict[str, dict[str, Any]]:
-    """A manifest's `counts` and `split`."""
+    """Return the `counts` and `split` of a manifest."""
     return {
         "counts": {
             "users": log.n_users,
@@ -250,8 +332,11 @@ def describe_log(
 
 
 def with_extra_tables(dataset: Dataset, tables: Mapping[str, pa.Table]) -> Dataset:
-    """`dataset` with these of `EXTRA_TABLES` beside its own, and a hash that names them too.
-    Raises `ValueError` for another name."""
+    """Return `dataset` with more tables, and a hash that covers them too.
+
+    Raises:
+        ValueError: If a name is not one of `EXTRA_TABLES`.
+    """
     if unknown := sorted(set(tables) - set(EXTRA_TABLES)):
         raise ValueError(f"unknown tables {unknown}: expected some of {EXTRA_TABLES}")
     extra = dataset.extra_tables | dict(tables)
@@ -267,9 +352,10 @@ def content_hash(
     interactions: pa.Table,
     extra: Mapping[str, pa.Table] = MappingProxyType({}),
 ) -> str:
-    """A name for the content: blake2b over the values of the tables, column by column.
+    """Return a name for the content: blake2b over the values of the tables, column by column.
 
-    It depends on neither the Parquet encoding nor the chunks nor the Arrow version."""
+    It does not depend on the Parquet encoding, the chunks or the Arrow version.
+    """
     digest = hashlib.blake2b(digest_size=16)
     for table in (users, items, interactions, *(extra[name] for name in sorted(extra))):
         for name, column in zip(table.column_names, table.columns, strict=True):
@@ -284,8 +370,8 @@ def _add_column(digest: Any, chunks: list[pa.Array], kind: pa.DataType) -> None:
             _add_values(digest, pc.list_value_length(chunk).to_numpy(), "<i8")
         chunks, kind = [chunk.flatten() for chunk in chunks], kind.value_type
     if pa.types.is_struct(kind):
-        for place, part in enumerate(kind):
-            _add_column(digest, [chunk.flatten()[place] for chunk in chunks], part.type)
+        for index, part in enumerate(kind):
+            _add_column(digest, [chunk.flatten()[index] for chunk in chunks], part.type)
         return
     if pa.types.is_string(kind):
         # distinct values in the order they appear, the same for all chunks
@@ -304,7 +390,7 @@ def _add_values(digest: Any, values: np.ndarray, kind: Any) -> None:
 
 
 def _add_json(digest: Any, strings: pa.Array) -> None:
-    """What `json.dumps` makes of the list, a part at a time."""
+    """Add what `json.dumps` would make of the whole list, part by part to save memory."""
     for start in range(0, max(len(strings), 1), _JSON_STRINGS):
         text = json.dumps(strings.slice(start, _JSON_STRINGS).to_pylist())
         digest.update(("[" if start == 0 else ", ").encode() + text[1:-1].encode())

@@ -1,7 +1,7 @@
-"""What a dataset looks like: counts per split and the distributions that matter, as numbers.
+"""Describe a dataset in numbers: counts per split, and the distributions that matter.
 
-`describe_plots` draws them. A log without ratings, timestamps, genres or sessions of steps has
-no such part.
+`report.log_pictures` draws them. What a log does not have (ratings, timestamps, genres,
+sessions of steps) is left out of its description.
 """
 
 from __future__ import annotations
@@ -18,28 +18,39 @@ from alignuser_jax.datasets.dataset import Dataset
 from alignuser_jax.datasets.log import SPLITS, Log
 
 SESSION_GAP_SECONDS = 30 * 60
-"""A user who does nothing for so long begins a new session."""
-QUANTILES = {"min": 0.0, "5 %": 0.05, "median": 0.5, "95 %": 0.95, "max": 1.0}
+"""A user who does nothing for longer than this begins a new session."""
+_QUANTILES = {"min": 0.0, "5 %": 0.05, "median": 0.5, "95 %": 0.95, "max": 1.0}
 TRAIT_LEVELS = {
     "pickiness": ("not picky", "moderately", "extremely"),
     "engagement": ("low", "middle", "high"),
     "conformity": ("follower", "balanced", "maverick"),
     "variety": ("low", "middle", "high"),
 }
-"""Names of the levels 1, 2, 3 (METHOD.md section 4.3)."""
+"""Trait -> names of its levels 1, 2 and 3 (docs/method.md section 4.3)."""
 
 
 def describe(
     dataset: Dataset, levels: Mapping[str, np.ndarray] | None = None
 ) -> dict[str, Any]:
-    """Numbers that JSON can hold, under these names, each only where the log has it:
+    """Return a description of a dataset that JSON can hold.
 
-    parts: a row of counts for the whole and each split. ratings: count by rating. per_user,
-    per_item: quantiles of interactions; per_item also the Gini coefficient and the share that
-    the most popular tenth of the rated items has. time: first and last day, quantiles of the
-    seconds between a user's interactions, sessions (`SESSION_GAP_SECONDS`) and their lengths.
-    genres: interactions by genre. session_log: see `session_log`. traits: users by level, from
-    `levels` (`trait_levels`: int arrays, 0 unknown).
+    It has these keys, each only if the log has such data:
+
+    - name, synthetic, hash, items_in_catalogue.
+    - parts: a row of counts for the whole log and for each split.
+    - ratings: the number of interactions by rating.
+    - per_user, per_item: quantiles of the number of interactions; per_item also has the Gini
+      coefficient and the share of the most popular tenth of the rated items.
+    - time: first and last day, quantiles of the seconds between a user's interactions, the
+      number of sessions (`SESSION_GAP_SECONDS`) and quantiles of their lengths.
+    - genres: interactions by genre, most frequent first.
+    - session_log: see `session_log`.
+    - traits: users by level of each trait.
+
+    Args:
+        dataset: The dataset.
+        levels: Trait -> level of each user, int[users], 0 for unknown
+            (`personas.trait_levels`).
     """
     log = dataset.log
     described: dict[str, Any] = {
@@ -56,22 +67,9 @@ def describe(
         }
     if len(log):
         described["per_user"] = _quantiles(_counts(log.user))
-        popularity = np.sort(_counts(log.item))[::-1]
-        described["per_item"] = _quantiles(popularity) | {
-            "gini": gini(popularity),
-            "share of the top tenth": float(
-                popularity[: max(len(popularity) // 10, 1)].sum() / popularity.sum()
-            ),
-        }
+        described["per_item"] = _popularity(log)
     if has_times(log):
-        lengths = session_lengths(log)
-        described["time"] = {
-            "first_day": _day(log.timestamp.min()),
-            "last_day": _day(log.timestamp.max()),
-            "gap_seconds": _quantiles(gaps(log)),
-            "sessions": len(lengths),
-            "interactions_per_session": _quantiles(lengths),
-        }
+        described["time"] = _times(log)
     if genres := genre_counts(dataset):
         described["genres"] = genres
     if "sessions" in dataset.extra_tables:
@@ -90,11 +88,38 @@ def describe(
     return described
 
 
+def _popularity(log: Log) -> dict[str, float]:
+    counts = np.sort(_counts(log.item))[::-1]
+    top = counts[: max(len(counts) // 10, 1)]
+    return _quantiles(counts) | {
+        "gini": gini(counts),
+        "share of the top tenth": float(top.sum() / counts.sum()),
+    }
+
+
+def _times(log: Log) -> dict[str, Any]:
+    lengths = session_lengths(log)
+    return {
+        "first_day": _day(log.timestamp.min()),
+        "last_day": _day(log.timestamp.max()),
+        "gap_seconds": _quantiles(gaps(log)),
+        "sessions": len(lengths),
+        "interactions_per_session": _quantiles(lengths),
+    }
+
+
 def session_log(dataset: Dataset) -> dict[str, Any]:
-    """Of a log of sessions (`datasets.sessions`): parts: a row of counts for the whole and each
-    split. lengths: sessions by their number of steps. pages, actions, clicks: steps by kind of
-    page, kind of action and type of click, most frequent first. reasons: the share of steps
-    with a person's reason; shown: that of targets which stand on their page."""
+    """Return a description of a log of sessions (`datasets.sessions`).
+
+    It has these keys:
+
+    - parts: a row of counts for the whole log and for each split.
+    - lengths: sessions by their number of steps.
+    - pages, actions, clicks: steps by kind of page, kind of action and type of click, most
+      frequent first.
+    - reasons: the share of steps with the person's reason.
+    - shown: the share of targets that are on their page.
+    """
     sessions = dataset.extra_tables["sessions"].to_pylist()
     steps = dataset.extra_tables["steps"]
 
@@ -129,22 +154,23 @@ def _counted(values: Iterable[str]) -> dict[str, int]:
 
 
 def has_ratings(log: Log) -> bool:
-    """Whether ratings say anything: a log of clicks has none, or the same everywhere."""
+    """Whether ratings differ: a log of clicks has none, or the same everywhere."""
     ratings = log.rating[np.isfinite(log.rating)]
     return len(ratings) > 0 and bool((ratings != ratings[0]).any())
 
 
 def has_times(log: Log) -> bool:
+    """Whether timestamps differ."""
     return len(log) > 0 and bool((log.timestamp != log.timestamp[0]).any())
 
 
 def gaps(log: Log) -> np.ndarray:
-    """int64: seconds between each interaction of a user and that user's last one."""
+    """Return the seconds, int64, between each interaction of a user and the one before."""
     return np.diff(log.timestamp)[log.user[1:] == log.user[:-1]]
 
 
 def session_lengths(log: Log) -> np.ndarray:
-    """int64[sessions]: interactions of each session, in the order of the log."""
+    """Return int64[sessions]: the interactions of each session, in the order of the log."""
     if not len(log):
         return np.zeros(0, np.int64)
     new = (np.diff(log.timestamp) > SESSION_GAP_SECONDS) | (np.diff(log.user) != 0)
@@ -153,14 +179,17 @@ def session_lengths(log: Log) -> np.ndarray:
 
 
 def gini(counts: np.ndarray) -> float:
-    """0: all items alike; towards 1: one has everything. For counts from high to low, with rank
-    i from 1: (n + 1 - 2 Σ i·c / Σ c) / n of the ascending order (Gini's mean difference)."""
+    """Return the Gini coefficient of counts that are sorted from high to low.
+
+    It is 0 if all items have the same count, and comes close to 1 if one item has everything.
+    With ranks i from 1 in ascending order it is (2 Σ i·c / Σ c - n - 1) / n.
+    """
     n, rank = len(counts), np.arange(len(counts), 0, -1)
     return float((2 * (rank * counts.astype(float)).sum() / counts.sum() - n - 1) / n)
 
 
 def genre_counts(dataset: Dataset) -> dict[str, int]:
-    """Interactions by genre, most frequent first; an item of two genres counts for both."""
+    """Count interactions by genre, most frequent first; an item counts for all its genres."""
     column = dataset.item_table["genres"].combine_chunks()
     lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy()
     encoded = column.flatten().dictionary_encode()
@@ -200,8 +229,8 @@ def _counts(codes: np.ndarray) -> np.ndarray:
 def _quantiles(values: np.ndarray) -> dict[str, float]:
     if not len(values):
         return {}
-    found = {name: float(np.quantile(values, q)) for name, q in QUANTILES.items()}
-    return found | {"mean": float(values.mean())}
+    quantiles = {name: float(np.quantile(values, q)) for name, q in _QUANTILES.items()}
+    return quantiles | {"mean": float(values.mean())}
 
 
 def _day(seconds: int) -> str:

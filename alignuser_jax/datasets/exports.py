@@ -1,7 +1,7 @@
-"""A dataset, or what simulated users did, in the formats of other tools.
+"""Write a dataset, or what simulated users did, in the formats of other tools.
 
-RecBole atomic files, Hugging Face `datasets`, and obp's bandit feedback, so that a simulation
-can be checked by off-policy estimators.
+The formats are RecBole's atomic files, Hugging Face `datasets`, and obp's bandit feedback, so
+that off-policy estimators can check a simulation.
 """
 
 from __future__ import annotations
@@ -22,11 +22,22 @@ if TYPE_CHECKING:
     import datasets as hf
 
 Reward = Literal["watched", "liked", "rating"]
+"""What `bandit_feedback` counts as a reward."""
 RECBOLE_PARTS = {"train": "train", "validation": "valid", "test": "test"}
+"""Our name of a split -> RecBole's."""
+EVENT_COLUMNS = (
+    *("arm", "user_id", "session", "kind", "page", "position", "item_id", "value"),
+    "probability",
+)
+"""The columns of an event table that `bandit_feedback` reads."""
 
 
 def new_folder(directory: str | Path) -> Path:
-    """The folder, made where it is missing. Raises `FileExistsError` where it is not empty."""
+    """Make a folder for an export.
+
+    Raises:
+        FileExistsError: If it exists and is not an empty folder.
+    """
     directory = Path(directory)
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise FileExistsError(f"{directory} exists and is not empty: choose another folder")
@@ -35,12 +46,21 @@ def new_folder(directory: str | Path) -> Path:
 
 
 def write_recbole(dataset: Dataset, directory: str | Path, *, benchmark: bool = False) -> Path:
-    """`NAME/NAME.inter`, `.user`, `.item` (and `.kg` where the dataset has a graph) below
-    `directory`. `benchmark`: three files `NAME.train.inter`, `.valid.inter`, `.test.inter`
-    instead of one, for RecBole's `benchmark_filename: [train, valid, test]`, so that it uses
-    this split.
+    """Write a dataset as RecBole's atomic files, and return the folder they are in.
 
-    Separators inside a text become spaces, spaces inside a genre underscores.
+    The files are `NAME/NAME.inter`, `.user` and `.item` below `directory`, and `.kg` with
+    `.link` if the dataset has a graph. Separators inside a text become spaces, and spaces
+    inside a genre become underscores.
+
+    Args:
+        dataset: The dataset.
+        directory: The folder below which the folder NAME is made.
+        benchmark: Write `NAME.train.inter`, `.valid.inter` and `.test.inter` instead of one
+            file, for RecBole's `benchmark_filename: [train, valid, test]`: it then uses the
+            split of this dataset.
+
+    Raises:
+        FileExistsError: If the folder NAME exists and is not empty.
     """
     name = "".join(c if c.isalnum() or c in "-_" else "_" for c in dataset.name) or "dataset"
     folder = new_folder(Path(directory) / name)
@@ -61,6 +81,13 @@ def write_recbole(dataset: Dataset, directory: str | Path, *, benchmark: bool = 
         ("user_id:token", "age:token", "occupation:token"),
         zip(*(users[n].to_pylist() for n in ("user_id", "age", "occupation")), strict=True),
     )
+    _write_items(dataset, folder / f"{name}.item")
+    if "graph" in dataset.extra_tables:
+        _write_graph(dataset, folder, name)
+    return folder
+
+
+def _write_items(dataset: Dataset, path: Path) -> None:
     rows = (
         (
             row["item_id"],
@@ -71,16 +98,16 @@ def write_recbole(dataset: Dataset, directory: str | Path, *, benchmark: bool = 
         for row in dataset.item_table.to_pylist()
     )
     header = ("item_id:token", "title:token_seq", "genres:token_seq", "description:token_seq")
-    _write(folder / f"{name}.item", header, rows)
-    graph = dataset.extra_tables.get("graph")
-    if graph is not None:
-        rows = zip(*(graph[n].to_pylist() for n in ("head", "relation", "tail")), strict=True)
-        header = ("head_id:token", "relation_id:token", "tail_id:token")
-        _write(folder / f"{name}.kg", header, rows)
-        items = set(graph["head"].to_pylist()) | set(graph["tail"].to_pylist())
-        rows = ((item, item) for item in dataset.item_ids if item in items)
-        _write(folder / f"{name}.link", ("item_id:token", "entity_id:token"), rows)
-    return folder
+    _write(path, header, rows)
+
+
+def _write_graph(dataset: Dataset, folder: Path, name: str) -> None:
+    graph = dataset.extra_tables["graph"]
+    rows = zip(*(graph[n].to_pylist() for n in ("head", "relation", "tail")), strict=True)
+    _write(folder / f"{name}.kg", ("head_id:token", "relation_id:token", "tail_id:token"), rows)
+    entities = set(graph["head"].to_pylist()) | set(graph["tail"].to_pylist())
+    links = ((item, item) for item in dataset.item_ids if item in entities)
+    _write(folder / f"{name}.link", ("item_id:token", "entity_id:token"), links)
 
 
 def _write(path: Path, header: Iterable[str], rows: Iterable[tuple]) -> None:
@@ -95,8 +122,11 @@ def _write(path: Path, header: Iterable[str], rows: Iterable[tuple]) -> None:
 
 
 def to_datasets(dataset: Dataset) -> dict[str, hf.DatasetDict | hf.Dataset]:
-    """Hugging Face datasets by table name: interactions (and sessions and steps, where there
-    are any) as a `DatasetDict` with the splits, the others whole."""
+    """Return the tables as Hugging Face datasets, by table name.
+
+    Interactions, sessions and steps become a `DatasetDict` with the splits; the other tables
+    become one dataset each.
+    """
     import datasets as hf
 
     def whole(table: pa.Table) -> hf.Dataset:
@@ -106,24 +136,28 @@ def to_datasets(dataset: Dataset) -> dict[str, hf.DatasetDict | hf.Dataset]:
         parts = {s: table.filter(pc.equal(splits, s)) for s in SPLITS}
         return hf.DatasetDict({s: whole(part) for s, part in parts.items() if part.num_rows})
 
-    found: dict[str, Any] = {
+    exported: dict[str, Any] = {
         "users": whole(dataset.user_table),
         "items": whole(dataset.item_table),
     }
     table = dataset.interaction_table
     if table.num_rows:
-        found["interactions"] = by_split(table.drop_columns("split"), table["split"])
+        exported["interactions"] = by_split(table.drop_columns("split"), table["split"])
     extra = dict(dataset.extra_tables)
     if "sessions" in extra:
         sessions, steps = extra.pop("sessions"), extra.pop("steps")
         place = pc.index_in(steps["session_id"], sessions["session_id"].combine_chunks())
-        found["sessions"] = by_split(sessions.drop_columns("split"), sessions["split"])
-        found["steps"] = by_split(steps, sessions["split"].take(place))
-    return found | {name: whole(table) for name, table in extra.items()}
+        exported["sessions"] = by_split(sessions.drop_columns("split"), sessions["split"])
+        exported["steps"] = by_split(steps, sessions["split"].take(place))
+    return exported | {name: whole(table) for name, table in extra.items()}
 
 
 def write_datasets(dataset: Dataset, directory: str | Path) -> Path:
-    """One folder a table below `directory`, as `datasets.load_from_disk` reads it."""
+    """Write one folder per table below `directory`, for `datasets.load_from_disk`.
+
+    Raises:
+        FileExistsError: If `directory` exists and is not empty.
+    """
     folder = new_folder(directory)
     for name, table in to_datasets(dataset).items():
         table.save_to_disk(folder / name)
@@ -133,69 +167,93 @@ def write_datasets(dataset: Dataset, directory: str | Path) -> Path:
 def bandit_feedback(
     dataset: Dataset, events: pa.Table, *, arm: str = "", reward: Reward = "watched"
 ) -> dict[str, Any]:
-    """obp's `BanditFeedback` of one arm of a simulated event table: one round for each item
-    shown.
+    """Return one arm of a simulated event table as obp's `BanditFeedback`.
 
-    n_rounds, n_actions; action int64[n] (code of the item in `dataset.item_ids`); position
-    int64[n] (0 is the first place); reward float64[n] ("watched": 1 or 0; "liked": rated above
-    3 or not; "rating": 1 to 5, 0 where not rated); pscore float64[n], the propensity with which
-    the recommender showed the item there, or `None` where its slates have none; context
-    float64[n, genres], the shares of genres in the user's training history; action_context
-    float64[n_actions, genres], the genres of each item. Beside obp's own keys: user_id, item_id
-    and genres, as arrays of text.
+    There is one round for each item that a page showed. The keys are:
 
-    Raises `ValueError` for an unknown arm or reward, several arms where none is named, no page
-    shown, and items that are not the dataset's.
+    - n_rounds, n_actions: ints; an action is an item of the dataset.
+    - action: int64[n_rounds], the item's code in `dataset.item_ids`.
+    - position: int64[n_rounds], the item's place on its page, from 0.
+    - reward: float64[n_rounds], see `reward` below.
+    - pscore: float64[n_rounds], the propensity with which the recommender showed the item
+      there, or `None` if its slates have none.
+    - context: float64[n_rounds, genres], the shares of genres in the user's training history.
+    - action_context: float64[n_actions, genres], the genres of each item.
+    - user_id, item_id, genres: arrays of text, beside obp's own keys.
+
+    Args:
+        dataset: The dataset that was simulated on.
+        events: The events of one simulation (`agents.events`).
+        arm: Which arm; not needed if there is only one.
+        reward: "watched" is 1 or 0; "liked" is 1 for a rating above 3 and 0 otherwise; "rating"
+            is the rating from 1 to 5, and 0 for an item that was not rated.
+
+    Raises:
+        ValueError: If a column is missing, the arm or the reward does not exist, several arms
+            are there and none is named, no page is shown, or an item is not the dataset's.
+
+    Example:
+        >>> events = pq.read_table("runs/sim/events.parquet")
+        >>> feedback = bandit_feedback(load_dataset("runs/ml-1m"), events, arm="als")
     """
     if reward not in ("watched", "liked", "rating"):
         raise ValueError(f"reward is {reward!r}: expected watched, liked or rating")
-    arms = sorted(set(events["arm"].to_pylist()))
-    if arm not in arms and (arm or len(arms) != 1):
-        raise ValueError(f"the events have the arms {arms}: name one, not {arm!r}")
-    events = events.filter(pc.equal(events["arm"], arm or arms[0]))
-    rows = events.select(
-        ["user_id", "session", "kind", "page", "position", "item_id", "value", "probability"]
-    ).to_pylist()
-    given: dict[tuple, float] = {}
-    for row in rows:
-        key = (row["user_id"], row["session"], row["page"], row["item_id"])
-        if row["kind"] == "screen" and reward == "watched":
-            given[key] = row["value"]
-        elif row["kind"] == "rate":
-            value = {"watched": 1.0, "liked": float(row["value"] > 3)}
-            given[key] = value.get(reward, row["value"])
-    shown = [row for row in rows if row["kind"] == "page"]
-    if not shown:
-        raise ValueError(f"the events of arm {arm or arms[0]!r} show no page")
+    rows = _arm_rows(events, arm)
+    rounds = [row for row in rows if row["kind"] == "page"]
+    if not rounds:
+        raise ValueError(f"the events of arm {arm or rows[0]['arm']!r} show no page")
     codes = {item: code for code, item in enumerate(dataset.item_ids)}
-    if strange := sorted({row["item_id"] for row in shown} - set(codes)):
+    if strange := sorted({row["item_id"] for row in rounds} - set(codes)):
         raise ValueError(
             f"{len(strange)} items of the events are not in {dataset.name!r}, e.g. "
             f"{strange[0]!r}: give the dataset that was simulated on"
         )
-    propensities = np.array([row["probability"] for row in shown])
+    rewards = _rewards(rows, reward)
+    propensities = np.array([row["probability"] for row in rounds])
     genres, of_item = _genre_matrix(dataset)
     of_user = _genre_shares(dataset, of_item)
     user_code = {user: code for code, user in enumerate(dataset.user_ids)}
     unknown = len(dataset.user_ids)  # a row of zeros
     return {
-        "n_rounds": len(shown),
+        "n_rounds": len(rounds),
         "n_actions": len(codes),
-        "action": np.array([codes[row["item_id"]] for row in shown], np.int64),
-        "position": np.array([row["position"] - 1 for row in shown], np.int64),
-        "reward": np.array(
-            [
-                given.get((r["user_id"], r["session"], r["page"], r["item_id"]), 0.0)
-                for r in shown
-            ]
-        ),
+        "action": np.array([codes[row["item_id"]] for row in rounds], np.int64),
+        "position": np.array([row["position"] - 1 for row in rounds], np.int64),
+        "reward": np.array([rewards.get(_round_key(row), 0.0) for row in rounds]),
         "pscore": propensities if (propensities > 0).all() else None,
-        "context": of_user[[user_code.get(row["user_id"], unknown) for row in shown]],
+        "context": of_user[[user_code.get(row["user_id"], unknown) for row in rounds]],
         "action_context": of_item,
-        "user_id": np.array([row["user_id"] for row in shown]),
+        "user_id": np.array([row["user_id"] for row in rounds]),
         "item_id": np.array(dataset.item_ids),
         "genres": np.array(genres),
     }
+
+
+def _arm_rows(events: pa.Table, arm: str) -> list[dict[str, Any]]:
+    """Return the events of the named arm, or of the only one."""
+    if missing := [name for name in EVENT_COLUMNS if name not in events.column_names]:
+        raise ValueError(f"this is no event table: it lacks the columns {missing}")
+    arms = sorted(set(events["arm"].to_pylist()))
+    if arm not in arms and (arm or len(arms) != 1):
+        raise ValueError(f"the events have the arms {arms}: name one, not {arm!r}")
+    events = events.filter(pc.equal(events["arm"], arm or arms[0]))
+    return events.select(list(EVENT_COLUMNS)).to_pylist()
+
+
+def _round_key(row: dict[str, Any]) -> tuple[Any, ...]:
+    return row["user_id"], row["session"], row["page"], row["item_id"]
+
+
+def _rewards(rows: list[dict[str, Any]], reward: Reward) -> dict[tuple[Any, ...], float]:
+    """Return the reward of each round in which the user did something with the item."""
+    rewards: dict[tuple[Any, ...], float] = {}
+    for row in rows:
+        if row["kind"] == "screen" and reward == "watched":
+            rewards[_round_key(row)] = row["value"]
+        elif row["kind"] == "rate":
+            value = {"watched": 1.0, "liked": float(row["value"] > 3)}
+            rewards[_round_key(row)] = value.get(reward, row["value"])
+    return rewards
 
 
 def _genre_matrix(dataset: Dataset) -> tuple[list[str], np.ndarray]:
@@ -209,7 +267,10 @@ def _genre_matrix(dataset: Dataset) -> tuple[list[str], np.ndarray]:
 
 
 def _genre_shares(dataset: Dataset, of_item: np.ndarray) -> np.ndarray:
-    """float64[users + 1, genres]; the last row, and that of a user without history, is 0."""
+    """Return float64[users + 1, genres]: each user's shares of genres in training.
+
+    The last row, and the row of a user without history, is 0.
+    """
     train = dataset.log.of_split("train")
     total = np.zeros((train.n_users + 1, of_item.shape[1]))
     np.add.at(total, train.user, of_item[train.item])
@@ -217,7 +278,11 @@ def _genre_shares(dataset: Dataset, of_item: np.ndarray) -> np.ndarray:
 
 
 def write_feedback(feedback: dict[str, Any], path: str | Path) -> Path:
-    """The feedback as one `.npz` without pickles; `read_feedback` reads it."""
+    """Write bandit feedback as one `.npz` without pickles; `read_feedback` reads it.
+
+    Raises:
+        FileExistsError: If the file exists.
+    """
     path = Path(path)
     if path.exists():
         raise FileExistsError(f"{path} exists: choose another file")
@@ -228,8 +293,8 @@ def write_feedback(feedback: dict[str, Any], path: str | Path) -> Path:
 
 
 def read_feedback(path: str | Path) -> dict[str, Any]:
-    """What `bandit_feedback` gave, from a file of `write_feedback`."""
+    """Return what `bandit_feedback` returned, from a file of `write_feedback`."""
     with np.load(path) as arrays:
-        found: dict[str, Any] = dict(arrays)
-    counts = {name: int(found[name]) for name in ("n_rounds", "n_actions")}
-    return {"pscore": None} | found | counts
+        feedback: dict[str, Any] = dict(arrays)
+    counts = {name: int(feedback[name]) for name in ("n_rounds", "n_actions")}
+    return {"pscore": None} | feedback | counts

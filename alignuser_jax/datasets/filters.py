@@ -1,11 +1,17 @@
-"""A part of a dataset: its k-core, a sample of its users, other shares of the split."""
+"""Make a smaller dataset: its k-core, a sample of its users, other shares of the split.
+
+Example:
+    >>> from alignuser_jax.datasets import Filters, filtered, load_dataset
+    >>> part = filtered(load_dataset("runs/ml-1m"), Filters(k_core=20, users=1000))
+    >>> part.manifest["filters"]
+"""
 
 from __future__ import annotations
 
 import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -18,17 +24,26 @@ from alignuser_jax.datasets.dataset import (
     interaction_table,
 )
 from alignuser_jax.datasets.log import Log
-from alignuser_jax.datasets.splits import SHARES, SPLIT_KINDS, split_log
+from alignuser_jax.datasets.splits import SHARES, SPLIT_KINDS, SplitKind, split_log
 from alignuser_jax.randomness import stable_key
 
 SAMPLE_SEED = 101
-"""Of the sampled users where none is given (METHOD.md section 13.1: 1,000 users, seed 101)."""
+"""Seed of the sample of users (docs/method.md section 13.1: 1,000 users, seed 101)."""
 
 
 @dataclass(frozen=True)
 class Filters:
-    """`k_core`: every user and every item that stays has so many interactions (0: all stay).
-    `users`: how many users stay, drawn by `seed` from those of the k-core (0: all)."""
+    """Which part of a dataset to keep.
+
+    Attributes:
+        k_core: Interactions that every remaining user and item has at least; 0 keeps all.
+        users: How many users to keep, drawn from those of the k-core; 0 keeps all.
+        seed: Names the sample of users.
+
+    Example:
+        >>> Filters(k_core=20, users=1000)
+        Filters(k_core=20, users=1000, seed=101)
+    """
 
     k_core: int = 0
     users: int = 0
@@ -42,9 +57,12 @@ class Filters:
 
 
 def k_core(log: Log, k: int) -> np.ndarray:
-    """bool[n]: the interactions of the largest part of `log` in which every user and every item
-    has at least `k`. Users and items below are taken away in turn until none is: the result
-    does not depend on which go first."""
+    """Return bool[n]: which interactions belong to the k-core of `log`.
+
+    The k-core is the largest part in which every user and every item has at least `k`
+    interactions. Users and items with fewer are removed in turn until none is left; the result
+    does not depend on which are removed first.
+    """
     keep = np.ones(len(log), bool)
     while True:
         before = int(keep.sum())
@@ -56,8 +74,11 @@ def k_core(log: Log, k: int) -> np.ndarray:
 
 
 def sample_users(user_ids: Sequence[str], count: int, seed: int) -> np.ndarray:
-    """The places of `count` ids, in their order. A user is drawn by a key of seed and id alone:
-    whatever the order of the file, and a larger sample holds the smaller."""
+    """Return the indices of a sample of `count` ids, in ascending order.
+
+    A user is drawn by a key of the seed and the id alone, so the sample does not depend on the
+    order of the ids, and a larger sample contains the smaller one.
+    """
     keys = ((stable_key("sample of users", seed, user), n) for n, user in enumerate(user_ids))
     return np.sort(np.array([n for _, n in heapq.nsmallest(count, keys)], np.int64))
 
@@ -65,13 +86,20 @@ def sample_users(user_ids: Sequence[str], count: int, seed: int) -> np.ndarray:
 def filtered(
     dataset: Dataset, filters: Filters, shares: Sequence[float] | None = None
 ) -> Dataset:
-    """`dataset` after its k-core, then after the sample; split anew as it was, with `shares`
-    where given (a split of the publisher's own stays as it is). The manifest's `filters` says
-    what was done and what each step left.
+    """Return the k-core of `dataset`, then a sample of its users, split again as it was.
 
-    The k-core takes items out of the catalogue, the sample does not: what other users know can
-    still be recommended. Raises `ValueError` where nothing is left, where there are fewer users
-    than asked for, for shares of a split that is the publisher's, and for a log of sessions.
+    A split that the publisher made stays as it is. The k-core removes items from the catalogue;
+    the sample does not, since items that only other users have rated can still be recommended.
+    The manifest's `filters` says what was done and what each step left.
+
+    Args:
+        dataset: A log of interactions.
+        filters: The k-core and the sample.
+        shares: Shares of train, validation and test; `None` keeps those of `dataset`.
+
+    Raises:
+        ValueError: If nothing is left, the sample is larger than the number of users, the split
+            is the publisher's and there are shares, or the dataset is a log of sessions.
     """
     if (filters.k_core or filters.users or shares) and "sessions" in dataset.extra_tables:
         raise ValueError(
@@ -79,10 +107,11 @@ def filtered(
             "logs of interactions"
         )
     log, old_split = dataset.log, dataset.manifest.get("split", {})
-    kind, old_shares = old_split.get("kind"), old_split.get("shares", SHARES)
+    kind: str | None = old_split.get("kind")
+    old_shares: Sequence[float] = old_split.get("shares", SHARES)
     if shares and kind not in SPLIT_KINDS:
         raise ValueError(
-            f"{dataset.name} has the split {kind!r} of its own: it takes no shares"
+            f"{dataset.name} has the split {kind!r} of its publisher: it takes no shares"
         )
     steps: list[dict[str, Any]] = []
     items = np.arange(log.n_items)
@@ -99,7 +128,7 @@ def filtered(
         users = np.unique(log.user)
         if filters.users > len(users):
             raise ValueError(
-                f"{filters.users} users are asked for, {dataset.name} has {len(users)}"
+                f"{filters.users} users are asked for, but {dataset.name} has {len(users)}"
                 + (f" in its {filters.k_core}-core" if filters.k_core else "")
             )
         ids = [dataset.user_ids[code] for code in users.tolist()]
@@ -138,7 +167,7 @@ def _rebuilt(
         n_items=len(items),
     )
     if kind in SPLIT_KINDS:
-        log = split_log(log, kind, shares)
+        log = split_log(log, cast(SplitKind, kind), shares)
     user_table = dataset.user_table.take(pa.array(users)).combine_chunks()
     item_table = dataset.item_table.take(pa.array(items)).combine_chunks()
     ids = (
@@ -153,7 +182,7 @@ def _rebuilt(
         "shares": list(shares),
         "counts": counts,
     }
-    extra = {  # what is told of users who are left
+    extra = {  # rows of the remaining users, in tables that have users
         name: table.filter(pc.is_in(table["user_id"], user_table["user_id"].combine_chunks()))
         if "user_id" in table.column_names
         else table

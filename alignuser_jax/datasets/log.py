@@ -1,4 +1,4 @@
-"""`Log`: interactions as NumPy columns, sorted by user, then time, ties in file order."""
+"""Interactions as NumPy columns, sorted by user, then time; ties stay in file order."""
 
 from __future__ import annotations
 
@@ -8,20 +8,34 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 
 SPLITS = ("train", "validation", "test")
+"""The parts of a split; `Log.split` indexes them."""
 
 
 @dataclass(frozen=True, eq=False)
 class Log:
-    """Columns of equal length n. `user` and `item` are codes into `Dataset.user_ids` and
-    `Dataset.item_ids`; `rating` is 0.5 to 5; `timestamp` in Unix seconds; `split` indexes
-    `SPLITS`. `n_users` and `n_items` are the sizes of the code spaces, whatever is in the log.
+    """The interactions of a dataset or of a part of it: one entry of each column for each.
+
+    Attributes:
+        user: int32[n], codes of users: indices into `Dataset.user_ids`.
+        item: int32[n], codes of items: indices into `Dataset.item_ids`.
+        rating: float32[n], from 0.5 to 5.
+        timestamp: int64[n], Unix seconds.
+        split: int8[n], indices into `SPLITS`.
+        n_users: Users of the dataset, whether or not they are in this part.
+        n_items: Items of the dataset, whether or not they are in this part.
+
+    Example:
+        >>> zeros = np.zeros(2, np.int32)
+        >>> log = Log(zeros, np.array([0, 1]), zeros + 4.0, zeros, np.array([0, 2]), 1, 2)
+        >>> len(log.of_split("train"))
+        1
     """
 
-    user: np.ndarray  # int32[n]
-    item: np.ndarray  # int32[n]
-    rating: np.ndarray  # float32[n]
-    timestamp: np.ndarray  # int64[n]
-    split: np.ndarray  # int8[n]
+    user: np.ndarray
+    item: np.ndarray
+    rating: np.ndarray
+    timestamp: np.ndarray
+    split: np.ndarray
     n_users: int
     n_items: int
 
@@ -29,11 +43,16 @@ class Log:
         return len(self.user)
 
     def where(self, mask: np.ndarray) -> Log:
-        """The interactions at a boolean mask or at indices, in the order given."""
+        """Return the interactions at a boolean mask, or at indices in their order."""
         columns = [f.name for f in fields(self) if not f.name.startswith("n_")]
         return replace(self, **{name: getattr(self, name)[mask] for name in columns})
 
     def of_split(self, *splits: str) -> Log:
+        """Return the interactions of one or more of `SPLITS`.
+
+        Raises:
+            ValueError: If a name is not one of `SPLITS`, or none is named.
+        """
         unknown = sorted(set(splits) - set(SPLITS))
         if unknown or not splits:
             raise ValueError(f"unknown splits {unknown or 'none'}: expected some of {SPLITS}")
@@ -41,7 +60,10 @@ class Log:
 
 
 def item_statistics(log: Log) -> tuple[np.ndarray, np.ndarray]:
-    """`(mean float32[n_items], count int32[n_items])`; the mean is NaN where count is 0."""
+    """Return the mean rating float32[n_items] and the number of ratings int32[n_items].
+
+    The mean is NaN for an item without ratings.
+    """
     count = np.bincount(log.item, minlength=log.n_items)
     total = np.bincount(log.item, log.rating, minlength=log.n_items)
     with np.errstate(invalid="ignore"):

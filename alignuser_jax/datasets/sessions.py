@@ -1,9 +1,15 @@
-"""Sessions of steps on pages: the tables of logs that record what a person saw and did.
+"""Read and check sessions: logs that record what a person saw on each page, and did there.
 
-Three tables of a `Dataset` that has them (`Dataset.extra_tables`): `sessions`, `steps` and
-`surveys`, whose columns are `SESSION_SCHEMA`, `STEP_SCHEMA` and `SURVEY_SCHEMA`. The text of a
-page is not stored but rendered (`shop_page_text`), so that what an agent reads and what it may
-click come from the same columns.
+Such a `Dataset` has three extra tables: `sessions`, `steps` and `surveys`, with the columns
+`SESSION_SCHEMA`, `STEP_SCHEMA` and `SURVEY_SCHEMA`. The text of a page is not stored but
+rendered (`shop_page_text`), so that what an agent reads and what it may click come from the
+same columns.
+
+Example:
+    >>> from alignuser_jax.datasets import load_dataset
+    >>> from alignuser_jax.datasets.sessions import sessions
+    >>> for session in sessions(load_dataset("runs/opera"), "test"):
+    ...     print(session.steps[0].page, session.steps[0].action_kind)
 """
 
 from __future__ import annotations
@@ -22,8 +28,9 @@ from alignuser_jax.datasets.shop_page_text import PageProduct, shop_page_text
 from alignuser_jax.text import one_line
 
 PAGE_KINDS = ("browse", "search", "detail", "cart", "checkout")
+"""The kinds of pages of a shop."""
 ACTION_KINDS = ("click", "input", "terminate", "scroll", "navigation", "tab_activate")
-"""The first three are METHOD.md section 3's; the others stand only in OPeRA's full tables."""
+"""The first three are those of docs/method.md section 3; others are in OPeRA's full tables."""
 CLICK_TYPES = (
     *("review", "search", "product_option", "product_link", "other", "purchase", "nav_bar"),
     *("page_related", "quantity", "suggested_term", "cart_side_bar", "cart_page_select"),
@@ -59,14 +66,26 @@ class LoggedProduct:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What a person saw and then did.
+    """What a person saw, and then did.
 
-    `order` counts from 0 in the session; `page_kind` is one of `PAGE_KINDS`; `page_number` the
-    page of results, from 1; `elements` the semantic ids in document order. `action_kind` is
-    one of `ACTION_KINDS`, `target` the semantic id acted on, `text` what was typed,
-    `click_type` one of `CLICK_TYPES` (others in OPeRA's full tables), `item_id` the product
-    acted on where the log says. `target_on_page` is False where a target is missing from
-    `elements`: it is never added to them (METHOD.md section 2.4).
+    Attributes:
+        session_id: The session.
+        user_id: The person.
+        order: Number of the step in its session, from 0.
+        timestamp_milliseconds: Time of the action, since 1970.
+        page_kind: One of `PAGE_KINDS`.
+        page_number: Number of the page of results, from 1.
+        page_context: What the page is about, on one line.
+        products: The products on the page, in document order.
+        elements: Semantic ids of what can be acted on, in document order.
+        action_kind: One of `ACTION_KINDS`.
+        target: Semantic id of the element acted on, "" for none.
+        text: What was typed, "" for nothing.
+        click_type: One of `CLICK_TYPES`; OPeRA's full tables have others; "" for no click.
+        item_id: The product acted on, "" when the log does not say.
+        target_on_page: False if the target is missing from `elements`; it is never added to
+            them (docs/method.md section 2.4).
+        rationale: The person's reason for the action, "" for none.
     """
 
     session_id: str
@@ -88,14 +107,22 @@ class Step:
 
     @property
     def page(self) -> str:
+        """The text of the page, as agents read it."""
         products = [product.on_page for product in self.products]
         return shop_page_text(self.page_number, self.page_context, products, self.elements)
 
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """`outcome` is "purchase" where a purchase click is in it, "terminate" where it ends with
-    one, "" where the log just ends.
+    """One visit of a person to the shop.
+
+    Attributes:
+        session_id: The session.
+        user_id: The person.
+        split: "train", "validation" or "test".
+        steps: The steps in their order.
+        outcome: "purchase" if a click is a purchase, otherwise "terminate" if the person ended
+            the session, otherwise "".
     """
 
     session_id: str
@@ -107,8 +134,17 @@ class Session:
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """What a user said of themselves. `answers` holds one `question: answer` line each, without
-    names, gender or contact data; the other fields are parts of it, `interview` is apart.
+    """What a person said of themselves; "" stands for no answer.
+
+    Attributes:
+        user_id: The person.
+        age: The answer about age.
+        occupation: The answer about occupation.
+        personality: Answers about personality, on one line.
+        habits: Answers about shopping habits, on one line.
+        answers: All answers, one `question: answer` per line, without names, gender or contact
+            data.
+        interview: Transcript of an interview.
     """
 
     user_id: str
@@ -130,6 +166,7 @@ _TYPES = {
     ),
 }
 STEP_SCHEMA = pa.schema([(f.name, _TYPES[str(f.type)]) for f in fields(Step)])
+"""The columns of the table `steps`: the fields of `Step`."""
 SESSION_SCHEMA = pa.schema(
     [
         *((name, pa.string()) for name in ("session_id", "user_id", "split")),
@@ -138,11 +175,14 @@ SESSION_SCHEMA = pa.schema(
         ("outcome", pa.string()),
     ]
 )
+"""The columns of the table `sessions`; `steps` is the number of a session's rows in the table
+of that name, which are in the same order."""
 SURVEY_SCHEMA = pa.schema([(f.name, pa.string()) for f in fields(Survey)])
+"""The columns of the table `surveys`: the fields of `Survey`."""
 
 
 def session_tables(sessions: Iterable[Session]) -> tuple[pa.Table, pa.Table]:
-    """The tables `sessions` and `steps` of these sessions, in the order given."""
+    """Return the tables `sessions` and `steps` of these sessions, in their order."""
     sessions = list(sessions)
     rows = [
         {
@@ -163,10 +203,15 @@ def session_tables(sessions: Iterable[Session]) -> tuple[pa.Table, pa.Table]:
 
 
 def sessions(dataset: Dataset, *splits: str) -> Iterator[Session]:
-    """The sessions of these splits (of all where none is named), in the table's order, each
-    made when it is asked for.
+    """Iterate over the sessions of some splits, in the order of the table.
 
-    Raises `ValueError` for a dataset without sessions and for an unknown split.
+    Args:
+        dataset: A log of sessions.
+        *splits: Some of `SPLITS`; none means all.
+
+    Raises:
+        ValueError: If the dataset has no sessions, or a split does not exist; it is raised at
+            once, not at the first session.
     """
     table, steps = (_table(dataset, name) for name in ("sessions", "steps"))
     if unknown := sorted(set(splits) - set(SPLITS)):
@@ -177,9 +222,9 @@ def sessions(dataset: Dataset, *splits: str) -> Iterator[Session]:
         for row in table.to_pylist():
             count = row["steps"]
             if not splits or row["split"] in splits:
-                found = tuple(_step(r) for r in steps.slice(start, count).to_pylist())
+                own = tuple(_step(r) for r in steps.slice(start, count).to_pylist())
                 yield Session(
-                    row["session_id"], row["user_id"], row["split"], found, row["outcome"]
+                    row["session_id"], row["user_id"], row["split"], own, row["outcome"]
                 )
             start += count
 
@@ -187,7 +232,11 @@ def sessions(dataset: Dataset, *splits: str) -> Iterator[Session]:
 
 
 def surveys(dataset: Dataset) -> Mapping[str, Survey]:
-    """The surveys by user id. Raises `ValueError` for a dataset without."""
+    """Return the surveys by user id.
+
+    Raises:
+        ValueError: If the dataset has no surveys.
+    """
     return {row["user_id"]: Survey(**row) for row in _table(dataset, "surveys").to_pylist()}
 
 
@@ -208,31 +257,40 @@ def _step(row: dict) -> Step:
 def split_sessions(
     user_ids: Sequence[str], starts: Sequence[int], test: Sequence[bool], share: float = 0.1
 ) -> list[str]:
-    """The split of each session. Those of the log's own test part are "test"; of the others the
-    latest `share` of each user's (rounded to the nearest, a user's only session stays in train)
-    are "validation" (METHOD.md section 13.2: 10 %, latest per user).
+    """Return the split of each session.
+
+    Sessions of the log's own test part are "test". Of each user's other sessions the latest
+    `share` is "validation" (docs/method.md section 13.2: 10 %, latest per user); its number is
+    rounded to the nearest, and a user's only session stays in train.
+
+    Args:
+        user_ids: The user of each session.
+        starts: The start of each session, in any unit.
+        test: Whether each session is in the log's own test part.
+        share: Share of the other sessions that becomes validation.
     """
     split = ["test" if is_test else "train" for is_test in test]
     order = sorted(range(len(split)), key=lambda n: (user_ids[n], starts[n], n))
     own = (n for n in order if split[n] == "train")
     for _, group in groupby(own, key=lambda n: user_ids[n]):
-        places = list(group)
-        count = min(int(share * len(places) + 0.5), len(places) - 1)
-        for place in places[len(places) - count :]:
-            split[place] = "validation"
+        indices = list(group)
+        count = min(int(share * len(indices) + 0.5), len(indices) - 1)
+        for index in indices[len(indices) - count :]:
+            split[index] = "validation"
     return split
 
 
 def check_session_leaks(dataset: Dataset) -> list[str]:
-    """What is wrong with the split of a dataset's sessions, in words; empty where nothing is.
+    """Return a sentence for each fault of the split of sessions; an empty list means none.
 
-    Looks for: a session in two splits, a user's validation session earlier than a train one,
-    and tables that do not fit together. The test sessions are the log's own and may be older.
+    The faults are: a session in two splits, a user's train session later than a validation
+    session, and tables that do not fit together. Test sessions are the log's own, and may be
+    older than the others.
     """
     table, steps = (_table(dataset, name) for name in ("sessions", "steps"))
     if not table.num_rows:
         return ["there are no sessions"]
-    problems = []
+    problems: list[str] = []
     rows = table.to_pylist()
     ids = [row["session_id"] for row in rows]
     if repeated := sorted(name for name, count in Counter(ids).items() if count > 1):

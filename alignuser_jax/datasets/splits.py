@@ -1,4 +1,8 @@
-"""Chronological splits, and the check that nothing later stands in an earlier part."""
+"""Split a log by time, and check that no part holds anything later than the next part.
+
+A model that is trained on interactions later than those it is tested on is told the future;
+`check_leaks` refuses such a split.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +12,16 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from alignuser_jax.datasets.dataset import Dataset
 from alignuser_jax.datasets.log import SPLITS, Log
 
 SplitKind = Literal["per_user", "global"]
 SPLIT_KINDS = get_args(SplitKind)
+"""Each user's log cut for itself, or all users' logs at the same two moments."""
 SHARES = (0.8, 0.1, 0.1)
 """Train, validation, test (the paper, App. A)."""
+PROFILE_SHARE = 0.75
+"""Share of a user's train part that a training prompt shows; the rest is trained on."""
 
 
 def _check_shares(shares: Sequence[float]) -> None:
@@ -22,15 +30,18 @@ def _check_shares(shares: Sequence[float]) -> None:
 
 
 def _rank_in_user(log: Log) -> tuple[np.ndarray, np.ndarray]:
-    """(place of each interaction among its user's, from 0; how many that user has)."""
+    """Return each interaction's rank among its user's, from 0, and how many the user has."""
     start = np.searchsorted(log.user, log.user, side="left")
     end = np.searchsorted(log.user, log.user, side="right")
     return np.arange(len(log)) - start, end - start
 
 
 def chronological_split(log: Log, shares: Sequence[float] = SHARES) -> Log:
-    """Per user: the first 80 % train, then 10 % validation, the last 10 % test. Counts are
-    rounded down for train and for train + validation, so a short log still has a test part."""
+    """Split each user's log by time: by default 80 % train, 10 % validation, 10 % test.
+
+    Counts are rounded down for train and for train + validation, so that a short log still has
+    a test part.
+    """
     _check_shares(shares)
     rank, count = _rank_in_user(log)
     first = np.floor(count * shares[0] + 1e-9)
@@ -40,43 +51,48 @@ def chronological_split(log: Log, shares: Sequence[float] = SHARES) -> Log:
 
 
 def global_time_split(log: Log, shares: Sequence[float] = SHARES) -> Log:
-    """Two moments cut all users' logs alike. Interactions at the moment itself are later, so
-    equal timestamps never stand on both sides."""
+    """Split all users' logs at the same two moments.
+
+    Interactions at a moment belong to the later part, so that equal timestamps are never in
+    two parts.
+    """
     _check_shares(shares)
     times = np.sort(log.timestamp)
     if not len(times):
         return log
-    places = [round(len(times) * s) for s in (shares[0], shares[0] + shares[1])]
-    first, second = (times[min(place, len(times) - 1)] for place in places)
+    ranks = [round(len(times) * s) for s in (shares[0], shares[0] + shares[1])]
+    first, second = (times[min(rank, len(times) - 1)] for rank in ranks)
     split = (log.timestamp >= first).astype(np.int8) + (log.timestamp >= second).astype(np.int8)
     return replace(log, split=split)
 
 
 def split_log(log: Log, kind: SplitKind, shares: Sequence[float] = SHARES) -> Log:
-    """`log`, split anew per user or at two moments for all."""
+    """Return `log` split per user or at two moments for all users."""
     return (chronological_split if kind == "per_user" else global_time_split)(log, shares)
 
 
-def profile_and_targets(log: Log, profile_share: float = 0.75) -> tuple[Log, Log]:
-    """The train part of `log`, cut again per user: profile (the first share), targets (rest).
+def profile_and_targets(log: Log, profile_share: float = PROFILE_SHARE) -> tuple[Log, Log]:
+    """Cut each user's train part by time into a profile (the first share) and targets.
 
     What a training prompt shows comes from the profile, what it is trained on from the targets.
     """
     if not 0 < profile_share < 1:
-        raise ValueError(f"profile_share is {profile_share}, expected between 0 and 1")
+        raise ValueError(f"profile_share is {profile_share}: expected a number between 0 and 1")
     train = log.of_split("train")
     rank, count = _rank_in_user(train)
     profile = rank < np.floor(count * profile_share + 1e-9)
     return train.where(profile), train.where(~profile)
 
 
-def check_leaks(dataset) -> list[str]:
-    """What is wrong with a dataset's split, in words; empty where nothing is.
+def check_leaks(dataset: Dataset) -> list[str]:
+    """Return a sentence for each fault of a dataset's split; an empty list means none.
 
-    Looks for: an earlier part holding an interaction later than a later part's (per user, or
-    over all users for a global split), the same user and item twice, a log that is not sorted.
+    The faults are: an interaction of an earlier part that is later than one of a later part
+    (per user, or over all users for a global split), the same user and item twice, and a log
+    that is not sorted.
     """
-    log, problems = dataset.log, []
+    log = dataset.log
+    problems: list[str] = []
     if not len(log):
         return ["the log is empty"]
     same_user = log.user[1:] == log.user[:-1]
@@ -107,6 +123,3 @@ def check_leaks(dataset) -> list[str]:
             if len(before) and len(after) and before.max() >= after.min():
                 problems.append(f"{SPLITS[earlier]} reaches past the start of {SPLITS[later]}")
     return problems
-
-
-PROFILE_SHARE = 0.75

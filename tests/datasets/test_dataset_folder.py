@@ -11,6 +11,7 @@ import pytest
 from alignuser_jax.datasets import Dataset, load_dataset
 from alignuser_jax.datasets.formats import movielens, synthetic
 from alignuser_jax.datasets.formats.synthetic import SyntheticConfig
+from alignuser_jax.durable.whole import SOFTWARE
 from tests.datasets.formats.movielens_files import write_1m
 
 TABLES = ["interactions.parquet", "items.parquet", "users.parquet"]
@@ -133,11 +134,24 @@ def test_what_is_no_dataset(dataset, tmp_path):
     directory = dataset.save(tmp_path / "out")
     manifest = json.loads((directory / "manifest.json").read_text())
     (directory / "manifest.json").write_text(json.dumps(manifest | {"format_version": 99}))
-    with pytest.raises(ValueError, match="format version 99.*reads 1: import the logs again"):
+    message = f"format version 99, written by {SOFTWARE}.* reads 1: import the logs again"
+    with pytest.raises(ValueError, match=message):
         load_dataset(directory)
     (directory / "manifest.json").write_text("{cut off")
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match=r"manifest\.json is damaged.*import the logs again"):
         load_dataset(directory)
+
+
+def test_a_folder_says_which_version_wrote_it(dataset, tmp_path):
+    path = dataset.save(tmp_path / "out") / "manifest.json"
+    manifest = json.loads(path.read_text())
+    assert manifest.pop("written_by") == SOFTWARE
+    assert "written_by" not in load_dataset(path.parent).manifest  # two versions, one dataset
+    path.write_text(json.dumps(manifest))  # as 0.1.0 wrote it before it said so
+    assert_same(load_dataset(path.parent), dataset)
+    path.write_text(json.dumps(manifest | {"format_version": 0}))
+    with pytest.raises(ValueError, match="format version 0, written by a version of"):
+        load_dataset(path.parent)
 
 
 def test_a_missing_or_broken_table(dataset, tmp_path):

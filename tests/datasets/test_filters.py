@@ -146,7 +146,7 @@ def test_a_log_of_sessions_is_refused(dataset):
 def test_what_cannot_be(dataset):
     with pytest.raises(ValueError, match="no part of synthetic has 40 .*smaller --k_core"):
         filtered(dataset, Filters(k_core=40))
-    with pytest.raises(ValueError, match="41 users are asked for, synthetic has 40$"):
+    with pytest.raises(ValueError, match="41 users are asked for, but synthetic has 40$"):
         filtered(dataset, Filters(users=41))
     left = len(filtered(dataset, Filters(k_core=9)).user_ids)
     with pytest.raises(ValueError, match=f"has {left} in its 9-core"):
@@ -159,7 +159,7 @@ def test_what_cannot_be(dataset):
     dataset.manifest["split"]["kind"] = "published"
     try:
         with pytest.raises(
-            ValueError, match="split 'published' of its own: it takes no shares"
+            ValueError, match="split 'published' of its publisher: it takes no shares"
         ):
             filtered(dataset, Filters(), (0.6, 0.2, 0.2))
         split = filtered(dataset, Filters(users=30)).manifest["split"]

@@ -179,7 +179,7 @@ def test_a_leak_exits_with_1_and_writes_nothing(tmp_path):
     code, text, error = run(
         "--format=synthetic",
         f"--output={tmp_path / 'out'}",
-        code="import_logs.check_leaks = lambda dataset: ['item 3 is in train and test']",
+        code="import_logs.split_faults = lambda dataset: ['item 3 is in train and test']",
     )
     assert code == 1 and "item 3 is in train and test" in text, error
     assert "no leak found" not in text and not (tmp_path / "out").exists()
@@ -205,7 +205,7 @@ REFUSED = [
     (["--format=opera", "--input=missing"], "no OPeRA tables in missing"),
     (["--format=opera", "--input=a", "--split=global"], "has no use for --split"),
     (["--format=opera", "--input=a", "--items=b"], "has no use for --items"),
-    (["--format=steam", "--input=missing"], "missing is no file or folder"),
+    (["--format=steam", "--input=missing"], "missing is neither a file nor a folder"),
     (["--format=movielens", "--input=a", "--crawl_year=2016"], "no use for --crawl_year"),
     (["--format=amazon", "--input=full"], "no reviews in full"),
     (["--format=usermirrorer", "--input=full"], "no _interaction file in full"),

@@ -1,8 +1,13 @@
-"""Amazon reviews and metadata of 2014, 2018 and 2023 (AmazonBook is their Books part).
+"""Read Amazon reviews and metadata of 2014, 2018 and 2023 (AmazonBook is their Books part).
 
-The three releases name things differently and each has its quirks: metadata of 2014 are Python
-literals (some files strict JSON), titles of 2018 may hold scraped page code, moments of 2023
-are milliseconds and its reviews belong to `parent_asin`. Reviewer names are not read.
+The three releases name their fields differently, and each has its peculiarities: metadata of
+2014 are Python literals (strict JSON in some files), titles of 2018 may hold scraped page code,
+and reviews of 2023 have times in milliseconds and belong to `parent_asin`. Names of reviewers
+are never read (the paper's privacy rule).
+
+Example:
+    >>> from alignuser_jax.datasets.formats import amazon
+    >>> dataset = amazon.read("reviews_Books_5.json.gz", metadata="meta_Books.json.gz")
 """
 
 from __future__ import annotations
@@ -10,12 +15,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
 from alignuser_jax.datasets.dataset import Dataset
-from alignuser_jax.datasets.formats.descriptions import join_descriptions, read_descriptions
-from alignuser_jax.datasets.reading.cleaning import build_dataset, unique_rows
+from alignuser_jax.datasets.formats.descriptions import with_descriptions
+from alignuser_jax.datasets.reading.cleaning import RawLog, build_dataset, unique_rows
 from alignuser_jax.datasets.reading.delimited import InputError
 from alignuser_jax.datasets.reading.files import matching_file
 from alignuser_jax.datasets.reading.json_lines import (
@@ -25,23 +31,35 @@ from alignuser_jax.datasets.reading.json_lines import (
     records,
     table_of,
 )
-from alignuser_jax.datasets.reading.values import identifier, number, without_html, words
+from alignuser_jax.datasets.reading.values import identifier, number, text_of, without_html
 from alignuser_jax.datasets.report import Report
 from alignuser_jax.datasets.sources import source_of
 from alignuser_jax.datasets.splits import SplitKind
 
 DESCRIPTION_CHARACTERS = 2_000
-"""DEFAULT: book descriptions run to pages; a page of a site shows less than this."""
-GENRES = 5
+"""DEFAULT: descriptions of books can be pages long; a page of a site shows less than this."""
+MOST_GENRES = 5
+"""DEFAULT: how many categories of a product are kept as its genres."""
 PAGE_CODE = ("getTime", "function(", "var aPageStart")
-"""What stands in a title where the scraper of 2018 took page code for one."""
+"""Marks of a title that is page code, which the scraper of 2018 took for a title."""
 REVIEW_FILES = ("reviews_*.json*", "*_5.json*", "[!m]*.jsonl*", "[!m]*.json*")
+"""Patterns of names of review files, tried in this order."""
 META_FILES = ("meta_*.json*", "meta*.json*")
+"""Patterns of names of metadata files, tried in this order."""
 
 
 @dataclass(frozen=True)
 class Release:
-    """Field names of one release; `per_second` is how many units of its time make a second."""
+    """The field names of one release of the reviews.
+
+    Attributes:
+        name: The year or years, for the manifest.
+        user: Field of the user's id.
+        item: Field of the product's id.
+        rating: Field of the rating, 1 to 5.
+        time: Field of the time.
+        per_second: Units of the time in a second: 1, or 1000 for milliseconds.
+    """
 
     name: str
     user: str
@@ -65,49 +83,53 @@ def read(
     strict: bool = False,
     split: SplitKind = "per_user",
 ) -> Dataset:
-    """The dataset in `source`: a file of reviews, or a folder that holds one (and its `meta_*`
-    file, which `metadata` may name instead), JSON or Python literals a line, plain or gzipped.
+    """Read a file of Amazon reviews, or a folder that holds one and maybe its metadata.
 
-    The release is told by the fields. Genres are the categories below the root, at most
-    `GENRES`; descriptions are cut at `DESCRIPTION_CHARACTERS`; HTML is taken out of both. With
-    metadata, reviews of products that are not in it are dropped and counted; a product without
-    a title is called by its id, and the manifest counts them.
+    The names of the fields tell the release. Genres are the categories below the root, at most
+    `MOST_GENRES`; descriptions are cut at `DESCRIPTION_CHARACTERS`; HTML is taken out of both.
+    When there is metadata, reviews of products that are not in it are dropped and counted. A
+    product without a title goes by its id, and the manifest counts these.
 
-    Raises `FileNotFoundError`, `InputError`, `DirtyInput` (strict) or `ValueError` as
-    `build_dataset` does.
+    Args:
+        source: The file or folder; one JSON object or Python literal a line, plain or gzipped.
+        metadata: The file of metadata, when it does not lie in `source`.
+        descriptions: File with a description of each product (`read_descriptions`).
+        strict: Whether to refuse dirty lines instead of dropping and counting them.
+        split: How to split.
+
+    Raises:
+        FileNotFoundError: If there is no file of reviews.
+        InputError: If a file cannot be read, or holds no reviews of a known release.
+        DirtyInput: If the import is strict and a line would be dropped.
+        ValueError: If no usable review is left.
     """
     report, source = Report(strict), Path(source)
     path = matching_file(source, REVIEW_FILES, "reviews")
     _, first = next(records(path, Report()))
     release = _release(path, first)
     interactions = blocks_of(_reviews(path, release, report), INTERACTIONS)
-    files, items, origin = [path], None, {"release": release.name}
+    files, items = [path], None
+    origin: dict[str, Any] = {"release": release.name}
     if metadata is not None or (
         source.is_dir() and any(any(source.glob(pattern)) for pattern in META_FILES)
     ):
         files.append(matching_file(Path(metadata or source), META_FILES, "metadata"))
         items = read_metadata(files[-1], report)
+        titles, ids = (items[name].to_pylist() for name in ("title", "item_id"))
         origin["untitled_items"] = sum(
-            title == item
-            for title, item in zip(
-                items["title"].to_pylist(), items["item_id"].to_pylist(), strict=True
-            )
+            title == item for title, item in zip(titles, ids, strict=True)
         )
-    if descriptions is not None:
-        if items is None:
-            raise ValueError("descriptions need a metadata file to be joined to")
-        items = join_descriptions(items, read_descriptions(descriptions, report))
-        files.append(Path(descriptions))
-    return build_dataset(
+    items = with_descriptions(items, descriptions, report, files, "a metadata file")
+    raw = RawLog(
         interactions,
         None,
         items,
-        report,
         file=path.name,
         name="amazon",
         source=source_of("amazon", files) | origin,
         split=split,
     )
+    return build_dataset(raw, report)
 
 
 def _reviews(path: Path, release: Release, report: Report) -> Iterator[tuple]:
@@ -127,7 +149,7 @@ def _reviews(path: Path, release: Release, report: Report) -> Iterator[tuple]:
 def _divided(value: int | float, by: int) -> int | float | None:
     try:
         return value // by
-    except (ValueError, OverflowError):  # an endless number
+    except (ValueError, OverflowError):  # infinite or not a number
         return None
 
 
@@ -136,16 +158,21 @@ def _release(path: Path, record: dict) -> Release:
         names = (release.user, release.item, release.rating, release.time)
         if all(name in record for name in names):
             return release
-    known = "; ".join(f"{r.name}: {r.user}, {r.item}, {r.rating}, {r.time}" for r in RELEASES)
+    expected = "; ".join(
+        f"{r.name}: {r.user}, {r.item}, {r.rating}, {r.time}" for r in RELEASES
+    )
     raise InputError(
         f"{path} holds no Amazon reviews: its first record has "
-        f"{sorted(map(str, record))}, expected the fields of one release ({known})"
+        f"{sorted(map(str, record))}, expected the fields of one release ({expected})"
     )
 
 
 def read_metadata(path: Path, report: Report) -> pa.Table:
-    """The item table of a metadata file: `asin` or `parent_asin`, `title`, `description` (text
-    or list), `categories` (list, or list of lists) or `category`."""
+    """Read a metadata file as an item table.
+
+    The fields used are `asin` or `parent_asin` (required), `title`, `description` (text or
+    list), and `categories` or `category` (a list, or a list of lists).
+    """
     code: list[int] = []
 
     def rows() -> Iterator[tuple]:
@@ -158,12 +185,12 @@ def read_metadata(path: Path, report: Report) -> pa.Table:
                         f"{path} lacks an item id: its first record has "
                         f"{sorted(map(str, record))}, expected asin or parent_asin"
                     )
-            title = words(record.get("title"))
+            title = text_of(record.get("title"))
             if any(mark in title for mark in PAGE_CODE):
                 code.append(line)
                 continue
             item = identifier(record.get(key))
-            description = without_html(words(record.get("description")))
+            description = without_html(text_of(record.get("description")))
             yield (
                 item,
                 without_html(title) or item,
@@ -178,13 +205,13 @@ def read_metadata(path: Path, report: Report) -> pa.Table:
 
 
 def _genres(value: object) -> list[str]:
-    """The distinct categories below the root, the root itself where it is all there is."""
+    """Return the distinct categories below the root, or the root when there is no other."""
     if not isinstance(value, list | tuple):
         return []
-    paths = [part if isinstance(part, list | tuple) else None for part in value]
-    if None in paths:  # one path
+    paths = [part for part in value if isinstance(part, list | tuple)]
+    if len(paths) < len(value):  # a single path of categories, not a list of paths
         paths = [value]
-    texts = [[without_html(words(part)) for part in path] for path in paths]
+    texts = [[without_html(text_of(part)) for part in path] for path in paths]
     below = [text for path in texts for text in path[1:] if text]
     roots = [path[0] for path in texts if path and path[0]]
-    return list(dict.fromkeys(below or roots))[:GENRES]
+    return list(dict.fromkeys(below or roots))[:MOST_GENRES]

@@ -1,4 +1,7 @@
-"""Item descriptions from a second file, joined by item id."""
+"""Read item descriptions from a second file and join them to the items by item id.
+
+Most logs have titles only; the paper's prompts show a description of each item.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ EXTRA_COLUMNS = (
     *("id", "title", "year", "age_rating", "release", "genres", "director", "writers"),
     *("actors", "description", "poster"),
 )
-"""MovieLens' `::` extras: the plot is the tenth of eleven columns."""
+"""Columns of MovieLens' `::` extras; the description is the tenth of eleven."""
 ID_NAMES = ("item_id", "movieId", "movie_id", "id", "item", "asin")
 TEXT_NAMES = ("description", "plot", "summary", "abstract", "overview", "text")
 NO_TEXT = ("", "N/A", "NA", "nan", "None", "null")
@@ -30,10 +33,15 @@ NO_TEXT = ("", "N/A", "NA", "nan", "None", "null")
 
 
 def read_descriptions(path: str | Path, report: Report) -> dict[str, str]:
-    """item id -> description, from CSV, Parquet, JSON (an object by id, or a list of records)
-    or MovieLens' `::` extras; text formats plain or gzipped.
+    """Read descriptions by item id.
 
-    Raises `InputError` where the format or the columns are not recognised.
+    Args:
+        path: A CSV, TSV, Parquet or JSON file (an object by item id, or a list of records) or
+            MovieLens' `::` extras (`.dat`); text formats plain or gzipped.
+        report: Collects the lines that cannot be read.
+
+    Raises:
+        InputError: If the format or the columns are not recognised.
     """
     path = Path(path)
     suffixes = [s for s in path.suffixes if s != ".gz"]
@@ -82,33 +90,33 @@ def _from_table(table: pa.Table, path: Path) -> dict[str, str]:
     return _clean(zip(ids, texts, strict=True))
 
 
-def _pick(names: Sequence[str], path: Path) -> list[str]:
-    """The names of the id column and the text column."""
+def _pick(names: Sequence[str], path: Path) -> tuple[str, str]:
+    """Return the names of the id column and of the text column."""
     lower = {name.lower(): name for name in names}
-    found = [
-        next((lower[n.lower()] for n in wanted if n.lower() in lower), None)
-        for wanted in (ID_NAMES, TEXT_NAMES)
-    ]
-    if None in found:
+    id_name, text_name = (
+        next((lower[n.lower()] for n in candidates if n.lower() in lower), None)
+        for candidates in (ID_NAMES, TEXT_NAMES)
+    )
+    if id_name is None or text_name is None:
         raise InputError(
             f"{path} has columns {list(names)}: expected an item id ({', '.join(ID_NAMES)}) "
             f"and a text ({', '.join(TEXT_NAMES)})"
         )
-    return found
+    return id_name, text_name
 
 
 def _clean(rows: Iterable[tuple[object, object]]) -> dict[str, str]:
-    """Texts by id, on one line each; rows without an id or a text (`NO_TEXT`) are left out."""
+    """Return one-line texts by id; rows without an id or a text (`NO_TEXT`) are left out."""
 
-    def text(value: object) -> str:
+    def one_line(value: object) -> str:
         return "" if value is None else " ".join(str(value).split())
 
-    texts = ((text(item_id), text(words)) for item_id, words in rows)
-    return {item_id: words for item_id, words in texts if item_id and words not in NO_TEXT}
+    texts = ((one_line(item_id), one_line(text)) for item_id, text in rows)
+    return {item_id: text for item_id, text in texts if item_id and text not in NO_TEXT}
 
 
 def join_descriptions(items: pa.Table, descriptions: Mapping[str, str]) -> pa.Table:
-    """`items` with the descriptions that its ids have; others keep theirs."""
+    """Return `items` with these descriptions; items without one keep their own."""
     joined = [
         descriptions.get(item_id, own or "")
         for item_id, own in zip(
@@ -117,3 +125,30 @@ def join_descriptions(items: pa.Table, descriptions: Mapping[str, str]) -> pa.Ta
     ]
     place = items.column_names.index("description")
     return items.set_column(place, "description", pa.array(joined, pa.string()))
+
+
+def with_descriptions(
+    items: pa.Table | None,
+    path: str | Path | None,
+    report: Report,
+    files: list[Path],
+    needs: str = "a file of items",
+) -> pa.Table | None:
+    """Join the descriptions in `path` to an adapter's items, if there is such a file.
+
+    Args:
+        items: The item table, or `None` when the log has none.
+        path: The file of descriptions; `None` leaves `items` as they are.
+        report: Collects the lines that cannot be read.
+        files: The files that were read; `path` is appended.
+        needs: What the log lacks when `items` is `None`, for the error message.
+
+    Raises:
+        ValueError: If there are descriptions but no items to join them to.
+    """
+    if path is None:
+        return items
+    if items is None:
+        raise ValueError(f"descriptions need {needs} to be joined to")
+    files.append(Path(path))
+    return join_descriptions(items, read_descriptions(path, report))

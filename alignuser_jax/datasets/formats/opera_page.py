@@ -1,9 +1,8 @@
-"""From one of OPeRA's simplified pages to the page of METHOD.md section 2.4.
+"""Rebuild the page of docs/method.md section 2.4 from one of OPeRA's simplified HTML pages.
 
-The elements of `simplified_html` that a person can act on carry `name="..."`: dotted semantic
-paths like `nav_bar.search_input` or `search_results.<product>.view_product`. They are the
-page's semantic ids, in document order. Products are read from the blocks that share such a
-path.
+The elements of `simplified_html` that a person can act on have a `name`: a dotted semantic path
+such as `nav_bar.search_input` or `search_results.<product>.view_product`. These are the page's
+semantic ids, in document order. Products are read from the blocks that share such a path.
 """
 
 from __future__ import annotations
@@ -11,19 +10,21 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from html.parser import HTMLParser
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
-from alignuser_jax.datasets.reading.values import identifier, plain, words
+from alignuser_jax.datasets.reading.values import identifier, plain, text_of
 from alignuser_jax.datasets.sessions import LoggedProduct
 
 DETAIL_CHARACTERS = 160
-"""DEFAULT: as much of a product's block as its line of a page shows."""
+"""DEFAULT: how much of a product's block its line of a page shows."""
 TITLE_CHARACTERS = 200
+"""Longest title of a product; longer ones are cut."""
 CONTEXT_ITEMS = 5
+"""How many products of the cart a page's context names."""
 _VOID = frozenset(
     [
         *("area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta"),
@@ -51,7 +52,16 @@ _KINDS = (
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """The parts of a page; `item_id` is the product it is about, "" for none."""
+    """The parts of a page.
+
+    Attributes:
+        kind: One of `sessions.PAGE_KINDS`.
+        number: Number of the page of results, from 1.
+        context: What the page is about, on one line.
+        products: The products on the page, in document order.
+        elements: Semantic ids of what can be acted on, in document order.
+        item_id: The product that the page is about, "" for none.
+    """
 
     kind: str
     number: int
@@ -63,8 +73,12 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class Markup:
-    """What a page's HTML holds: names in document order, each once; (innermost name, text)
-    pairs; the titles (`h1`, `title`).
+    """What a page's HTML holds.
+
+    Attributes:
+        names: The `name` attributes in document order, each once.
+        texts: (innermost name, text) of every piece of text.
+        heading: The text of `h1`, or else of `title`.
     """
 
     names: tuple[str, ...]
@@ -88,8 +102,8 @@ class _Reader(HTMLParser):
             self.names[name] = None
             inner = name
         for key in ("value", "placeholder", "alt", "aria-label"):
-            if tag in ("input", "img") and inner and values.get(key):
-                self.texts.append((inner, plain(values[key])))
+            if tag in ("input", "img") and inner and (text := values.get(key)):
+                self.texts.append((inner, plain(text)))
                 break
         if tag not in _VOID:
             self.open.append((tag, inner))
@@ -117,7 +131,7 @@ class _Reader(HTMLParser):
 
 @lru_cache(maxsize=64)
 def read_markup(html: str) -> Markup:
-    """The names and texts of a page; whatever the HTML is, there is no error."""
+    """Return the names and texts of a page; malformed HTML raises no error."""
     reader = _Reader()
     try:
         reader.feed(html)
@@ -129,26 +143,33 @@ def read_markup(html: str) -> Markup:
 
 
 def build_page(html: str, url: str, page_meta: object) -> Page:
-    """The page of one action row: its `simplified_html`, `url` and `page_meta` (JSON text).
+    """Build the page of one row of an action table.
 
-    The column `products` is not used, against METHOD.md section 2.4: it is filled on purchases
-    only, so that a page made from it would tell the action that the person is about to take.
+    The column `products` is not used, against docs/method.md section 2.4: it is filled on
+    purchases only, so a page made from it would give away the action that the person is about
+    to take.
+
+    Args:
+        html: The column `simplified_html`.
+        url: The column `url`.
+        page_meta: The column `page_meta`: JSON text, or what it holds.
     """
     markup, meta = read_markup(html), loaded(page_meta)
     meta = meta if isinstance(meta, dict) else {}
-    path = urlsplit_safe(url)
+    path = _split_url(url)
     query = parse_qs(path.query)
     kind = _kind(path.path, query, markup.names)
-    found = _ASIN.search(path.path)
-    item_id = found.group(1) if found else ""
+    asin = _ASIN.search(path.path)
+    item_id = asin.group(1) if asin else ""
     number = next((int(v) for v in query.get("page", ()) if v.isdecimal() and len(v) < 5), 1)
-    shown = _shown_products(markup)
+    products = _listed_blocks(markup)
     if kind == "detail" and "product-reviews" not in path.path:
-        shown = (_main_product(markup, item_id), *shown)
-    return Page(kind, max(number, 1), _context(kind, meta, query), shown, markup.names, item_id)
+        products = (_main_product(markup, item_id), *products)
+    context = _context(kind, meta, query)
+    return Page(kind, max(number, 1), context, products, markup.names, item_id)
 
 
-def urlsplit_safe(url: str):
+def _split_url(url: str) -> SplitResult:
     try:
         return urlsplit(url)
     except ValueError:  # a bracket that is no IPv6 address
@@ -156,6 +177,7 @@ def urlsplit_safe(url: str):
 
 
 def loaded(value: object) -> object:
+    """Return what a column of JSON text holds: `None` if it is no JSON, other types as is."""
     if not isinstance(value, str):
         return value
     try:
@@ -182,51 +204,51 @@ def _kind(path: str, query: dict, names: Sequence[str]) -> str:
 
 
 def _context(kind: str, meta: dict, query: dict) -> str:
-    """One line: the kind of page, what was searched for, and what lies in the cart."""
-    terms = [words(query[key][0]) for key in ("k", "field-keywords") if key in query]
-    noted = meta.get("search_term")
-    for entry in noted if isinstance(noted, list) else [noted]:
-        terms.append(words(entry.get("term") if isinstance(entry, dict) else entry))
+    """Return one line: the kind of page, what was searched for, and what is in the cart."""
+    terms = [text_of(query[key][0]) for key in ("k", "field-keywords") if key in query]
+    logged = meta.get("search_term")
+    for entry in logged if isinstance(logged, list) else [logged]:
+        terms.append(text_of(entry.get("term") if isinstance(entry, dict) else entry))
     term = next((term for term in terms if term), "")
     parts = [f"{kind} page" if kind != "search" else "search results page"]
     if term:
         parts.append(f"search term: {term}")
     cart = listed_products(meta.get("cart_items"))
     if cart:
-        shown = [product.title for product in cart[:CONTEXT_ITEMS]]
-        more = len(cart) - len(shown)
-        parts.append(f"cart: {'; '.join(shown)}" + (f"; {more} more" if more else ""))
+        titles = [product.title for product in cart[:CONTEXT_ITEMS]]
+        more = len(cart) - len(titles)
+        parts.append(f"cart: {'; '.join(titles)}" + (f"; {more} more" if more else ""))
     return " | ".join(parts)
 
 
 def listed_products(value: object) -> tuple[LoggedProduct, ...]:
-    """The products of a JSON list of {asin, title, price, quantity, options}; () for none."""
+    """Return the products of a JSON list of {asin, title, price, quantity, options}."""
     value = loaded(value)
     rows = value if isinstance(value, list) else [value]
-    found = []
+    products = []
     for row in rows:
-        if not isinstance(row, dict) or not (title := words(row.get("title"))):
+        if not isinstance(row, dict) or not (title := text_of(row.get("title"))):
             continue
         options = row.get("options")
         if isinstance(options, dict):
-            options = [f"{words(key)}: {words(part)}" for key, part in options.items()]
-        details = [words(options)]
-        if quantity := words(row.get("quantity")):
+            options = [f"{text_of(key)}: {text_of(part)}" for key, part in options.items()]
+        details = [text_of(options)]
+        if quantity := text_of(row.get("quantity")):
             details.append(f"quantity: {quantity}")
-        found.append(
+        products.append(
             LoggedProduct(
                 identifier(row.get("asin")),
                 title[:TITLE_CHARACTERS],
-                words(row.get("price")),
+                text_of(row.get("price")),
                 "",
                 "; ".join(text for text in details if text)[:DETAIL_CHARACTERS],
             )
         )
-    return tuple(found)
+    return tuple(products)
 
 
 def _block(name: str) -> str:
-    """The path of the product block that a name belongs to, "" for none."""
+    """Return the path of the product block that a name belongs to, "" for none."""
     parts = name.split(".")
     if parts[-1] in _TITLE_PARTS and len(parts) > 1:
         return ".".join(parts[:-1])
@@ -235,7 +257,7 @@ def _block(name: str) -> str:
     return parts[0] if _NUMBERED.match(parts[0]) else ""
 
 
-def _shown_products(markup: Markup) -> tuple[LoggedProduct, ...]:
+def _listed_blocks(markup: Markup) -> tuple[LoggedProduct, ...]:
     blocks: dict[str, None] = {b: None for n in markup.names if (b := _block(n))}
     texts: dict[str, list[tuple[str, str]]] = {block: [] for block in blocks}
     for name, text in markup.texts:
@@ -244,13 +266,15 @@ def _shown_products(markup: Markup) -> tuple[LoggedProduct, ...]:
             if (path := ".".join(parts[:length])) in texts:
                 texts[path].append((name, text))
                 break
-    products = (_product(block, found) for block, found in texts.items())
+    products = (_product(block_texts) for block_texts in texts.values())
     return tuple(product for product in products if product)
 
 
-def _product(block: str, texts: Iterable[tuple[str, str]]) -> LoggedProduct | None:
-    """A block with a title: the text of its titled part, else its longest text."""
-    texts = list(texts)
+def _product(texts: Sequence[tuple[str, str]]) -> LoggedProduct | None:
+    """Return the product of a block, titled by its title part or else by its longest text.
+
+    Returns `None` for a block without a title.
+    """
     titled = [text for name, text in texts if name.rpartition(".")[2] in _TITLE_PARTS]
     candidates = [t for _, t in texts if not _PRICE.fullmatch(t)]
     title = " ".join(dict.fromkeys(titled)) or max(candidates, key=len, default="")

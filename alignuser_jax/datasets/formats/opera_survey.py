@@ -1,9 +1,9 @@
-"""OPeRA's surveys as given personas: age, occupation, personality, shopping habits.
+"""Read OPeRA's surveys as given personas: age, occupation, personality, shopping habits.
 
 A survey is JSON of any depth, in sections (demographics, self description, shopping preference,
-personality). Nothing is asked of its exact keys: every leaf is an answer, its key the question,
-and what a leaf is about is told by the words of its path. Names, gender and contact data stay
-outside (the paper's privacy rule).
+personality). No exact keys are expected: every leaf is an answer, its key the question, and
+the words of its path tell what it is about. Names, gender and contact data are never kept (the
+paper's privacy rule).
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from pathlib import Path
 
 from alignuser_jax.datasets.formats.opera_page import loaded
 from alignuser_jax.datasets.reading.parquet import parquet_rows
-from alignuser_jax.datasets.reading.values import identifier, words
+from alignuser_jax.datasets.reading.values import identifier, text_of
 from alignuser_jax.datasets.report import Report
 
-PRIVATE = frozenset(
+_PRIVATE = frozenset(
     [
         *("gender", "sex", "pronoun", "pronouns", "name", "names", "firstname", "lastname"),
         *("fullname", "username", "nickname", "email", "mail", "phone", "telephone"),
@@ -25,30 +25,35 @@ PRIVATE = frozenset(
         *("prolific", "mturk", "worker", "ip"),
     ]
 )
-AGE = frozenset(["age"])
-OCCUPATION = (
+"""Words of a path whose answer is never kept."""
+_AGE = frozenset(["age"])
+_OCCUPATION = (
     frozenset(["occupation", "profession", "job"]),
     frozenset(["employment", "employed", "work"]),
 )
-PERSONALITY = frozenset(
+_PERSONALITY = frozenset(
     [
         *("personality", "openness", "conscientiousness", "extraversion", "extroversion"),
         *("agreeableness", "neuroticism", "mbti", "tipi", "bfi"),
     ]
 )
-HABITS = frozenset(
+_HABITS = frozenset(
     [
         *("shopping", "shop", "habit", "habits", "purchase", "purchases", "buying"),
         *("preference", "preferences"),
     ]
 )
 SURVEY_CHARACTERS = 20_000
+"""Longest text of a field; longer ones are cut."""
 
 
 def read_surveys(files: Sequence[Path], report: Report) -> dict[str, dict[str, str]]:
-    """The rows of `sessions.SURVEY_SCHEMA` by user id; a user's first survey stays. Rows
-    without an id and surveys that are no JSON object are reported."""
-    found: dict[str, dict[str, str]] = {}
+    """Return a row of `sessions.SURVEY_SCHEMA` for each user, by user id.
+
+    The first survey of a user stays. Rows without an id and surveys that are no JSON object are
+    reported.
+    """
+    surveys: dict[str, dict[str, str]] = {}
     for path in files:
         columns = ("user_id", "survey", "interview_transcript_processed")
         problems: dict[str, list[int]] = {"empty id": [], "survey that is no JSON object": []}
@@ -58,17 +63,23 @@ def read_surveys(files: Sequence[Path], report: Report) -> dict[str, dict[str, s
                 problems["empty id"].append(number)
                 continue
             if not isinstance(survey, dict):
-                if words(row["survey"]):
+                if text_of(row["survey"]):
                     problems["survey that is no JSON object"].append(number)
                 survey = {}
-            found.setdefault(user, survey_row(user, survey, row[columns[2]]))
+            surveys.setdefault(user, survey_row(user, survey, row[columns[2]]))
         for problem, numbers in problems.items():
             report.add(problem, path.name, numbers)
-    return found
+    return surveys
 
 
 def survey_row(user: str, survey: dict, interview: object = None) -> dict[str, str]:
-    """One row of `sessions.SURVEY_SCHEMA`."""
+    """Return one row of `sessions.SURVEY_SCHEMA`.
+
+    Args:
+        user: The user's id.
+        survey: The survey, as read from JSON.
+        interview: The transcript of an interview, if there is one.
+    """
     leaves = [(path, text) for path, text in _leaves(survey, ()) if not _private(path)]
     own = [(_tokens(path[-1:]), _tokens(path), path, text) for path, text in leaves]
 
@@ -84,12 +95,12 @@ def survey_row(user: str, survey: dict, interview: object = None) -> dict[str, s
 
     row = {
         "user_id": user,
-        "age": first(AGE),
-        "occupation": first(*OCCUPATION),
-        "personality": about(PERSONALITY),
-        "habits": about(HABITS - PERSONALITY),
+        "age": first(_AGE),
+        "occupation": first(*_OCCUPATION),
+        "personality": about(_PERSONALITY),
+        "habits": about(_HABITS - _PERSONALITY),
         "answers": "\n".join(f"{path[-1]}: {text}" for path, text in leaves),
-        "interview": words(interview),
+        "interview": text_of(interview),
     }
     return {name: text[:SURVEY_CHARACTERS] for name, text in row.items()}
 
@@ -97,7 +108,7 @@ def survey_row(user: str, survey: dict, interview: object = None) -> dict[str, s
 def _leaves(value: object, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str]]:
     if isinstance(value, dict):
         for key, part in value.items():
-            yield from _leaves(part, (*path, words(key)))
+            yield from _leaves(part, (*path, text_of(key)))
     elif isinstance(value, list) and any(isinstance(part, dict) for part in value):
         for part in value:
             yield from _leaves(part, path)
@@ -105,8 +116,8 @@ def _leaves(value: object, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, .
         if isinstance(value, bool):
             value = "yes" if value else "no"
         if isinstance(value, list):
-            value = ", ".join(filter(None, map(words, value)))
-        if text := words(value):
+            value = ", ".join(filter(None, map(text_of, value)))
+        if text := text_of(value):
             yield path, text
 
 
@@ -116,4 +127,4 @@ def _tokens(path: Sequence[str]) -> frozenset[str]:
 
 
 def _private(path: Sequence[str]) -> bool:
-    return bool(_tokens(path) & PRIVATE)
+    return bool(_tokens(path) & _PRIVATE)

@@ -1,21 +1,31 @@
-"""RecBole's atomic files: `.inter`, `.user`, `.item`, and `.kg` with `.link`, tab-separated.
+"""Read RecBole's atomic files: `.inter`, `.user`, `.item`, and `.kg` with `.link`.
 
-The header names each column's type: `user_id:token`, `rating:float`, `genres:token_seq` (parts
-separated by spaces). The graph becomes the table `graph`: head, relation, tail, where the
-entities that `.link` gives to items are called by their item ids.
+The files are tab-separated, and their header names each column's type: `user_id:token`,
+`rating:float`, `genres:token_seq` (parts separated by spaces). The graph becomes the extra
+table `graph` with the columns head, relation and tail; an entity that `.link` maps to an item
+goes by its item id.
+
+Example:
+    >>> from alignuser_jax.datasets.formats import recbole
+    >>> dataset = recbole.read("ml-100k", columns={"rating": "stars"})
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from alignuser_jax.datasets.dataset import Dataset, with_extra_tables
-from alignuser_jax.datasets.formats.descriptions import join_descriptions, read_descriptions
-from alignuser_jax.datasets.reading.cleaning import build_dataset, unique_rows
+from alignuser_jax.datasets.formats.descriptions import with_descriptions
+from alignuser_jax.datasets.reading.cleaning import (
+    INTERACTION_COLUMNS,
+    RawLog,
+    build_dataset,
+    unique_rows,
+)
 from alignuser_jax.datasets.reading.delimited import LINE, InputError, has_file, read_delimited
 from alignuser_jax.datasets.reading.files import matching_file, the_file
 from alignuser_jax.datasets.report import Report
@@ -23,10 +33,10 @@ from alignuser_jax.datasets.sources import source_of
 from alignuser_jax.datasets.splits import SplitKind
 
 TYPES = ("token", "token_seq", "float", "float_seq")
-COLUMNS = {"user": "user_id", "item": "item_id", "rating": "rating", "timestamp": "timestamp"}
-TITLES = ("title", "movie_title", "item_name", "name", "book_title", "app_name")
-GENRES = ("genres", "genre", "class", "categories", "category", "tags")
-DESCRIPTIONS = ("description", "summary", "plot")
+"""The column types of RecBole's headers."""
+TITLE_COLUMNS = ("title", "movie_title", "item_name", "name", "book_title", "app_name")
+GENRE_COLUMNS = ("genres", "genre", "class", "categories", "category", "tags")
+DESCRIPTION_COLUMNS = ("description", "summary", "plot")
 
 
 def read(
@@ -37,73 +47,70 @@ def read(
     strict: bool = False,
     split: SplitKind = "per_user",
 ) -> Dataset:
-    """The dataset in a folder of atomic files, or of a `.inter` file and those beside it.
+    """Read a folder of atomic files, or a `.inter` file and those beside it.
 
-    columns: role -> column name, for the roles of `COLUMNS`. Titles, genres and descriptions
-    are the first of `TITLES`, `GENRES` and `DESCRIPTIONS` that the `.item` file has; of users
-    only age and occupation are read.
+    An item's title, genres and description come from the first of `TITLE_COLUMNS`,
+    `GENRE_COLUMNS` and `DESCRIPTION_COLUMNS` that the `.item` file has. Of users only age and
+    occupation are read (the paper's privacy rule).
 
-    Raises `FileNotFoundError`, `InputError` (a header without types, a missing column),
-    `DirtyInput` (strict) or `ValueError` as `build_dataset` does.
+    Args:
+        source: The folder or the `.inter` file, plain or gzipped.
+        columns: Role -> column name, for roles of `INTERACTION_COLUMNS` whose column has
+            another name.
+        descriptions: File with a description of each item (`read_descriptions`).
+        strict: Whether to refuse dirty lines instead of dropping and counting them.
+        split: How to split.
+
+    Raises:
+        FileNotFoundError: If there is no `.inter` file.
+        InputError: If a file cannot be read, a header has no types or a column is missing.
+        DirtyInput: If the import is strict and a line would be dropped.
+        ValueError: If no usable interaction is left.
     """
     report, source = Report(strict), Path(source)
     path = matching_file(source, ("*.inter", "*.inter.gz"), ".inter file")
-    folder, name = path.parent, path.name.partition(".inter")[0]
-    mapping = COLUMNS | dict(columns or {})
-    if unknown := sorted(set(mapping) - set(COLUMNS)):
-        raise InputError(f"unknown roles {unknown}: expected {list(COLUMNS)}")
+    name = path.name.partition(".inter")[0]
+    mapping = INTERACTION_COLUMNS | dict(columns or {})
+    if unknown := sorted(set(mapping) - set(INTERACTION_COLUMNS)):
+        raise InputError(f"unknown roles {unknown}: expected {list(INTERACTION_COLUMNS)}")
     table = _read(path, report, mapping.values())
     interactions = pa.table(
         {
-            "user_id": table[mapping["user"]],
-            "item_id": table[mapping["item"]],
-            "rating": table[mapping["rating"]],
-            "timestamp": table[mapping["timestamp"]],
+            **{target: table[mapping[role]] for role, target in INTERACTION_COLUMNS.items()},
             LINE: table[LINE],
         }
     )
-    files, items, users = [path], None, None
-    if has_file(folder, f"{name}.item"):
-        files.append(the_file(folder, (f"{name}.item",), ".item file"))
-        items = _items(files[-1], mapping["item"], report)
-    if has_file(folder, f"{name}.user"):
-        files.append(the_file(folder, (f"{name}.user",), ".user file"))
-        rows = _read(files[-1], report, (mapping["user"],))
-        rows = unique_rows(rows, mapping["user"], files[-1].name, report)
-        users = pa.table(
-            {
-                "user_id": rows[mapping["user"]],
-                **{key: _first(rows, (key,)) for key in ("age", "occupation")},
-            }
-        )
-    if descriptions is not None:
-        if items is None:
-            raise ValueError("descriptions need an .item file to be joined to")
-        items = join_descriptions(items, read_descriptions(descriptions, report))
-        files.append(Path(descriptions))
-    graph = None
-    if has_file(folder, f"{name}.kg"):
-        files.append(the_file(folder, (f"{name}.kg",), ".kg file"))
-        link = None
-        if has_file(folder, f"{name}.link"):
-            link = the_file(folder, (f"{name}.link",), ".link file")
-            files.append(link)
-        graph = _graph(files[-1 if link is None else -2], link, report)
-    dataset = build_dataset(
+    files = [path]
+
+    def beside(ending: str) -> Path | None:
+        """Return the file of this log with another ending, and note that it is read."""
+        if not has_file(path.parent, f"{name}.{ending}"):
+            return None
+        files.append(the_file(path.parent, (f"{name}.{ending}",), f".{ending} file"))
+        return files[-1]
+
+    item_file = beside("item")
+    items = None if item_file is None else _items(item_file, mapping["item"], report)
+    user_file = beside("user")
+    users = None if user_file is None else _users(user_file, mapping["user"], report)
+    items = with_descriptions(items, descriptions, report, files, "an .item file")
+    graph_file = beside("kg")
+    graph = None if graph_file is None else _graph(graph_file, beside("link"), report)
+    raw = RawLog(
         interactions,
         users,
         items,
-        report,
         file=path.name,
         name=name,
         source=source_of("recbole", files),
         split=split,
     )
+    dataset = build_dataset(raw, report)
     return dataset if graph is None else with_extra_tables(dataset, {"graph": graph})
 
 
-def _read(path: Path, report: Report, required) -> pa.Table:
-    """The columns without their types, and `LINE`."""
+def _read(path: Path, report: Report, required: Iterable[str]) -> pa.Table:
+    """Read an atomic file: its columns under their names without types, and `LINE`."""
     table = read_delimited(path, "\t", None, report)
     headers = [name for name in table.column_names if name != LINE]
     untyped = [name for name in headers if name.rpartition(":")[2] not in TYPES]
@@ -123,25 +130,32 @@ def _read(path: Path, report: Report, required) -> pa.Table:
 
 
 def _first(rows: pa.Table, names: Sequence[str]) -> pa.ChunkedArray | pa.Array:
+    """Return the first of these columns that there is, or a column of empty texts."""
     name = next((name for name in names if name in rows.column_names), None)
     return rows[name] if name else pa.array([""] * rows.num_rows, pa.string())
 
 
 def _items(path: Path, key: str, report: Report) -> pa.Table:
     rows = unique_rows(_read(path, report, (key,)), key, path.name, report)
-    titles = _first(rows, TITLES)
+    titles = _first(rows, TITLE_COLUMNS)
     genres = [
         [part.strip(",") for part in text.split() if part.strip(",")]
-        for text in _first(rows, GENRES).to_pylist()
+        for text in _first(rows, GENRE_COLUMNS).to_pylist()
     ]
     return pa.table(
         {
             "item_id": rows[key],
             "title": pc.if_else(pc.equal(titles, ""), rows[key], titles),
             "genres": pa.array(genres, pa.list_(pa.string())),
-            "description": _first(rows, DESCRIPTIONS),
+            "description": _first(rows, DESCRIPTION_COLUMNS),
         }
     )
+
+
+def _users(path: Path, key: str, report: Report) -> pa.Table:
+    rows = unique_rows(_read(path, report, (key,)), key, path.name, report)
+    facts = {name: _first(rows, (name,)) for name in ("age", "occupation")}
+    return pa.table({"user_id": rows[key], **facts})
 
 
 def _graph(path: Path, link: Path | None, report: Report) -> pa.Table:

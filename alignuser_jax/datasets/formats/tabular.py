@@ -1,8 +1,18 @@
-"""Any CSV or Parquet log with a column mapping."""
+"""Read any CSV, TSV or Parquet log whose columns you name.
+
+Example:
+    >>> from alignuser_jax.datasets.formats import tabular
+    >>> from alignuser_jax.datasets.formats.tabular import TableFile
+    >>> dataset = tabular.read(
+    ...     TableFile("log.csv", {"user": "uid", "timestamp": "ts"}),
+    ...     items=TableFile("items.parquet", {"item": "asin"}),
+    ... )
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +21,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from alignuser_jax.datasets.dataset import Dataset
-from alignuser_jax.datasets.formats.descriptions import join_descriptions, read_descriptions
-from alignuser_jax.datasets.reading.cleaning import SplitKind, build_dataset, unique_rows
+from alignuser_jax.datasets.formats.descriptions import with_descriptions
+from alignuser_jax.datasets.reading.cleaning import (
+    INTERACTION_COLUMNS,
+    RawLog,
+    build_dataset,
+    unique_rows,
+)
 from alignuser_jax.datasets.reading.delimited import (
     LINE,
     InputError,
@@ -21,93 +36,127 @@ from alignuser_jax.datasets.reading.delimited import (
 )
 from alignuser_jax.datasets.report import Report
 from alignuser_jax.datasets.sources import source_of
+from alignuser_jax.datasets.splits import SplitKind
 
-COLUMNS = {"user": "user_id", "item": "item_id", "rating": "rating", "timestamp": "timestamp"}
 ITEM_COLUMNS = {
     **{"item": "item_id", "title": "title"},
     **{"genres": "genres", "description": "description"},
 }
+"""Role -> name of the column of items, unless a `TableFile` names another."""
 USER_COLUMNS = {"user": "user_id", "age": "age", "occupation": "occupation"}
-"""What is read of users; names, gender and anything else are not (the paper's privacy rule)."""
+"""Role -> name of the column of users. Names, gender and anything else are never read (the
+paper's privacy rule)."""
 
 PARQUET_ROWS = 1 << 18
 """Rows of a Parquet file that are read at a time."""
 
 
+@dataclass(frozen=True)
+class TableFile:
+    """A CSV, TSV or Parquet file, and how its columns are named.
+
+    Attributes:
+        path: The file; CSV and TSV may be gzipped.
+        columns: Role -> column name; other roles keep the names of `INTERACTION_COLUMNS`,
+            `ITEM_COLUMNS` or `USER_COLUMNS`.
+        genre_separator: Separates the genres of an item in a column of text.
+
+    Example:
+        >>> TableFile("log.csv", {"user": "uid"}).columns
+        {'user': 'uid'}
+    """
+
+    path: str | Path
+    columns: Mapping[str, str] = field(default_factory=dict)
+    genre_separator: str = "|"
+
+
 def read(
-    interactions: str | Path,
+    interactions: str | Path | TableFile,
     *,
-    columns: Mapping[str, str] | None = None,
-    items: str | Path | None = None,
-    item_columns: Mapping[str, str] | None = None,
-    users: str | Path | None = None,
-    user_columns: Mapping[str, str] | None = None,
-    genre_separator: str = "|",
+    items: str | Path | TableFile | None = None,
+    users: str | Path | TableFile | None = None,
     descriptions: str | Path | None = None,
     name: str = "",
     strict: bool = False,
     split: SplitKind = "per_user",
 ) -> Dataset:
-    """The dataset in a CSV, TSV or Parquet file.
+    """Read a log from a table of interactions, and maybe tables of its items and users.
 
-    columns: role -> column name, for the roles user, item, rating, timestamp; roles that are
-    not named keep the names of `COLUMNS`. `items` (roles item, title, genres, description) and
-    `users` (user, age, occupation) are files of their own; only their id is required.
+    Args:
+        interactions: The file of interactions, with the roles of `INTERACTION_COLUMNS`.
+        items: The file of items, with the roles of `ITEM_COLUMNS`; only the id is required.
+        users: The file of users, with the roles of `USER_COLUMNS`; only the id is required.
+        descriptions: File with a description of each item (`read_descriptions`).
+        name: Name of the dataset; by default that of the file.
+        strict: Whether to refuse dirty lines instead of dropping and counting them.
+        split: How to split.
 
-    Raises `InputError` for unreadable files, unknown roles and missing columns, and
-    `DirtyInput` (strict) or `ValueError` as `build_dataset` does.
+    Raises:
+        InputError: If a file cannot be read, a role does not exist or a column is missing.
+        FileNotFoundError: If a file does not exist.
+        DirtyInput: If the import is strict and a line would be dropped.
+        ValueError: If no usable interaction is left.
     """
-    report = Report(strict)
-    path, files = Path(interactions), [Path(interactions)]
+    report, log = Report(strict), _table_file(interactions)
+    path = Path(log.path)
     _require_file(path)
-
-    def interactions_in(report: Report) -> Iterator[pa.Table]:
-        names = {"user": "user_id", "item": "item_id"}
-        for block in _blocks(path, report):
-            block = _select(block, COLUMNS, columns or {}, path, required=COLUMNS)
-            yield block.rename_columns([names.get(n, n) for n in block.column_names])
-
+    files = [path]
     item_table = user_table = None
     if items is not None:
-        files.append(Path(items))
-        rows = _read(files[-1], report, multiline=True)
-        rows = _select(rows, ITEM_COLUMNS, item_columns or {}, files[-1], ("item",))
-        item_table = _items(unique_rows(rows, "item", files[-1].name, report), genre_separator)
+        file = _table_file(items)
+        files.append(Path(file.path))
+        item_table = _item_table(file, report)
     if users is not None:
-        files.append(Path(users))
-        rows = _read(files[-1], report)
-        rows = _select(rows, USER_COLUMNS, user_columns or {}, files[-1], ("user",))
-        rows = unique_rows(rows, "user", files[-1].name, report)
-        blank = pa.array([""] * rows.num_rows, pa.string())
-        user_table = pa.table(
-            {
-                "user_id": rows["user"],
-                **{
-                    n: rows[n] if n in rows.column_names else blank
-                    for n in ("age", "occupation")
-                },
-            }
-        )
-    if descriptions is not None:
-        if item_table is None:
-            ids = _item_ids(interactions_in(Report()))
-            item_table = _items(pa.table({"item": ids}), genre_separator)
-        item_table = join_descriptions(item_table, read_descriptions(descriptions, report))
-        files.append(Path(descriptions))
-    return build_dataset(
-        interactions_in(report),
+        file = _table_file(users)
+        files.append(Path(file.path))
+        user_table = _user_table(file, report)
+    if descriptions is not None and item_table is None:
+        ids = _item_ids(_interactions(log, Report()))
+        item_table = _items(pa.table({"item": ids}), log.genre_separator)
+    raw = RawLog(
+        _interactions(log, report),
         user_table,
-        item_table,
-        report,
+        with_descriptions(item_table, descriptions, report, files),
         file=path.name,
         name=name or path.name.split(".")[0],
         source=source_of("tabular", files),
         split=split,
     )
+    return build_dataset(raw, report)
+
+
+def _table_file(file: str | Path | TableFile) -> TableFile:
+    return file if isinstance(file, TableFile) else TableFile(file)
+
+
+def _interactions(log: TableFile, report: Report) -> Iterator[pa.Table]:
+    """Yield the interactions in blocks under the names that `build_dataset` takes."""
+    path = Path(log.path)
+    for block in _blocks(path, report):
+        block = _select(block, INTERACTION_COLUMNS, log.columns, path, INTERACTION_COLUMNS)
+        names = [INTERACTION_COLUMNS.get(n, n) for n in block.column_names]
+        yield block.rename_columns(names)
+
+
+def _item_table(file: TableFile, report: Report) -> pa.Table:
+    path = Path(file.path)
+    rows = _read(path, report, multiline=True)
+    rows = _select(rows, ITEM_COLUMNS, file.columns, path, ("item",))
+    return _items(unique_rows(rows, "item", path.name, report), file.genre_separator)
+
+
+def _user_table(file: TableFile, report: Report) -> pa.Table:
+    path = Path(file.path)
+    rows = _select(_read(path, report), USER_COLUMNS, file.columns, path, ("user",))
+    rows = unique_rows(rows, "user", path.name, report)
+    blank = pa.array([""] * rows.num_rows, pa.string())
+    facts = {n: rows[n] if n in rows.column_names else blank for n in ("age", "occupation")}
+    return pa.table({"user_id": rows["user"], **facts})
 
 
 def _read(path: Path, report: Report, multiline: bool = False) -> pa.Table:
-    """All columns as strings (lists stay lists), and `LINE`; a Parquet row's is its number."""
+    """Read all columns as strings (lists stay lists), and `LINE`: a Parquet row's number."""
     _require_file(path)
     if path.suffix == ".parquet":
         return pa.concat_tables(_parquet_blocks(path))
@@ -117,7 +166,7 @@ def _read(path: Path, report: Report, multiline: bool = False) -> pa.Table:
 
 
 def _blocks(path: Path, report: Report) -> Iterator[pa.Table]:
-    """What `_read` gives, block by block; no quoted field holds a newline."""
+    """Yield what `_read` returns in blocks; a quoted field cannot hold a newline here."""
     _require_file(path)
     if path.suffix == ".parquet":
         yield from _parquet_blocks(path)
@@ -140,7 +189,7 @@ def _parquet_blocks(path: Path) -> Iterator[pa.Table]:
         with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(PARQUET_ROWS):
                 table = pa.Table.from_batches([batch])
-                table.validate(full=True)  # text that is no UTF-8
+                table.validate(full=True)  # refuses text that is no UTF-8
                 columns = dict(
                     zip(table.column_names, map(_as_text, table.columns), strict=True)
                 )
@@ -153,14 +202,16 @@ def _parquet_blocks(path: Path) -> Iterator[pa.Table]:
 
 
 def _item_ids(blocks: Iterable[pa.Table]) -> pa.Array:
-    """The trimmed ids of all blocks, in order of appearance."""
+    """Return the distinct trimmed ids of all blocks, in order of appearance."""
     ids = [pc.unique(pc.utf8_trim_whitespace(block["item_id"])) for block in blocks]
     return pc.unique(pa.chunked_array(ids))
 
 
 def _as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Moments in time become Unix seconds; lists stay lists, as do structures, which no role
-    can name."""
+    """Return a column as text: times become Unix seconds.
+
+    Lists and structures stay as they are; `_select` refuses them for every role but genres.
+    """
     if pa.types.is_timestamp(column.type):
         column = pc.cast(pc.cast(column, pa.timestamp("s"), safe=False), pa.int64())
     if pa.types.is_nested(column.type):
@@ -171,24 +222,26 @@ def _as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
 def _select(
     table: pa.Table,
     defaults: Mapping[str, str],
-    given: Mapping[str, str],
+    renamed: Mapping[str, str],
     path: Path,
     required: Iterable[str],
 ) -> pa.Table:
-    """The columns of every role under the roles' names, and `LINE`; those `required` or
-    `given` must be there."""
-    if unknown := [role for role in given if role not in defaults]:
+    """Return the columns of every role under the roles' names, and `LINE`.
+
+    The columns of roles that are `required` or `renamed` must exist; others may be missing.
+    """
+    if unknown := [role for role in renamed if role not in defaults]:
         raise InputError(f"unknown roles {unknown} for {path}: expected {list(defaults)}")
-    mapping = {**defaults, **given}
+    mapping = {**defaults, **renamed}
     missing = {
         role: mapping[role]
-        for role in {**dict.fromkeys(required), **given}
+        for role in {**dict.fromkeys(required), **renamed}
         if mapping[role] not in table.column_names
     }
     if missing:
-        wanted = ", ".join(f"{role}={column}" for role, column in missing.items())
+        lacking = ", ".join(f"{role}={column}" for role, column in missing.items())
         raise InputError(
-            f"{path} lacks the columns {wanted}: it has "
+            f"{path} lacks the columns {lacking}: it has "
             f"{[n for n in table.column_names if n != LINE]}; name yours with role=column"
             + " (a log without ratings needs a column of one number)"
             * ("rating" in missing)
@@ -207,7 +260,7 @@ def _select(
 def _items(rows: pa.Table, genre_separator: str) -> pa.Table:
     ids = rows["item"]
 
-    def text(role: str, default) -> pa.ChunkedArray | pa.Array:
+    def text(role: str, default: pa.ChunkedArray | pa.Array) -> pa.ChunkedArray | pa.Array:
         return rows[role] if role in rows.column_names else default
 
     blank = pa.array([""] * rows.num_rows, pa.string())

@@ -1,4 +1,4 @@
-"""Which file of a folder is meant."""
+"""Choose the file of a folder that an adapter should read."""
 
 from __future__ import annotations
 
@@ -9,9 +9,15 @@ from alignuser_jax.datasets.reading.delimited import has_file
 
 
 def the_file(source: Path, names: Sequence[str], what: str) -> Path:
-    """`source` itself where it is a file, else the first of `names` (plain or `.gz`) in it.
+    """Return `source` if it is a file, else the first of `names` (plain or `.gz`) in it.
 
-    Raises `FileNotFoundError` where there is none.
+    Args:
+        source: A file or a folder.
+        names: Names of files, in order of preference.
+        what: What the file should be, for the error message.
+
+    Raises:
+        FileNotFoundError: If there is none.
     """
     if source.is_file():
         return source
@@ -19,24 +25,40 @@ def the_file(source: Path, names: Sequence[str], what: str) -> Path:
         if source.is_dir() and has_file(source, name):
             plain = source / name
             return plain if plain.is_file() else source / f"{name}.gz"
-    where = f"no {what} in {source}" if source.is_dir() else f"{source} is no file or folder"
+    where = (
+        f"no {what} in {source}"
+        if source.is_dir()
+        else f"{source} is neither a file nor a folder"
+    )
     raise FileNotFoundError(f"{where}: expected {', '.join(names)}, plain or .gz")
 
 
 def matching_file(source: Path, patterns: Sequence[str], what: str) -> Path:
-    """`source` itself where it is a file, else the only one in it that fits a glob of
-    `patterns` (the first that fits any). Raises `FileNotFoundError` where there is none and
-    `ValueError` where there are several."""
+    """Return `source` if it is a file, else the only file in it that matches a pattern.
+
+    Args:
+        source: A file or a folder.
+        patterns: Glob patterns, in order of preference: the first that matches counts.
+        what: What the file should be, for the error message.
+
+    Raises:
+        FileNotFoundError: If no file matches.
+        ValueError: If several files match.
+    """
     if source.is_file():
         return source
     for pattern in patterns if source.is_dir() else ():
-        found = sorted(path for path in source.glob(pattern) if path.is_file())
-        if len(found) > 1:
+        matches = sorted(path for path in source.glob(pattern) if path.is_file())
+        if len(matches) > 1:
             raise ValueError(
                 f"{source} holds several files that may be {what}: "
-                f"{', '.join(path.name for path in found)}; name one"
+                f"{', '.join(path.name for path in matches)}; name one"
             )
-        if found:
-            return found[0]
-    where = f"no {what} in {source}" if source.is_dir() else f"{source} is no file or folder"
+        if matches:
+            return matches[0]
+    where = (
+        f"no {what} in {source}"
+        if source.is_dir()
+        else f"{source} is neither a file nor a folder"
+    )
     raise FileNotFoundError(f"{where}: expected a name like {', '.join(patterns)}")

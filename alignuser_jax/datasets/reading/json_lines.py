@@ -1,7 +1,7 @@
-"""Files of one record a line, JSON or Python literals, plain or gzipped, read as a stream.
+"""Stream files of one record a line: JSON or Python literals, plain or gzipped.
 
-Python literals are what older dumps (Steam, Amazon 2014 metadata) hold; they are read with
-`ast.literal_eval`, which runs nothing.
+Older dumps (Steam, Amazon's metadata of 2014) hold Python literals. They are read with
+`ast.literal_eval`, which runs no code.
 """
 
 from __future__ import annotations
@@ -23,17 +23,21 @@ from alignuser_jax.datasets.reading.delimited import LINE, InputError
 from alignuser_jax.datasets.report import Report
 
 LINE_BYTES = 1 << 24
-"""A longer line is no record."""
+"""A line longer than this is reported and skipped."""
 _BLOCK_ROWS = 1 << 16
 NO_RECORD = "line that is no record"
+"""The report's name for a line that is neither a JSON object nor a Python dictionary."""
 _UNREADABLE = (ValueError, SyntaxError, TypeError, RecursionError, MemoryError)
 
 
 def read_lines(path: Path, report: Report) -> Iterator[tuple[int, str]]:
-    """(line number from 1, text) of each line that is not blank. Lines that are not UTF-8 or
-    longer than `LINE_BYTES` are reported.
+    """Yield (line number from 1, text) of each line that is not blank.
 
-    Raises `InputError` for an empty file, a broken gzip file or UTF-16, `FileNotFoundError`.
+    Lines that are not UTF-8 or longer than `LINE_BYTES` are reported and skipped.
+
+    Raises:
+        FileNotFoundError: If the file does not exist.
+        InputError: If the file is empty, UTF-16 or a damaged gzip file.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}")
@@ -66,7 +70,7 @@ def read_lines(path: Path, report: Report) -> Iterator[tuple[int, str]]:
                 except UnicodeDecodeError:
                     bad.append(number)
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-            raise InputError(f"{path} is no complete gzip file: {error}") from error
+            raise InputError(f"{path} is not a complete gzip file: {error}") from error
     report.add("not utf-8", path.name, bad)
     report.add(f"line longer than {LINE_BYTES} bytes", path.name, long)
     if not seen:
@@ -74,8 +78,10 @@ def read_lines(path: Path, report: Report) -> Iterator[tuple[int, str]]:
 
 
 def _record(text: str) -> object:
-    """The line as JSON, else as a Python literal: JSON first, as a literal reads the escapes of
-    JSON strings otherwise. `None` where it is neither."""
+    """Read a line as JSON, or else as a Python literal; return `None` if it is neither.
+
+    JSON is tried first, because Python reads the escapes of JSON strings differently.
+    """
     with contextlib.suppress(*_UNREADABLE):
         return json.loads(text)
     with contextlib.suppress(*_UNREADABLE), warnings.catch_warnings():
@@ -85,20 +91,25 @@ def _record(text: str) -> object:
 
 
 def records(path: Path, report: Report) -> Iterator[tuple[int, dict]]:
-    """(line number, record) of each line that holds a dictionary, as JSON or as a Python
-    literal; other lines are reported. Raises as `read_lines` does, and `InputError` where no
-    line holds one."""
+    """Yield (line number, record) of each line that is a JSON object or a Python dictionary.
+
+    Other lines are reported and skipped.
+
+    Raises:
+        FileNotFoundError: If the file does not exist.
+        InputError: As `read_lines` does, or if no line is a record.
+    """
     bad: list[int] = []
-    found = False
+    any_record = False
     for number, text in read_lines(path, report):
         record = _record(text)
         if isinstance(record, dict):
-            found = True
+            any_record = True
             yield number, record
         else:
             bad.append(number)
     report.add(NO_RECORD, path.name, bad)
-    if not found:
+    if not any_record:
         raise InputError(
             f"{path}: none of its {len(bad)} lines is a record; expected one JSON object or "
             "Python dictionary a line"
@@ -106,8 +117,10 @@ def records(path: Path, report: Report) -> Iterator[tuple[int, dict]]:
 
 
 def blocks_of(rows: Iterable[tuple], schema: pa.Schema) -> Iterator[pa.Table]:
-    """Rows in the order of `schema` as tables of `_BLOCK_ROWS`: so many are Python objects at
-    a time."""
+    """Yield rows, given in the order of `schema`, as tables of at most `_BLOCK_ROWS` rows.
+
+    Only so many rows are Python objects at a time.
+    """
     rows = iter(rows)
     while part := list(islice(rows, _BLOCK_ROWS)):
         columns = zip(*part, strict=True)
@@ -116,7 +129,7 @@ def blocks_of(rows: Iterable[tuple], schema: pa.Schema) -> Iterator[pa.Table]:
 
 
 def table_of(rows: Iterable[tuple], schema: pa.Schema) -> pa.Table:
-    """Rows in the order of `schema` as one table."""
+    """Return rows, given in the order of `schema`, as one table."""
     return pa.concat_tables([schema.empty_table(), *blocks_of(rows, schema)])
 
 
@@ -126,7 +139,7 @@ INTERACTIONS = pa.schema(
         (LINE, pa.int64()),
     ]
 )
-"""What `build_dataset` takes: everything as text, and where it stood."""
+"""The interactions that `build_dataset` takes: all as text, and each row's line."""
 ITEMS = pa.schema(
     [
         ("item_id", pa.string()),
@@ -136,13 +149,15 @@ ITEMS = pa.schema(
         (LINE, pa.int64()),
     ]
 )
+"""An item table before `unique_rows`."""
 USERS = pa.schema(
     [*((name, pa.string()) for name in ("user_id", "age", "occupation")), (LINE, pa.int64())]
 )
+"""A user table before `unique_rows`."""
 
 
 def require_fields(path: Path, record: dict, names: Sequence[str]) -> None:
-    """Raises `InputError` where the first record of a file lacks fields it must have."""
+    """Raise `InputError` if the first record of a file lacks one of these fields."""
     if missing := [name for name in names if name not in record]:
         raise InputError(
             f"{path} lacks the fields {missing}: its first record has "

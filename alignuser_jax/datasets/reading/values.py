@@ -1,4 +1,8 @@
-"""Single values of foreign logs made plain: ids, numbers, moments, texts."""
+"""Turn single values of foreign logs into plain text: ids, numbers, times, texts.
+
+Text of a log ends up in prompts, pages and terminals, so control characters, terminal escapes
+and HTML are taken out here.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +16,9 @@ import pyarrow.compute as pc
 from alignuser_jax.datasets.report import Report
 
 ID_BYTES = 512
+"""The longest id, in UTF-8."""
 TEXT_CHARACTERS = {"title": 1_000, "description": 20_000, "genre": 200}
-"""Longest texts that are kept whole; what is longer is cut, and counted."""
+"""Kind of text -> its longest length; longer texts are cut, and counted."""
 _CONTROL = r"[\x00-\x1f\x7f-\x9f\u200b\u200e\u200f\u202a-\u202e\u2028\u2029\u2066-\u2069\ufeff]"
 _ESCAPES = re.compile(
     r"\x1b\[[0-?]*[ -/]*[@-~]"  # colours and cursor
@@ -32,7 +37,7 @@ _TAG = re.compile(
 
 
 def identifier(value: object) -> str:
-    """An id as text: strings trimmed, whole numbers written out; "" for anything else."""
+    """Return an id as text: strings trimmed, whole numbers written out; or else ""."""
     if isinstance(value, str):
         return value.strip() if _encodable(value) else ""
     if isinstance(value, float) and value.is_integer():
@@ -41,7 +46,7 @@ def identifier(value: object) -> str:
 
 
 def number(value: object) -> str:
-    """A number as text, for `build_dataset` to judge; "" for what is no number or string."""
+    """Return a number as text, for `build_dataset` to check; "" for other types."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return ""
     if isinstance(value, int) and abs(value) >= 10**18:
@@ -50,29 +55,31 @@ def number(value: object) -> str:
     return text if _encodable(text) else ""
 
 
-def words(value: object) -> str:
-    """A text on one line, without control characters; lists are joined; "" for no text."""
+def text_of(value: object) -> str:
+    """Return a value as one plain line: lists are joined, "" stands for no text."""
     if isinstance(value, list | tuple):
-        return " ".join(filter(None, map(words, value)))
+        return " ".join(filter(None, map(text_of, value)))
     if value is None or isinstance(value, dict | bool):
         return ""
     return plain(str(value).encode("utf-8", "replace").decode())
 
 
 def plain(text: str) -> str:
-    """`text` on one line without terminal escapes and invisible control characters."""
+    """Return `text` on one line, without terminal escapes and invisible control characters."""
     return " ".join(_CONTROLS.sub(" ", _ESCAPES.sub("", text)).split())
 
 
 def without_html(text: str) -> str:
-    """Plain text of a snippet of HTML: tags dropped, entities read, on one line."""
+    """Return the text of a piece of HTML on one line: tags dropped, entities decoded."""
     text = _TAG.sub(" ", text)
     return plain(_TAG.sub(" ", html.unescape(text)) if "&" in text else text)
 
 
-def moment(text: object) -> int | None:
-    """Milliseconds since 1970 of an ISO date or date and time (UTC where it names no zone), or
-    `None` where it is none."""
+def milliseconds(text: object) -> int | None:
+    """Return the milliseconds since 1970 of an ISO date, or of a date and time.
+
+    A time without a zone is UTC. Returns `None` for anything else.
+    """
     if not isinstance(text, str):
         return None
     try:
@@ -84,8 +91,8 @@ def moment(text: object) -> int | None:
 
 
 def seconds(text: object) -> str:
-    """The moment of an ISO date in Unix seconds as text, "" where it is none."""
-    when = moment(text)
+    """Return the Unix seconds of an ISO date or date and time as text, or ""."""
+    when = milliseconds(text)
     return "" if when is None else str(when // 1000)
 
 
@@ -98,8 +105,10 @@ def _encodable(text: str) -> bool:
 
 
 def unusable_ids(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Which ids hold control characters or more than `ID_BYTES` bytes: no prompt, page or
-    terminal could show them."""
+    """Return which ids hold control characters or more than `ID_BYTES` bytes.
+
+    No prompt, page or terminal could show them.
+    """
     return pc.or_(
         pc.match_substring_regex(column, _ARROW_CONTROL),
         pc.greater(pc.binary_length(column), ID_BYTES),
@@ -107,8 +116,11 @@ def unusable_ids(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def plain_columns(table: pa.Table, names: tuple[str, ...], report: Report) -> pa.Table:
-    """`table` with these text columns on one line each, without control characters and no
-    longer than `TEXT_CHARACTERS` says; `report` counts what had to change."""
+    """Return `table` with the texts of these columns made plain.
+
+    Each text is on one line, without control characters and no longer than `TEXT_CHARACTERS`
+    says; `report` counts the texts that had to change.
+    """
     for name in names:
         column = pc.fill_null(table[name].cast(pa.string()), "")
         limit = TEXT_CHARACTERS.get(name, TEXT_CHARACTERS["title"])
@@ -129,7 +141,7 @@ def plain_columns(table: pa.Table, names: tuple[str, ...], report: Report) -> pa
 
 
 def plain_genres(items: pa.Table, report: Report) -> pa.Table:
-    """`items` with genres made plain as `plain_columns` does; empty ones are left out."""
+    """Return `items` with genres made plain as `plain_columns` does, without empty ones."""
     limit = TEXT_CHARACTERS["genre"]
     column = pc.fill_null(items["genres"].cast(pa.list_(pa.string())), [])
     flat = pc.list_flatten(column)

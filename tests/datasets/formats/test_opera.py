@@ -237,7 +237,7 @@ def test_what_is_no_opera(tmp_path):
     path = tmp_path / "OPeRA_filtered/action/train-00000-of-00001.parquet"
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(InputError, match="is no Parquet file that can be read"):
+    with pytest.raises(InputError, match="is not a readable Parquet file"):
         opera.read(tmp_path)
     pq.write_table(pa.table({"session_id": ["a"]}), path)
     with pytest.raises(InputError, match="lacks the columns .*'action_id'"):

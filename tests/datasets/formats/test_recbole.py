@@ -114,7 +114,7 @@ def test_benchmark_files_hold_the_split(tmp_path):
 def test_separators_inside_texts(tmp_path):
     import pyarrow as pa
 
-    from alignuser_jax.datasets.reading.cleaning import build_dataset
+    from alignuser_jax.datasets.reading.cleaning import RawLog, build_dataset
     from alignuser_jax.datasets.reading.delimited import LINE
     from alignuser_jax.datasets.report import Report
 
@@ -123,7 +123,7 @@ def test_separators_inside_texts(tmp_path):
     log = pa.table({"user_id": ["u"], "item_id": ["i"], "rating": ["4.5"], "timestamp": ["7"],
                     LINE: [1]})  # fmt: skip
     report = Report()
-    dataset = build_dataset(log, None, items, report, file="f", name="a b", source={})
+    dataset = build_dataset(RawLog(log, None, items, "f", "a b", source={}), report)
     assert dataset.items["i"].title == "A B C" and report.repaired == {
         "control characters taken out of a title": 1
     }

@@ -141,7 +141,7 @@ def test_what_is_no_steam_log(tmp_path):
         FileNotFoundError, match="no Steam reviews file in .*steam_reviews.json"
     ):
         steam.read(tmp_path)
-    with pytest.raises(FileNotFoundError, match="no file or folder"):
+    with pytest.raises(FileNotFoundError, match="neither a file nor a folder"):
         steam.read(tmp_path / "missing")
     path = write(tmp_path / "steam_reviews.json", ["{'a': 1}"])
     with pytest.raises(

@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from alignuser_jax.datasets.formats import tabular
+from alignuser_jax.datasets.formats.tabular import TableFile
 from alignuser_jax.datasets.reading.delimited import InputError
 from alignuser_jax.records import Item
 
@@ -41,11 +42,11 @@ EXPECTED = [
 
 
 def test_csv_with_a_mapping(tmp_path):
-    dataset = tabular.read(write(tmp_path / "log.csv", HEADER, *LINES), columns=COLUMNS)
+    dataset = tabular.read(TableFile(write(tmp_path / "log.csv", HEADER, *LINES), COLUMNS))
     assert rows(dataset) == EXPECTED
     assert dataset.name == "log" and dataset.items["b1"] == Item("b1", "b1", (), "")
     assert dataset.demographics["ann"] == {"age": "", "occupation": ""}
-    assert tabular.read(tmp_path / "log.csv", columns=COLUMNS, name="mine").name == "mine"
+    assert tabular.read(TableFile(tmp_path / "log.csv", COLUMNS), name="mine").name == "mine"
 
 
 def test_default_column_names_and_tsv(tmp_path):
@@ -70,7 +71,7 @@ def test_parquet_with_a_mapping(tmp_path, moments):
         }
     )
     pq.write_table(table, tmp_path / "log.parquet")
-    dataset = tabular.read(tmp_path / "log.parquet", columns=COLUMNS, strict=True)
+    dataset = tabular.read(TableFile(tmp_path / "log.parquet", COLUMNS), strict=True)
     assert rows(dataset) == EXPECTED
 
 
@@ -118,11 +119,8 @@ def test_items_in_csv_and_parquet(tmp_path):
     roles = {"item": "asin", "title": "name", "genres": "kinds", "description": "text"}
     for name in items_files(tmp_path):
         dataset = tabular.read(
-            log,
-            columns=COLUMNS,
-            items=tmp_path / name,
-            item_columns=roles,
-            genre_separator=";",
+            TableFile(log, COLUMNS),
+            items=TableFile(tmp_path / name, roles, genre_separator=";"),
         )
         assert list(dataset.items.values()) == [
             Item("b1", 'The "First", Book', ("Novel", "War"), "A tale."),
@@ -136,7 +134,7 @@ def test_items_in_csv_and_parquet(tmp_path):
 def test_items_need_only_an_id(tmp_path):
     log = write(tmp_path / "log.csv", HEADER, *LINES)
     items = write(tmp_path / "items.csv", "item_id", "b1", "b2")
-    dataset = tabular.read(log, columns=COLUMNS, items=items)
+    dataset = tabular.read(TableFile(log, COLUMNS), items=items)
     assert dataset.items["b2"] == Item("b2", "b2", (), "")
 
 
@@ -147,7 +145,7 @@ def test_users_keep_age_and_occupation_only(tmp_path):
         tmp_path / "users.csv", header, "ann,Ann Q.,F,31,nurse", "zoe,Zoe R.,F,9,none"
     )
     roles = {"user": "id", "age": "years", "occupation": "job"}
-    dataset = tabular.read(log, columns=COLUMNS, users=users, user_columns=roles)
+    dataset = tabular.read(TableFile(log, COLUMNS), users=TableFile(users, roles))
     assert dataset.user_table.to_pylist() == [
         {"user_id": "ann", "age": "31", "occupation": "nurse"},
         {"user_id": "bob", "age": "", "occupation": ""},  # in no file; zoe did nothing
@@ -160,21 +158,21 @@ def test_gender_cannot_be_asked_for(tmp_path):
     log = write(tmp_path / "log.csv", HEADER, *LINES)
     users = write(tmp_path / "users.csv", "user_id,gender", "ann,F")
     with pytest.raises(InputError, match="gender.*expected.*user.*age.*occupation"):
-        tabular.read(log, columns=COLUMNS, users=users, user_columns={"gender": "gender"})
+        tabular.read(TableFile(log, COLUMNS), users=TableFile(users, {"gender": "gender"}))
 
 
 def test_descriptions_join_with_and_without_a_file_of_items(tmp_path):
     log = write(tmp_path / "log.csv", HEADER, *LINES)
     texts = tmp_path / "texts.json"
     texts.write_text(json.dumps({"b1": "Joined."}))
-    dataset = tabular.read(log, columns=COLUMNS, descriptions=texts)
+    dataset = tabular.read(TableFile(log, COLUMNS), descriptions=texts)
     assert {i.item_id: i.description for i in dataset.items.values()} == {
         "b1": "Joined.",
         "b2": "",
     }
     header = "item_id,description"
     items = write(tmp_path / "items.csv", header, "b1,Own one.", "b2,Own two.")
-    dataset = tabular.read(log, columns=COLUMNS, items=items, descriptions=texts)
+    dataset = tabular.read(TableFile(log, COLUMNS), items=items, descriptions=texts)
     assert [i.description for i in dataset.items.values()] == ["Joined.", "Own two."]
 
 
@@ -182,9 +180,9 @@ def test_missing_columns_are_named_with_those_there(tmp_path):
     log = write(tmp_path / "log.csv", HEADER, *LINES)
     message = r"lacks the columns user=user_id, item=item_id.*'who'.*role=column"
     with pytest.raises(InputError, match=message):
-        tabular.read(log, columns={"rating": "stars", "timestamp": "when"})
+        tabular.read(TableFile(log, {"rating": "stars", "timestamp": "when"}))
     with pytest.raises(InputError, match="rating=grade"):
-        tabular.read(log, columns=COLUMNS | {"rating": "grade"})
+        tabular.read(TableFile(log, COLUMNS | {"rating": "grade"}))
 
 
 def test_a_column_named_twice(tmp_path):
@@ -197,7 +195,7 @@ def test_a_column_called_line_is_no_matter(tmp_path):
     log = write(
         tmp_path / "log.csv", "line,who,what,stars,when", "9,ann,b1,9,1", "8,bob,b1,3,2"
     )
-    dataset = tabular.read(log, columns=COLUMNS)
+    dataset = tabular.read(TableFile(log, COLUMNS))
     assert dataset.manifest["report"]["lines"] == {"bad rating": ["log.csv:2"]}
 
 

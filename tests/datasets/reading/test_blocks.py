@@ -13,7 +13,7 @@ from alignuser_jax.datasets.dataset import content_hash, load_dataset
 from alignuser_jax.datasets.formats import movielens, synthetic
 from alignuser_jax.datasets.formats.synthetic import SyntheticConfig
 from alignuser_jax.datasets.reading import cleaning
-from alignuser_jax.datasets.reading.cleaning import build_dataset
+from alignuser_jax.datasets.reading.cleaning import RawLog, build_dataset
 from alignuser_jax.datasets.reading.delimited import (
     LINE,
     InputError,
@@ -149,10 +149,8 @@ def dirty(rows=300, seed=0):
 def built(interactions, items=True):
     ids = [f"i{n}" for n in range(14)]
     table = {"item_id": ids, "title": ids, "genres": [["G"]] * 14, "description": ids}
-    return build_dataset(
-        interactions, None, pa.table(table) if items else None, Report(),
-        file="f", name="n", source={},
-    )  # fmt: skip
+    catalogue = pa.table(table) if items else None
+    return build_dataset(RawLog(interactions, None, catalogue, "f", "n", source={}), Report())
 
 
 @pytest.mark.parametrize("items", [True, False])

@@ -196,7 +196,7 @@ def test_a_truncated_gzip_file(tmp_path):
         data[:20] + data[22:],
     ):
         path.write_bytes(broken)
-        with pytest.raises(InputError, match=r"ratings\.dat\.gz is no complete gzip file"):
+        with pytest.raises(InputError, match=r"ratings\.dat\.gz is not a complete gzip file"):
             movielens.read(folder)
     path.write_bytes(gzip.compress(b""))
     with pytest.raises(InputError, match="is empty"):
