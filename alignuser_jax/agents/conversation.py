@@ -227,13 +227,13 @@ class Conversation:
         else:
             self._start(text, memory)
 
-    def ask(self, question: str) -> tuple[Message, ...]:
+    def messages_with(self, question: str) -> tuple[Message, ...]:
         """Return the messages of a request; `question` must already begin with `pending`."""
         return (*self.messages, Message.of("user", question))
 
-    def keep(self, asked: tuple[Message, ...], reply: str) -> None:
+    def keep(self, request_messages: tuple[Message, ...], reply: str) -> None:
         """Add the messages of a request and the reply, which must hold no reasoning."""
-        self.messages = (*asked, Message.of("assistant", reply))
+        self.messages = (*request_messages, Message.of("assistant", reply))
         self.pending = ""
 
     def _start(self, page_text: str, memory: Any) -> None:
@@ -258,6 +258,8 @@ class Conversation:
         return used + self._reserve <= self._config.context_tokens
 
     def _tokens(self, text: str) -> int:
+        if self._count is None:
+            return 0
         if text not in self._counted:
             self._counted[text] = self._count(text)
         return self._counted[text]

@@ -49,9 +49,11 @@ def rate_item(
         count_tokens: Counts the tokens of a text; needed for `config.context_tokens`.
     """
     page = page_text(1, [world.item_line(user.user_id, 1, item.item_id)])
-    talk = Conversation(user, config, count_tokens)
-    talk.show_page(page, remembered(user, world.items))
+    conversation = Conversation(user, config, count_tokens)
+    conversation.show_page(page, remembered(user, world.items))
     recalled = rate_recall(user, config, "ITEM_1", item.item_id, world)
-    messages = talk.ask(prompts.rate_turn("ITEM_1", talk.pending, recalled))
+    messages = conversation.messages_with(
+        prompts.rate_turn("ITEM_1", conversation.pending, recalled)
+    )
     key = stable_key(seed, user.user_id, item.item_id, "rate", index)
     return (yield rate_request(messages, item.item_id, config, key))

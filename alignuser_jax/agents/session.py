@@ -8,8 +8,8 @@ makes training examples.
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from typing import Any
+from collections.abc import Generator, Sequence
+from typing import Any, TypeVar
 
 from alignuser_jax.agents.conversation import (
     AgentUser,
@@ -19,7 +19,9 @@ from alignuser_jax.agents.conversation import (
     remembered,
     screen_recall,
 )
+from alignuser_jax.durable.answers import Question
 from alignuser_jax.language import prompts
+from alignuser_jax.language.answers import AnswerLines
 from alignuser_jax.language.parsing import answer_text, ask_again, read_choices
 from alignuser_jax.randomness import stable_key
 from alignuser_jax.records import (
@@ -28,15 +30,20 @@ from alignuser_jax.records import (
     CountTokens,
     Event,
     Message,
-    NextPageRequest,
     Outcome,
-    RecommendationRequest,
     Request,
     State,
 )
 from alignuser_jax.world import RecommendationSite
 
-SessionCoroutine = Generator[Request | RecommendationRequest | NextPageRequest, Any, Outcome]
+SessionCoroutine = Generator[Question, Any, Outcome]
+
+ReadReply = tuple[tuple[int, ...] | None, Completion, str]
+"""The alternatives taken (`None` if the reply cannot be read), the completion, and why not."""
+
+_T = TypeVar("_T")
+Asking = Generator[Request, Completion, _T]
+"""A part of a session that asks the model and returns a value."""
 
 
 class RecommendationFailed(Exception):
@@ -129,7 +136,7 @@ def expected_value(distribution: tuple[float, ...]) -> float:
     return sum(value * share for value, share in enumerate(distribution, 1))
 
 
-def asked(request: Request) -> Generator[Request, Completion, tuple]:
+def choices_for(request: Request) -> Generator[Request, Completion, ReadReply]:
     """Yield `request`, once more if its reply cannot be read, and return what came of it.
 
     Returns:
@@ -147,7 +154,16 @@ def asked(request: Request) -> Generator[Request, Completion, tuple]:
 class _Visit:
     """The state of one running session."""
 
-    def __init__(self, user, world, config, arm, number, seed, count_tokens):
+    def __init__(
+        self,
+        user: AgentUser,
+        world: RecommendationSite,
+        config: SessionConfig,
+        arm: str,
+        number: int,
+        seed: int,
+        count_tokens: CountTokens | None,
+    ):
         self.user, self.world, self.config = user, world, config
         self.arm, self.number, self.seed = arm, number, seed
         self.events: list[Event] = []
@@ -159,25 +175,25 @@ class _Visit:
         )
         self.last_page = 0
         self.memory = remembered(user, world.items)
-        self.talk = Conversation(user, config, count_tokens)
+        self.conversation = Conversation(user, config, count_tokens)
 
     def outcome(self) -> Outcome:
         extra = {
             "memory": self.memory,
-            "messages": self.talk.messages,
+            "messages": self.conversation.messages,
             "failures": self.failures,
-            "restarts": max(self.talk.starts - 1, 0),
+            "restarts": max(self.conversation.starts - 1, 0),
         }
         return Outcome(tuple(self.events), self.state, extra)
 
-    def note(self, kind: str, **fields) -> None:
+    def note(self, kind: str, **fields: Any) -> None:
         fields = {"page": self.last_page} | fields
         row = (self.arm, self.user.user_id, self.number, len(self.events), kind)
         self.events.append(Event(*row, **fields))
 
     # --- the visit ---
 
-    def run(self):
+    def run(self) -> Generator[Question, Any, None]:
         pages_looked_at = 0
         while True:
             while self.state.needs is not None:
@@ -186,7 +202,7 @@ class _Visit:
                 self.state = self.world.resolve(self.state, answer)
             if self.state.terminal:
                 break
-            self.talk.show_page(self.state.text, self.memory)
+            self.conversation.show_page(self.state.text, self.memory)
             self.last_page = self.state.page
             if self.state.page > pages_looked_at:
                 pages_looked_at = self.state.page
@@ -198,7 +214,7 @@ class _Visit:
         if self.config.interview and pages_looked_at:
             yield from self.be_interviewed()
 
-    def look(self):
+    def look(self) -> Asking[None]:
         """Screen a new page, then rate the items that the agent watches."""
         slate = self.state.slate
         shares = self.propensities
@@ -206,7 +222,7 @@ class _Visit:
             shares = (0.0,) * len(slate)
         for position, (item_id, share) in enumerate(zip(slate, shares, strict=True), 1):
             self.note("page", position=position, item_id=item_id, probability=share)
-        watched = range(len(slate))
+        watched: Sequence[int] = range(len(slate))
         if self.config.screening:
             watched = yield from self.screen(slate)
         for index in watched:
@@ -214,16 +230,18 @@ class _Visit:
         titles = [self.world.items[item_id].title for item_id in slate]
         self.memory = self.memory.with_page(self.state.page, titles)
 
-    def screen(self, slate: tuple[str, ...]):
+    def screen(self, slate: tuple[str, ...]) -> Asking[list[int]]:
         """Ask which items to watch; return their indices, none after a failure."""
         answer = prompts.screen_answer(len(slate))
         recalled = screen_recall(self.user, self.config, slate)
-        messages = self.talk.ask(prompts.screen_turn(self.talk.pending, *recalled))
+        messages = self.conversation.messages_with(
+            prompts.screen_turn(self.conversation.pending, *recalled)
+        )
         choices, completion = yield from self.choose(self.request(messages, "screen", answer))
         if choices is None:
-            self.talk.keep(messages, answer_text([1] * len(slate), answer))
+            self.conversation.keep(messages, answer_text([1] * len(slate), answer))
             return []
-        self.talk.keep(messages, answer_text(choices, answer))
+        self.conversation.keep(messages, answer_text(choices, answer))
         for index, (item_id, choice) in enumerate(zip(slate, choices, strict=True)):
             self.note(
                 "screen",
@@ -234,17 +252,19 @@ class _Visit:
             )
         return [index for index, choice in enumerate(choices) if choice == 0]
 
-    def rate(self, position: int, item_id: str):
+    def rate(self, position: int, item_id: str) -> Asking[None]:
         target = f"ITEM_{position}"
         recalled = rate_recall(self.user, self.config, target, item_id, self.world)
-        messages = self.talk.ask(prompts.rate_turn(target, self.talk.pending, recalled))
+        messages = self.conversation.messages_with(
+            prompts.rate_turn(target, self.conversation.pending, recalled)
+        )
         key = self.key("rate", position)
         choices, completion = yield from self.choose(
             rate_request(messages, item_id, self.config, key)
         )
         if choices is None:
             return
-        self.talk.keep(messages, answer_text(choices, prompts.rate_answer()))
+        self.conversation.keep(messages, answer_text(choices, prompts.rate_answer()))
         value = choices[0] + 1
         shares = probabilities(completion, 0, choices[0])
         self.note(
@@ -256,11 +276,11 @@ class _Visit:
             expected=expected_value(shares),
         )
         self.state = self.world.step(self.state, Action("rate", target, value))
-        self.talk.pending = self.state.feedback
+        self.conversation.pending = self.state.feedback
         title = self.world.items[item_id].title
         self.memory = self.memory.with_rating(title, float(value), self.state.page)
 
-    def act(self):
+    def act(self) -> Asking[None]:
         """Take actions until the page is left; after a click, which opens details, go on."""
         clicks = 0
         while True:
@@ -273,7 +293,7 @@ class _Visit:
                 return
             old_lines = set(before.text.splitlines())
             new = [line for line in self.state.text.splitlines() if line not in old_lines]
-            self.talk.pending = prompts.turn(self.talk.pending, *new)
+            self.conversation.pending = prompts.turn(self.conversation.pending, *new)
 
     def offered(self, clicks: int) -> tuple[Action, ...]:
         left_out = {"rate"}
@@ -283,12 +303,14 @@ class _Visit:
             left_out.add("previous_page")
         return tuple(action for action in self.state.actions if action.kind not in left_out)
 
-    def choose_action(self, actions: tuple[Action, ...]):
+    def choose_action(self, actions: tuple[Action, ...]) -> Asking[Action]:
         if len(actions) == 1 and self.config.skip_forced:
             self.note("act", text=actions[0].token, probability=1.0)
             return actions[0]
         answer = prompts.act_answer(actions)
-        messages = self.talk.ask(prompts.act_turn(actions, self.talk.pending))
+        messages = self.conversation.messages_with(
+            prompts.act_turn(actions, self.conversation.pending)
+        )
         choices, completion = yield from self.choose(
             self.request(messages, "act", answer, self.config.reasoning_tokens)
         )
@@ -297,15 +319,17 @@ class _Visit:
             choices = (_default_action(actions),)
         else:
             share = probabilities(completion, 0, choices[0])[choices[0]]
-        self.talk.keep(messages, answer_text(choices, answer))
+        self.conversation.keep(messages, answer_text(choices, answer))
         action = actions[choices[0]]
         self.note("act", text=action.token, probability=share)
         return action
 
-    def be_interviewed(self):
+    def be_interviewed(self) -> Asking[None]:
         answer = prompts.interview_answer()
-        text = prompts.turn(self.talk.pending, self.state.text if self.state.terminal else "")
-        messages = self.talk.ask(prompts.interview_turn(text))
+        text = prompts.turn(
+            self.conversation.pending, self.state.text if self.state.terminal else ""
+        )
+        messages = self.conversation.messages_with(prompts.interview_turn(text))
         choices, completion = yield from self.choose(
             self.request(
                 messages, "interview", answer, self.config.reasoning_tokens, scored=True
@@ -313,7 +337,7 @@ class _Visit:
         )
         if choices is None:
             return
-        self.talk.keep(messages, answer_text(choices, answer))
+        self.conversation.keep(messages, answer_text(choices, answer))
         shares = probabilities(completion, 0, choices[0])
         self.note(
             "interview",
@@ -329,7 +353,14 @@ class _Visit:
         user_id = self.user.user_id
         return stable_key(self.seed, user_id, self.number, self.step, purpose, index)
 
-    def request(self, messages, purpose, answer, reasoning_tokens=0, scored=False) -> Request:
+    def request(
+        self,
+        messages: tuple[Message, ...],
+        purpose: str,
+        answer: AnswerLines,
+        reasoning_tokens: int = 0,
+        scored: bool = False,
+    ) -> Request:
         return Request(
             messages,
             purpose,
@@ -341,13 +372,13 @@ class _Visit:
             key=self.key(purpose),
         )
 
-    def choose(self, request: Request):
+    def choose(self, request: Request) -> Asking[tuple[tuple[int, ...] | None, Completion]]:
         """Return (choices, completion); choices are `None` after a failure, which is noted.
 
         A reply that cannot be read is asked for once more; that exchange does not become part
         of the conversation.
         """
-        choices, completion, problem = yield from asked(request)
+        choices, completion, problem = yield from choices_for(request)
         if choices is None:
             self.failures += 1
             text = f"{request.purpose}: {problem}"

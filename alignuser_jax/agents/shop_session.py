@@ -15,7 +15,7 @@ from alignuser_jax.agents.conversation import (
     Conversation,
     SessionConfig,
 )
-from alignuser_jax.agents.session import asked, probabilities
+from alignuser_jax.agents.session import Asking, choices_for, probabilities
 from alignuser_jax.datasets.shop_page_text import ELEMENTS_LINE
 from alignuser_jax.language import prompts
 from alignuser_jax.language.parsing import answer_text
@@ -25,6 +25,7 @@ from alignuser_jax.records import (
     Completion,
     CountTokens,
     Event,
+    Message,
     NextPageRequest,
     Outcome,
     Persona,
@@ -107,13 +108,13 @@ class _ShopVisit:
                     return
                 listed //= 2
 
-        self.talk = Conversation(user, config, count_tokens, openings)
+        self.conversation = Conversation(user, config, count_tokens, openings)
 
     def note(self, kind: str, **fields: Any) -> None:
         row = (self.arm, self.user.user_id, self.number, len(self.events), kind)
         self.events.append(Event(*row, page=self.pages, **fields))
 
-    def run(self):
+    def run(self) -> Asking[Outcome]:
         page_text = None
         while True:
             if self.state.needs is not None and not (yield from self.write_page()):
@@ -133,24 +134,26 @@ class _ShopVisit:
         if self.shop.has_purchase(self.state):
             self.note("purchase", value=1.0)
         self.note("exit", value=float(self.pages))
-        extra = {"messages": self.talk.messages, "failures": self.failures}
+        extra = {"messages": self.conversation.messages, "failures": self.failures}
         return Outcome(tuple(self.events), self.state, extra)
 
-    def choose(self):
+    def choose(self) -> Asking[Action | None]:
         """Ask for an action, note and return it; `None` if the model failed: the visit ends."""
         actions, config = self.state.actions, self.config
         try:
-            self.talk.show_page(self.state.text, self.done)
+            self.conversation.show_page(self.state.text, self.done)
         except ValueError as error:
             if not self.done:  # the settings are wrong, not this page
                 raise
             self.failures += 1
             self.note("failure", text=f"act: {error}")
             return None
-        question = self.talk.ask(prompts.shop_act_turn(actions, self.talk.pending))
+        question = self.conversation.messages_with(
+            prompts.shop_act_turn(actions, self.conversation.pending)
+        )
         answer = prompts.act_answer(actions)
         request = self.request(question, "act", answer=answer)
-        choices, completion, problem = yield from asked(request)
+        choices, completion, problem = yield from choices_for(request)
         if choices is None:
             self.failures += 1
             self.note("failure", text=f"act: {problem}")
@@ -160,13 +163,13 @@ class _ShopVisit:
             choices, share = (actions.index(leaving),), 0.0
         else:
             share = probabilities(completion, 0, choices[0])[choices[0]]
-        self.talk.keep(question, answer_text(choices, answer))
+        self.conversation.keep(question, answer_text(choices, answer))
         action = actions[choices[0]]
         click_type = self.shop.click_type(action)
         self.note("act", text=action.token, item_id=click_type, probability=share)
         return action
 
-    def write_page(self):
+    def write_page(self) -> Asking[bool]:
         """Let the model write the page that the world needs; return whether it succeeded."""
         needs = self.state.needs
         assert isinstance(needs, NextPageRequest)
@@ -188,7 +191,7 @@ class _ShopVisit:
         self.note("failure", text=f"next_page: {problem}")
         return False
 
-    def request(self, messages, purpose: str, **options: Any) -> Request:
+    def request(self, messages: tuple[Message, ...], purpose: str, **options: Any) -> Request:
         key = stable_key(self.seed, self.user.user_id, self.number, len(self.done), purpose)
         return Request(
             messages,

@@ -204,9 +204,9 @@ def generator_policy(
         requests = []
         for state, key in zip(states, keys, strict=True):
             user = users[state.user_id]
-            talk = Conversation(user, config, count_tokens)
-            talk.show_page(state.text, remembered(user, items))
-            messages = talk.ask(act_turn(state.actions, talk.pending))
+            conversation = Conversation(user, config, count_tokens)
+            conversation.show_page(state.text, remembered(user, items))
+            messages = conversation.messages_with(act_turn(state.actions, conversation.pending))
             answer = act_answer(state.actions)
             requests.append(Request(messages, "act", answer=answer, temperature=0.0, key=key))
         actions = []

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 
-from alignuser_jax.evaluation.protocol import ProtocolResult, Protocol, Subject, ask
+from alignuser_jax.evaluation.protocol import Protocol, ProtocolResult, Subject, ask
 from alignuser_jax.records import Example, Message, Request
 from alignuser_jax.text import markdown_table
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from alignuser_jax.agents import probabilities, session
 from alignuser_jax.datasets import Dataset, Log
-from alignuser_jax.evaluation.protocol import OpenPolicy, ProtocolResult, Protocol, Subject, ask
+from alignuser_jax.evaluation.protocol import OpenPolicy, Protocol, ProtocolResult, Subject, ask
 from alignuser_jax.randomness import named_generator
 from alignuser_jax.recommenders import ALS, Popularity
 from alignuser_jax.records import Completion, RecommendationRequest, Request, Slate

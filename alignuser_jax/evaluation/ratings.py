@@ -15,7 +15,7 @@ import numpy as np
 
 from alignuser_jax.agents import probabilities, rate_item
 from alignuser_jax.datasets import Dataset, Log
-from alignuser_jax.evaluation.protocol import OpenPolicy, ProtocolResult, Protocol, Subject, ask
+from alignuser_jax.evaluation.protocol import OpenPolicy, Protocol, ProtocolResult, Subject, ask
 from alignuser_jax.evaluation.rating_baselines import BASELINES
 from alignuser_jax.randomness import generator_of
 from alignuser_jax.records import RATINGS, Completion, Request

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from alignuser_jax.evaluation import next_state, preference, ratings
-from alignuser_jax.evaluation.protocol import ProtocolResult, Protocol, Subject
+from alignuser_jax.evaluation.protocol import Protocol, ProtocolResult, Subject
 from alignuser_jax.sampling import RequestsFailed
 
 PROTOCOLS = (ratings.PROTOCOL, preference.PROTOCOL, next_state.PROTOCOL)

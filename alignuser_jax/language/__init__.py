@@ -1,4 +1,4 @@
-"""Prompts, chat rendering, tokenizers and the parsing of replies; no jax."""
+"""Prompts, chat rendering, tokenizers and the parsing of replies, without jax."""
 
 from alignuser_jax.language.answers import integers, json_answer, json_value
 from alignuser_jax.language.parsing import (

@@ -1,7 +1,7 @@
-"""Messages to tokens and weights: the one rendering that training and sampling share.
+"""Render messages as tokens and weights, in the one way that training and sampling share.
 
 Chat templates cannot be trusted to say which tokens are trained (Qwen's has no
-`{% generation %}`), so weights come from the messages' own spans, mapped through offsets.
+`{% generation %}`), so the weights come from the spans of the messages, mapped through offsets.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from alignuser_jax.language.tokenizer import (
     HuggingFaceTokenizer,
@@ -27,12 +28,18 @@ MOST_MESSAGE_TOKENS = 8
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """`weights[i]` is 1 where token i is itself trained (a trainer shifts), `is_action[i]`
-    where it belongs to the final action line. All of shape [n]."""
+    """A conversation as n tokens.
 
-    tokens: np.ndarray  # int32
-    weights: np.ndarray  # float32
-    is_action: np.ndarray  # bool
+    Attributes:
+        tokens: int32[n]; the token ids.
+        weights: float32[n]; 1 where the token itself is trained, else 0. A trainer shifts them
+            by one to get the weights of its targets.
+        is_action: bool[n]; whether the token belongs to the final action line.
+    """
+
+    tokens: np.ndarray
+    weights: np.ndarray
+    is_action: np.ndarray
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -41,13 +48,28 @@ class Rendered:
 def render(
     tokenizer: TextTokenizer, messages: Sequence[Message], generation: bool = False
 ) -> Rendered:
-    """The conversation in tokens; with `generation` it ends where a reply would begin.
+    """Return the conversation as tokens; with `generation` it ends where a reply would begin.
 
-    What a model must write around a trained reply is trained too: `tokenizer.reply_opening`
-    where the first span is trained; `reply_closing` and the end-of-turn token where the last
-    one is.
-    `render(m[:k], generation=True).tokens` is a prefix of `render(m[:k + 1]).tokens` where
-    `m[k]` is a reply, and of all that follows where `tokenizer.prefix_stable`.
+    What a model must write around a trained reply is trained too: `tokenizer.reply_opening` if
+    the reply's first span is trained, `reply_closing` and the end-of-turn token if its last is.
+
+    If `m[k]` is a reply, `render(m[:k], generation=True).tokens` is a prefix of
+    `render(m[:k + 1]).tokens`, and of all that follows if `tokenizer.prefix_stable`.
+
+    Args:
+        tokenizer: A tokenizer of `TextTokenizer.load`.
+        messages: The conversation, at least one message.
+        generation: Whether to add the beginning of the reply that follows.
+
+    Raises:
+        ValueError: There are no messages, or the chat template drops or rewrites one.
+        TypeError: The tokenizer is of another kind.
+
+    Example:
+        >>> def prompt_of(folder):
+        ...     tokenizer = TextTokenizer.load(folder)
+        ...     messages = (Message.of("system", "Be brief."), Message.of("user", "Rate it."))
+        ...     return render(tokenizer, messages, generation=True).tokens
     """
     if not messages:
         raise ValueError("no messages to render")
@@ -61,12 +83,18 @@ def render(
 def answer_token_paths(
     tokenizer: TextTokenizer, alternatives: Sequence[str], last: bool, first: bool = False
 ) -> list[list[int]]:
-    """The tokens of each alternative of an answer line, with what ends it: a newline, or the
-    end of the turn on the last line. Joined line by line they are the tokens of the reply.
-    What spells a chat marker in an alternative is broken as in all content.
+    """Return the tokens of each alternative of an answer line, with those that end the line.
 
-    `first`: the line begins the reply, nothing was generated before it. It matters to
-    tokenizers with a `reply_opening` only.
+    A line ends with a newline, the last one with the end of the turn. Joined line by line the
+    tokens are those of the reply. An alternative that spells a chat marker is broken by a space
+    like all content.
+
+    Args:
+        tokenizer: A tokenizer of `TextTokenizer.load`.
+        alternatives: The alternatives of the line.
+        last: Whether it is the last line of the answer.
+        first: Whether the line begins the reply, so that nothing was generated before it. It
+            only matters to tokenizers with a `reply_opening`.
     """
     opening = tokenizer.reply_opening if first else ""
     if isinstance(tokenizer, HuggingFaceTokenizer):
@@ -82,7 +110,7 @@ def answer_token_paths(
 def _mark(
     spans: Sequence[tuple[int, int, Span]], offsets: Offsets
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Which tokens touch a trained span, and which an action span."""
+    """Return which tokens touch a trained span, and which touch an action span."""
     trained = np.zeros(len(offsets), bool)
     action = np.zeros(len(offsets), bool)
     begins = np.array([begin for begin, _ in offsets], np.int64)
@@ -96,7 +124,7 @@ def _mark(
 
 
 def _extents(message: Message) -> list[tuple[int, int, Span]]:
-    """The message's spans with where they begin and end in its content."""
+    """Return (begin, end, span) of each span in the message's content."""
     extents, at = [], 0
     for span in message.spans:
         extents.append((at, at + len(span.text), span))
@@ -112,9 +140,7 @@ def _ends_trained(message: Message) -> bool:
     return bool(message.spans) and message.spans[-1].trained
 
 
-def _rendered(
-    tokens: Sequence[int], trained: Sequence[bool], action: Sequence[bool]
-) -> Rendered:
+def _rendered(tokens: Sequence[int], trained: ArrayLike, action: ArrayLike) -> Rendered:
     return Rendered(
         np.asarray(tokens, np.int32), np.asarray(trained, np.float32), np.asarray(action, bool)
     )
@@ -161,11 +187,10 @@ def _render_template(
     for message, content, (begin, end, cut) in zip(messages, contents, places, strict=True):
         breaks = tokenizer.breaks(content)
 
-        def moved(at: int, begin=begin, end=end, cut=cut, breaks=breaks) -> int:
-            shifted = at + sum(place < at for place in breaks)
-            return min(max(begin + shifted - cut, begin), end)
-
-        spans += [(moved(a), moved(b), span) for a, b, span in _extents(message)]
+        for first, last, span in _extents(message):
+            first, last = (at + sum(place < at for place in breaks) for at in (first, last))
+            first, last = (min(max(begin + at - cut, begin), end) for at in (first, last))
+            spans.append((first, last, span))
         before = begin - len(tokenizer.reply_opening)
         if _begins_trained(message) and text[before:begin] == tokenizer.reply_opening:
             spans.append((before, begin, Span(tokenizer.reply_opening, trained=True)))
@@ -184,17 +209,22 @@ def _render_template(
 
 
 def place_contents(
-    tokenizer: HuggingFaceTokenizer, roles: list[str], contents: list[str], generation: bool
+    tokenizer: HuggingFaceTokenizer,
+    roles: Sequence[str],
+    contents: Sequence[str],
+    generation: bool,
 ) -> tuple[str, list[tuple[int, int, int]]]:
-    """The template's text, and per message (begin, end) of its content in it and how many
-    leading characters the template cut off.
+    """Return the text of a chat template, and where each message's content is in it.
 
-    A rendering with placeholders tells the template's own text from content, so that content
-    that looks like a header cannot be mistaken for one. ValueError where the template drops,
-    repeats or rewrites a message.
+    A place is (begin, end, number of leading characters that the template cut off). A rendering
+    with placeholders tells the template's own text from content, so that content that looks
+    like a header cannot be mistaken for one.
+
+    Raises:
+        ValueError: The template drops, repeats or rewrites a message.
     """
 
-    def chat_text(texts: list[str]) -> str:
+    def chat_text(texts: Sequence[str]) -> str:
         chat = [{"role": r, "content": t} for r, t in zip(roles, texts, strict=True)]
         return tokenizer.chat_text(chat, generation)
 
@@ -202,8 +232,8 @@ def place_contents(
     skeleton = chat_text(holders)
     literals = []
     for n, holder in enumerate(holders):
-        before, found, skeleton = skeleton.partition(holder)
-        if not found:
+        before, mark, skeleton = skeleton.partition(holder)
+        if not mark:
             raise ValueError(
                 f"the chat template drops or moves message {n} of the roles {roles}: this "
                 "backbone's template cannot render such a conversation"

@@ -1,9 +1,9 @@
-"""Text to token ids and back: our own SentencePiece vocabularies and Hugging Face tokenizers
-behind one small interface.
+"""Turn text into token ids and back, with own SentencePiece or Hugging Face vocabularies.
 
-Chat markers can never come from content. In our vocabularies they are control symbols, which
-text cannot spell; for Hugging Face tokenizers `safe` breaks a marker's spelling, be it a token
-or plain text of the template such as [INST].
+Both kinds are behind one small interface, `TextTokenizer`. Chat markers can never come from
+content: in own vocabularies they are control symbols, which text cannot spell; for Hugging Face
+tokenizers `safe` breaks a marker's spelling, be it a token or plain text of the template such
+as [INST].
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ from alignuser_jax.language.prompts import FIXED_PHRASES
 from alignuser_jax.world.site import page
 
 Offsets = list[tuple[int, int]]
-"""Per token the stretch of text, in characters, that it stands for."""
+"""For each token (begin, end) of the text that it stands for, in characters."""
 
 MODEL_FILE = "sentencepiece.model"
+"""The file of an own vocabulary in a model's directory."""
 PAD, UNK, END = "<pad>", "<unk>", "<|end|>"
 ROLE_MARKERS = {"system": "<|system|>", "user": "<|user|>", "assistant": "<|assistant|>"}
 ASCII = string.digits + string.ascii_letters + string.punctuation
@@ -36,18 +37,32 @@ TEMPLATE_OPTIONS: dict[str, Any] = {"enable_thinking": False, "date_string": "26
 
 
 WRITTEN_MARKS = r"\[/?[A-Z_]+\]|<</?[A-Z_]+>>"
-"""What templates of the Llama 2 family write as plain text: [INST], [/INST], <<SYS>>."""
+"""The markers that templates of the Llama 2 family write as plain text: [INST], <<SYS>>, ..."""
 
 
 class TextTokenizer(Protocol):
-    """`eot_id` ends a turn. `reply_opening` is the text between a prompt and the reply's own,
-    `reply_closing` that between a reply and `eot_id`: a space each for Llama 2, else nothing.
-    `special_ids` are no text: turn markers, padding and the like, `eot_id` among them.
-    `prefix_stable`: an assistant's earlier replies stay in the tokens of a longer conversation
-    as they were generated (false for templates that rewrite them).
+    """A tokenizer with a chat format, as rendering, sampling and training use it.
 
-    `encode` gives the tokens that `text` has inside a longer text, so that lines encoded one by
-    one are the tokens of all; `encode_with_offsets` those of a text from its beginning."""
+    Attributes:
+        vocab_size: The number of token ids.
+        eot_id: The token that ends a turn.
+        reply_opening: The text between a prompt and the reply's own text: a space for Llama 2,
+            else "".
+        reply_closing: The text between a reply and `eot_id`: a space for Llama 2, else "".
+        pad_id: The token that fills rows up.
+        special_ids: The tokens that are no text (turn markers, padding and the like), `eot_id`
+            among them.
+        fingerprint: Names vocabulary and chat template, for checkpoints and manifests.
+        prefix_stable: Whether an assistant's earlier replies stay in the tokens of a longer
+            conversation as they were generated; false for templates that rewrite them.
+
+    Example:
+        >>> def count_tokens(folder, text):
+        ...     tokenizer = TextTokenizer.load(folder)
+        ...     ids = tokenizer.encode(text)
+        ...     assert tokenizer.decode(ids) == text
+        ...     return len(ids)
+    """
 
     vocab_size: int
     eot_id: int
@@ -58,14 +73,32 @@ class TextTokenizer(Protocol):
     fingerprint: str
     prefix_stable: bool
 
-    def encode(self, text: str) -> list[int]: ...
-    def encode_with_offsets(self, text: str) -> tuple[list[int], Offsets]: ...
-    def decode(self, ids: Sequence[int]) -> str: ...
-    def count(self, text: str) -> int: ...
+    def encode(self, text: str) -> list[int]:
+        """Return the tokens that `text` has inside a longer text.
+
+        So lines that are encoded one by one give the tokens of the whole.
+        """
+        ...
+
+    def encode_with_offsets(self, text: str) -> tuple[list[int], Offsets]:
+        """Return the tokens of a whole text, and what each stands for."""
+        ...
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of tokens; special tokens give nothing."""
+        ...
+
+    def count(self, text: str) -> int:
+        """Return the number of tokens of `encode(text)`."""
+        ...
 
     @staticmethod
     def load(directory: str | Path) -> SentencePieceTokenizer | HuggingFaceTokenizer:
-        """The tokenizer in a model's directory, ours or Hugging Face's."""
+        """Load the tokenizer in a model's directory, an own one or one of Hugging Face.
+
+        Raises:
+            FileNotFoundError: There is none.
+        """
         directory = Path(directory)
         if (directory / MODEL_FILE).is_file():
             return SentencePieceTokenizer((directory / MODEL_FILE).read_bytes())
@@ -80,7 +113,12 @@ class TextTokenizer(Protocol):
 
 
 class SentencePieceTokenizer(TextTokenizer):
-    """A vocabulary made by `train_sentencepiece`, with the chat markers of `ROLE_MARKERS`."""
+    """A vocabulary made by `train_sentencepiece`, with the chat markers of `ROLE_MARKERS`.
+
+    Attributes:
+        model: The bytes of the SentencePiece model.
+        role_ids: The token that begins a turn, by role.
+    """
 
     prefix_stable = True
     reply_opening = reply_closing = ""
@@ -93,16 +131,16 @@ class SentencePieceTokenizer(TextTokenizer):
         # conversations only grow: a session asks with the same messages again and again
         self._encode = functools.lru_cache(maxsize=1 << 15)(self._pieces.encode)
         self.vocab_size = self._pieces.get_piece_size()
-        known = [self._pieces.id_to_piece(n) for n in range(min(self.vocab_size, 16))]
+        first = [self._pieces.id_to_piece(n) for n in range(min(self.vocab_size, 16))]
         markers = [PAD, END, *ROLE_MARKERS.values()]
-        if missing := [marker for marker in markers if marker not in known]:
+        if missing := [marker for marker in markers if marker not in first]:
             raise ValueError(
                 f"the SentencePiece model lacks the chat markers {missing}: it was not made by "
                 "train_sentencepiece; use a Hugging Face tokenizer with its chat template"
             )
-        self.pad_id = known.index(PAD)
-        self.eot_id = known.index(END)
-        self.role_ids = {role: known.index(marker) for role, marker in ROLE_MARKERS.items()}
+        self.pad_id = first.index(PAD)
+        self.eot_id = first.index(END)
+        self.role_ids = {role: first.index(marker) for role, marker in ROLE_MARKERS.items()}
         kinds = self._pieces.is_control, self._pieces.is_unknown
         self.special_ids = frozenset(
             n for n in range(self.vocab_size) if any(kind(n) for kind in kinds)
@@ -110,11 +148,15 @@ class SentencePieceTokenizer(TextTokenizer):
         self.fingerprint = hashlib.sha256(model).hexdigest()
 
     def encode(self, text: str) -> list[int]:
+        """Return the tokens of `text` inside a longer text."""
         return list(self._encode(text))
 
     def encode_with_offsets(self, text: str) -> tuple[list[int], Offsets]:
-        """Pieces are the text itself (identity normalization); each byte of a character that
-        fell back to bytes gets the whole character."""
+        """Return the tokens of a whole text, and what each stands for.
+
+        Pieces are the text itself (identity normalization). Each byte of a character that fell
+        back to bytes gets the whole character.
+        """
         ids = self._pieces.encode(text)
         offsets: Offsets = []
         at, bytes_left = 0, 0
@@ -131,13 +173,15 @@ class SentencePieceTokenizer(TextTokenizer):
         return ids, offsets
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text; markers give nothing."""
+        """Return the text of tokens; markers give nothing."""
         return self._pieces.decode([int(token) for token in ids])
 
     def count(self, text: str) -> int:
+        """Return how many tokens `encode` gives."""
         return len(self.encode(text))
 
     def save(self, directory: str | Path) -> None:
+        """Write the vocabulary so that `TextTokenizer.load` finds it."""
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         with replacing(directory / MODEL_FILE) as partial:  # a torn file would look finished
@@ -145,7 +189,11 @@ class SentencePieceTokenizer(TextTokenizer):
 
 
 class HuggingFaceTokenizer(TextTokenizer):
-    """A fast `transformers` tokenizer that has a chat template."""
+    """A fast `transformers` tokenizer that has a chat template.
+
+    Attributes:
+        tokenizer: The wrapped tokenizer.
+    """
 
     def __init__(self, tokenizer: Any) -> None:
         if not getattr(tokenizer, "is_fast", False):
@@ -175,21 +223,25 @@ class HuggingFaceTokenizer(TextTokenizer):
         definition = tokenizer.backend_tokenizer.to_str() + str(tokenizer.chat_template)
         self.fingerprint = hashlib.sha256(definition.encode()).hexdigest()
         ask = [{"role": "user", "content": "a"}]
-        told = [*ask, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}]
+        longer = [*ask, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}]
         reply = self.chat_text(ask, generation=True) + self.reply_opening + "b"
-        self.prefix_stable = self.chat_text(told).startswith(reply)
+        self.prefix_stable = self.chat_text(longer).startswith(reply)
 
     def _lead_of_a_text(self) -> list[int]:
-        """The tokens of a newline that leads a text where the tokenizer puts a space before
-        every text (Llama 2), else none."""
+        """Return the tokens of a leading newline if every text gets a space before it.
+
+        Llama 2's does; for others the list is empty.
+        """
         lead = self._from_start("\n")
         both = self._from_start("\na")
         prefixed = both[: len(lead)] == lead and both[len(lead) :] != self._from_start("a")
         return lead if prefixed else []
 
     def _turn(self) -> tuple[int, str, str]:
-        """The first added token after a reply as the template writes it, and what the template
-        puts before the reply and between the reply and this token."""
+        """Return (end-of-turn token, text before a reply, text between reply and that token).
+
+        The end-of-turn token is the first added token after a reply as the template writes it.
+        """
         ask, reply = [{"role": "user", "content": "a"}], "reply"
         prompt = self.chat_text(ask, generation=True)
         text = self.chat_text([*ask, {"role": "assistant", "content": reply}])
@@ -205,8 +257,11 @@ class HuggingFaceTokenizer(TextTokenizer):
         return eos, opening, ""
 
     def chat_text(self, chat: list[dict[str, str]], generation: bool = False) -> str:
-        """The conversation as the tokenizer's own template writes it; ValueError where the
-        template refuses it."""
+        """Return the conversation as the tokenizer's own template writes it.
+
+        Raises:
+            ValueError: The template refuses the conversation.
+        """
         from jinja2 import TemplateError
 
         try:
@@ -220,20 +275,25 @@ class HuggingFaceTokenizer(TextTokenizer):
             ) from error
 
     def breaks(self, text: str) -> list[int]:
-        """Where a space must go so that no marker is spelled in `text`."""
+        """Return the places at which a space keeps `text` from spelling a marker."""
         places = []
-        found = self._marks.search(text)
-        while found:
-            places.append(found.start() + 1)
-            found = self._marks.search(text, found.start() + 1)
+        match = self._marks.search(text)
+        while match:
+            places.append(match.start() + 1)
+            match = self._marks.search(text, match.start() + 1)
         return places
 
     def safe(self, text: str) -> str:
-        """`text` with a space inside whatever would read as a marker."""
+        """Return `text` with a space inside whatever would read as a marker."""
         ends = [0, *self.breaks(text), len(text)]
         return " ".join(text[a:b] for a, b in zip(ends, ends[1:], strict=False))
 
     def encode(self, text: str) -> list[int]:
+        """Return the tokens of `text` inside a longer text.
+
+        Raises:
+            ValueError: The tokenizer cannot encode line by line.
+        """
         lead = self._lead
         ids = self._from_start("\n" + text) if lead else self._from_start(text)
         if ids[: len(lead)] != lead:
@@ -247,13 +307,17 @@ class HuggingFaceTokenizer(TextTokenizer):
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
     def encode_with_offsets(self, text: str) -> tuple[list[int], Offsets]:
+        """Return the tokens of a whole text, and the stretch that each stands for."""
         encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         return encoded["input_ids"], encoded["offset_mapping"]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text; special tokens give nothing. Bytes that are no character are U+FFFD, and
-        only they: left to itself a vocabulary with byte tokens (Llama 2) gives U+FFFD for all
-        bytes in a row with a broken one, a newline among them."""
+        """Return the text of tokens; special tokens give nothing.
+
+        Bytes that are no character become U+FFFD, and only they. Left to itself a vocabulary
+        with byte tokens (Llama 2) gives U+FFFD for all bytes in a row with a broken one, a
+        newline among them.
+        """
         ids = [int(token) for token in ids if token not in self.special_ids]
         if self._bytes.keys().isdisjoint(ids):
             return self._decode(ids)
@@ -274,7 +338,7 @@ class HuggingFaceTokenizer(TextTokenizer):
         )
 
     def _byte_tokens(self) -> dict[int, int]:
-        """The bytes that tokens such as <0x0A> stand for."""
+        """Return the byte that each token such as <0x0A> stands for."""
         if '"ByteFallback"' not in self.tokenizer.backend_tokenizer.to_str():
             return {}
         ids = self.tokenizer.get_vocab()
@@ -282,14 +346,16 @@ class HuggingFaceTokenizer(TextTokenizer):
         return {ids[name]: byte for name, byte in names if name in ids}
 
     def count(self, text: str) -> int:
+        """Return how many tokens `encode` gives."""
         return len(self.encode(text))
 
     def save(self, directory: str | Path) -> None:
+        """Write the tokenizer as a Hugging Face directory."""
         self.tokenizer.save_pretrained(directory)
 
 
 def _symbols(extra: Iterable[str]) -> list[str]:
-    """What is always one token: newline, action tags, page skeleton, fixed phrases."""
+    """Return the texts that are one token each: newline, actions, page skeleton, phrases."""
     ids = [page.local_id(n) for n in range(1, 9)]
     skeleton = [page.PAGE_MARK.strip(), page.PAGE_MARK, page.RATING_MARK, page.SUMMARY_MARK]
     skeleton += [page.END_MARK, page.GENRES_MARK]
@@ -310,12 +376,26 @@ def train_sentencepiece(
     out_dir: str | Path,
     extra_symbols: Sequence[str] = (),
 ) -> SentencePieceTokenizer:
-    """Trains a byte-pair vocabulary of at most `vocab_size` pieces and saves it to `out_dir`.
+    """Train a byte-pair vocabulary and save it to `out_dir`.
 
-    Deterministic in the multiset of lines of `texts`, whatever their order. Text survives
+    It depends on the multiset of lines of `texts` only, not on their order. Text survives
     encoding and decoding unchanged, except that U+2581 comes back as a space.
-    `extra_symbols` become single tokens; they must not hold a newline, which is a token of
-    its own so that lines are tokenised one by one as they are together.
+
+    Args:
+        texts: The texts to train on.
+        vocab_size: The most pieces.
+        out_dir: The directory for the vocabulary.
+        extra_symbols: Texts that become single tokens. They must not hold a newline, which is a
+            token of its own, so that lines are tokenised one by one as they are together.
+
+    Raises:
+        ValueError: There is no text, `vocab_size` is too small, or an extra symbol is empty or
+            holds a newline.
+
+    Example:
+        >>> def train(texts):
+        ...     tokenizer = train_sentencepiece(texts, vocab_size=4000, out_dir="tokenizer")
+        ...     return tokenizer.encode("RATING: 4")
     """
     import sentencepiece
 

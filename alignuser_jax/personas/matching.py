@@ -9,6 +9,7 @@ completions. So it can be tested with canned answers, and `match_users` runs man
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
@@ -302,11 +303,14 @@ class _Matching:
             text = self.ratings.summary(subset)
             return prompts.fit_messages(text, persona, config.item_type)
 
+        def beginning_of(subset: Sequence[Rated], count: int) -> tuple[Message, ...]:
+            return messages_of(subset[:count], longest)
+
         size = min(map(len, subsets))  # the same for all, so that the two sums are comparable
         for subset in subsets:
             fitting = self.fitting(
                 size,
-                lambda count, subset=subset: messages_of(subset[:count], longest),
+                functools.partial(beginning_of, subset),
                 config.fit_reasoning_tokens + FIT_TOKENS,
             )
             if fitting is None:

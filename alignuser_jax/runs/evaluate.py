@@ -14,8 +14,8 @@ from alignuser_jax.durable.whole import write_whole
 from alignuser_jax.evaluation.protocol import (
     EvaluationConfig,
     OpenPolicy,
-    ProtocolResult,
     Protocol,
+    ProtocolResult,
     Subject,
 )
 from alignuser_jax.evaluation.suite import run_protocols
