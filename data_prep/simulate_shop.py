@@ -7,7 +7,7 @@ the products are synthetic with and without it. Writes `sessions.jsonl`, one ses
 OPeRA's wire form; the same command again goes on where it was, and with more --sessions adds
 to them. --compare prints page counts and purchase rates beside those of UCI's
 online_shoppers_intention.csv. --shards also writes epsilon-greedy rollouts there, as
-world-model shards to train on (METHOD.md section 7; the greedy actions are the scripted
+world-model shards to train on (docs/method.md section 7; the greedy actions are the scripted
 shopper's).
 """
 
