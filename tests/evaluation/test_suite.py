@@ -9,8 +9,8 @@ from alignuser_jax.datasets.formats import synthetic
 from alignuser_jax.evaluation import suite
 from alignuser_jax.evaluation.protocol import (
     EvaluationConfig,
-    ProtocolResult,
     Protocol,
+    ProtocolResult,
     Subject,
 )
 from alignuser_jax.sampling import RequestsFailed

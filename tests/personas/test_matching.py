@@ -1,5 +1,7 @@
-"""One user's match (docs/method.md section 4.4): what is asked, what is made of the answers, what is told
-where something goes wrong."""
+"""One user's match (docs/method.md section 4.4): what is asked, what is made of the answers.
+
+Also what is told where something goes wrong.
+"""
 
 from dataclasses import replace
 
