@@ -18,7 +18,7 @@ from alignuser_jax.views import policy_and_agent_users
 if TYPE_CHECKING:  # datasets and worlds work without jax
     from alignuser_jax.model.decoder import Decoder
     from alignuser_jax.sampling.engine.engine import Engine
-    from alignuser_jax.sampling.engine.replicas import Replicas
+    from alignuser_jax.sampling.replicas import Replicas
 
 
 def tokenizer_of(experiment: Experiment, dataset: Dataset, run: Path) -> TextTokenizer:

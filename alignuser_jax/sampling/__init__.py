@@ -14,7 +14,7 @@ _LAZY_MODULES = {
     "ServerError": "servers.transport",
     "ServerGenerator": "servers.server",
     "TransportConfig": "servers.transport",
-    "make_replicas": "engine.replicas",
+    "make_replicas": "replicas",
 }
 """Names imported on first use: the engine needs jax, and a server its client library."""
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from alignuser_jax.sampling.config import EngineConfig
 from alignuser_jax.sampling.engine.automaton import Automaton
-from alignuser_jax.sampling.engine.kernels import AutomatonTables
+from alignuser_jax.sampling.engine.decode import AutomatonTables
 
 
 def empty_tables(config: EngineConfig) -> AutomatonTables[np.ndarray]:

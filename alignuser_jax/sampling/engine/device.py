@@ -20,15 +20,9 @@ from alignuser_jax.model import Decoder
 from alignuser_jax.sampling.config import EngineConfig
 from alignuser_jax.sampling.engine.automaton import ClosedSet
 from alignuser_jax.sampling.engine.automaton_cache import AutomatonCache, empty_tables
+from alignuser_jax.sampling.engine.decode import AutomatonTables, Decoded, Vocabulary
 from alignuser_jax.sampling.engine.forward import Strips, init_pages, init_strips, page_bytes
-from alignuser_jax.sampling.engine.kernels import (
-    AutomatonTables,
-    Decoded,
-    Memory,
-    Programs,
-    SuffixChunks,
-    Vocabulary,
-)
+from alignuser_jax.sampling.engine.kernels import Memory, Programs, SuffixChunks
 from alignuser_jax.sampling.engine.pack import (
     DecodingRow,
     PageCopy,

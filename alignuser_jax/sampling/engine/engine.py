@@ -26,8 +26,8 @@ from alignuser_jax.records import Completion, Request, Ticket, Usage
 from alignuser_jax.sampling.config import EngineConfig
 from alignuser_jax.sampling.engine import replies
 from alignuser_jax.sampling.engine.automaton import ACCEPT, Automaton
+from alignuser_jax.sampling.engine.decode import Decoded
 from alignuser_jax.sampling.engine.device import Device
-from alignuser_jax.sampling.engine.kernels import Decoded
 from alignuser_jax.sampling.engine.pack import DecodingRow, PageCopy, PromptPiece
 from alignuser_jax.sampling.engine.pages import PagePool
 from alignuser_jax.sampling.engine.prepare import Preparation, Row

@@ -12,9 +12,8 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from alignuser_jax.sampling.engine.automaton import Automaton, Path
+from alignuser_jax.sampling.engine.decode import JUMP, DecodeRows
 from alignuser_jax.sampling.engine.kernels import (
-    JUMP,
-    DecodeRows,
     PageCopies,
     PromptChunks,
     PromptEnds,

@@ -10,7 +10,7 @@ import numpy as np
 from alignuser_jax.language.tokenizer import TextTokenizer
 from alignuser_jax.records import Completion, Usage
 from alignuser_jax.sampling.engine.automaton import ACCEPT, Automaton
-from alignuser_jax.sampling.engine.kernels import Decoded
+from alignuser_jax.sampling.engine.decode import Decoded
 from alignuser_jax.sampling.engine.prepare import Row
 from alignuser_jax.sampling.engine.sample import draw_alternative, uniform
 

@@ -209,7 +209,7 @@ class Fuzz:
         return int(rng.choice(self.nasty if kind < 0.85 else self.free))
 
     def walk(self, rng, row):
-        """What `kernels.Programs._decode` does with any model: tokens, states, edges."""
+        """What `engine/decode.py` does with any model: tokens, states, edges."""
         automaton = row.automaton
         state, tokens, states, edges = automaton.start, [], [], []
         while state != ACCEPT:

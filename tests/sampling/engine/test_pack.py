@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from alignuser_jax.language import render
 from alignuser_jax.records import Message, Request
 from alignuser_jax.sampling import EngineConfig
-from alignuser_jax.sampling.engine.kernels import JUMP
+from alignuser_jax.sampling.engine.decode import JUMP
 from alignuser_jax.sampling.engine.pack import cut_suffixes, pack_prompts, pack_suffixes, parts
 from alignuser_jax.sampling.engine.prepare import Preparation
 

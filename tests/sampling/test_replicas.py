@@ -10,7 +10,7 @@ import pytest
 
 from alignuser_jax.records import Request
 from alignuser_jax.sampling import Engine, generate
-from alignuser_jax.sampling.engine.replicas import Replicas, make_replicas
+from alignuser_jax.sampling.replicas import Replicas, make_replicas
 from tests.sampling.requests import GEOMETRY, SYSTEM, mixed, result, talk
 
 PROGRAM = """
