@@ -92,6 +92,10 @@ class TextTokenizer(Protocol):
         """Return the number of tokens of `encode(text)`."""
         ...
 
+    def save(self, directory: str | Path) -> None:
+        """Write the tokenizer so that `load` finds it."""
+        ...
+
     @staticmethod
     def load(directory: str | Path) -> SentencePieceTokenizer | HuggingFaceTokenizer:
         """Load the tokenizer in a model's directory, an own one or one of Hugging Face.

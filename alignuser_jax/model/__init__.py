@@ -1,15 +1,15 @@
-"""The language model: one decoder in Flax NNX for Qwen3, Qwen2.5 and Llama 3, its cache, its
-adapters, its weights. `load_pretrained` is the way in for code outside this project.
+"""The language model: one decoder for Qwen3, Qwen2.5 and Llama 3, its adapters and weights.
 
-Names resolve on first use, so `alignuser_jax.model.config` can be had without importing jax.
+`load_pretrained` is the way in for code outside this project. Names resolve on first use, so
+that `alignuser_jax.model.config` can be imported without importing jax.
 """
 
 import importlib
+from typing import Any
 
 _HOMES = {
     "config": ("DecoderConfig", "LoraConfig", "RopeScaling", "PROJECTIONS"),
     "files.hf_config": ("read_config",),
-    "cache": ("KVCache", "init_cache"),
     "decoder": ("Decoder",),
     "states": (
         "abstract_decoder",
@@ -32,7 +32,7 @@ _HOME = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = sorted(_HOME)
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)

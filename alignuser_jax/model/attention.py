@@ -1,13 +1,16 @@
-"""Attention by the book, and the kernels that have to equal it, behind one function.
+"""Causal grouped-query attention: a reference in JAX, cuDNN and splash, behind one function.
 
-A kernel that cannot honour what it is given (segments, lengths, a window) refuses: a leak
-between tokens is silent. Letters: B rows, T queries, S keys, N query heads, K key heads,
-G queries per key head, H head size.
+A kernel that cannot honour an argument (segments, lengths, a window) refuses it with a
+`ValueError`, because a leak between tokens would be silent.
+
+Letters in shapes: B rows, T queries, S keys, N query heads, K key heads, G query heads per key
+head, H head size.
 """
 
 from __future__ import annotations
 
 import operator
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,14 +22,34 @@ from alignuser_jax.model.contract import contract
 from alignuser_jax.parallel import spec
 
 ATTENDED = "attended"
-"""The name of what attention's backward pass keeps, for rematerialisation policies."""
+"""Checkpoint name of what attention's backward pass keeps, for rematerialisation policies."""
+
+
+class RowLayout(NamedTuple):
+    """What a row `[T]` of tokens consists of.
+
+    Attributes:
+        segment_ids: int `[B, T]`; a token looks at its own segment only. 0, padding, is a
+            segment too. None: each row is one segment.
+        lengths: int `[B]`; the tokens of row b from `lengths[b]` on are padding. What comes
+            out there is finite and means nothing. None: no padding.
+    """
+
+    segment_ids: jax.Array | None = None
+    lengths: jax.Array | None = None
+
+
+ONE_SEGMENT = RowLayout()
+"""Rows of one segment each, without padding."""
 
 
 def rotary_frequencies(
     head_dim: int, theta: float, scaling: RopeScaling | None = None
 ) -> np.ndarray:
-    """f32 `[H/2]`: radians per position of each pair (Su et al. 2021), with `RopeScaling`
-    stretched by wavelength."""
+    """Return f32 `[H/2]`: radians per position of each pair of features (Su et al. 2021).
+
+    With `scaling`, long wavelengths are stretched (see `RopeScaling`).
+    """
     frequencies = 1 / theta ** (np.arange(0, head_dim, 2, dtype=np.float32) / head_dim)
     if scaling is not None:
         s = scaling
@@ -42,13 +65,13 @@ Rotation = tuple[jax.Array, jax.Array]
 
 
 def rotation(positions: jax.Array, frequencies: np.ndarray) -> Rotation:
-    """By how much to rotate at positions `[B, T]`: the same in every layer."""
+    """Return cosine and sine of the angles at `positions [B, T]`, the same in every layer."""
     angles = positions.astype(jnp.float32)[..., None, None] * frequencies
     return jnp.cos(angles), jnp.sin(angles)
 
 
 def rotate(x: jax.Array, rotation: Rotation) -> jax.Array:
-    """Rotates `x [B, T, heads, H]`, first half of H against second half."""
+    """Rotate `x [B, T, heads, H]`, pairing the first half of H with the second half."""
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     cos, sin = rotation
     rotated = (first * cos - second * sin, second * cos + first * sin)
@@ -57,24 +80,26 @@ def rotate(x: jax.Array, rotation: Rotation) -> jax.Array:
 
 @jax.custom_vjp
 def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Array:
-    """Grouped-query attention with an f32 softmax; key heads are never repeated in memory.
+    """Compute grouped-query attention with an f32 softmax, never repeating key heads in memory.
 
-    The backward pass makes the weights again from one number per query, as flash attention does
-    (Dao et al. 2022, algorithm 4), so that neither scores nor weights are kept.
+    The backward pass computes the weights again from one number per query, as flash attention
+    does (Dao et al. 2022, algorithm 4), so that neither scores nor weights are kept.
 
     Args:
-      q: `[B, T, N, H]` with N = K * G; query heads of one key head are neighbours.
-      k, v: `[B, K, S, H]`: heads first, so that each product is one batched matrix product.
-      mask: bool `[1 or B, T, S]`, True where a query may look. A query that may look nowhere
-        gets a finite meaningless result.
+        q: `[B, T, N, H]` with N = K * G; query heads of one key head are neighbours.
+        k: `[B, K, S, H]`: heads first, so that each product is one batched matrix product.
+        v: `[B, K, S, H]`.
+        mask: bool `[1 or B, T, S]`, True where a query may look. A query that may look nowhere
+            gets a finite meaningless result.
 
-    Returns `[B, T, N, H]` in q's type.
+    Returns:
+        `[B, T, N, H]` in q's type.
     """
     return _attend(q, k, v, mask)[0]
 
 
 def _attend(q, k, v, mask):
-    """What `attend` gives, and log Σ exp of each query's scores, f32 `[B, K, T * G, 1]`."""
+    """Return the result of `attend`, and log Σ exp of each query's scores `[B, K, T * G, 1]`."""
     scores = _scores(_by_key_head(q * q.shape[-1] ** -0.5, k), k, mask)
     top = scores.max(axis=-1, keepdims=True)
     weights = jnp.exp(scores - top)
@@ -112,8 +137,8 @@ def _attend_forward(q, k, v, mask):
     return y, (q, k, v, mask, y, total)
 
 
-def _attend_backward(kept, dy):
-    q, k, v, mask, y, total = kept
+def _attend_backward(residuals, dy):
+    q, k, v, mask, y, total = residuals
     scale = q.shape[-1] ** -0.5
     queries = _by_key_head(q * scale, k)
     weights = jnp.exp(_scores(queries, k, mask) - total)
@@ -135,16 +160,15 @@ def attend_causal(
     q: jax.Array,
     k: jax.Array,
     v: jax.Array,
+    layout: RowLayout = ONE_SEGMENT,
     *,
-    segment_ids: jax.Array | None = None,
-    lengths: jax.Array | None = None,
     window: int | jax.Array | None = None,
     implementation: str = "xla",
     interpret: bool = False,
 ) -> jax.Array:
-    """Each row over its own keys: no later token, no other segment, none beyond the window.
+    """Attend over each row's own keys: no later token, no other segment, no key out of window.
 
-    What is not honoured is refused with a `ValueError`:
+    What an implementation does not honour is refused with a `ValueError`:
 
     |             | "xla"            | "cudnn"                | "splash"         |
     |-------------|------------------|------------------------|------------------|
@@ -161,57 +185,68 @@ def attend_causal(
     (*) before Hopper to 128, and JAX refuses the rest. A mesh splits rows and heads, never T.
 
     Args:
-      q: `[B, T, N, H]` with N = K * G; query heads of one key head are neighbours.
-      k, v: `[B, K, T, H]`.
-      segment_ids: int `[B, T]`; a token looks at its own segment only (0, padding, is one too).
-      lengths: int `[B]`; row b's tokens from `lengths[b]` on are padding. What comes out there
-        is finite and means nothing.
-      window: a query at i sees the keys j with i - j < window, itself included, as in Hugging
-        Face's sliding window. A traced int32 scalar serves a scan over layers of different
-        windows: a number of T or more is no window.
-      implementation: "xla" (the reference), "cudnn" or "splash".
-      interpret: for tests of "splash": Pallas's interpreter on any platform, very slow.
+        q: `[B, T, N, H]` with N = K * G; query heads of one key head are neighbours.
+        k: `[B, K, T, H]`.
+        v: `[B, K, T, H]`.
+        layout: Segments and lengths of the rows.
+        window: A query at position i sees the keys j with i - j < window, itself included, as
+            in Hugging Face's sliding window. A traced int32 scalar serves a scan over layers of
+            different windows: a number of T or more is no window.
+        implementation: "xla" (the reference), "cudnn" or "splash".
+        interpret: For tests of "splash": runs Pallas's interpreter, on any platform, very
+            slowly.
 
-    Returns `[B, T, N, H]` in q's type.
+    Returns:
+        `[B, T, N, H]` in q's type.
     """
-    rows, length = q.shape[:2]
-    if implementation not in ("xla", "cudnn", "splash"):
+    length = q.shape[1]
+    _check_layout(q, layout)
+    static = _checked_window(window, length, implementation)
+    if implementation == "xla":
+        return _blocks(q, k, v, _segments(layout, length), static)
+    if implementation == "splash":
+        return _splash(q, k, v, _segments(layout, length), static, interpret)
+    if implementation != "cudnn":
         raise ValueError(f"implementation={implementation!r} is not 'xla', 'cudnn' or 'splash'")
-    for name, given, shape in (
-        ("segment_ids", segment_ids, (rows, length)),
-        ("lengths", lengths, (rows,)),
+    if layout.segment_ids is not None:
+        raise ValueError(
+            "implementation='cudnn' was given segment_ids, which cuDNN would ignore: give rows "
+            "of one segment each and their lengths, or use 'xla'"
+        )
+    return _cudnn(q, k, v, layout.lengths, static)
+
+
+def _check_layout(q: jax.Array, layout: RowLayout) -> None:
+    rows, length = q.shape[:2]
+    for name, array, shape in (
+        ("segment_ids", layout.segment_ids, (rows, length)),
+        ("lengths", layout.lengths, (rows,)),
     ):
-        if given is not None and given.shape != shape:
-            raise ValueError(f"{name} have shape {given.shape}; for q {q.shape} give {shape}")
+        if array is not None and array.shape != shape:
+            raise ValueError(f"{name} have shape {array.shape}; for q {q.shape} give {shape}")
+
+
+def _checked_window(
+    window: int | jax.Array | None, length: int, implementation: str
+) -> int | jax.Array | None:
+    """Return the window, or None for one that no token of a row leaves."""
     if isinstance(window, jax.Array):
         if implementation != "xla":
             raise ValueError(
                 f"implementation={implementation!r} needs its window as a Python int, got an "
                 "array: apply layers of different windows one by one, or use 'xla'"
             )
-    elif window is not None:
-        if (window := operator.index(window)) < 1:
-            raise ValueError(
-                f"window={window}: a token sees itself, so give 1 or more, or None"
-            )
-        window = window if window < length else None
-    if implementation == "xla":
-        return _blocks(q, k, v, _segments(segment_ids, lengths, length), window)
-    if implementation == "splash":
-        segments = _segments(segment_ids, lengths, length)
-        return _splash(q, k, v, segments, window, interpret)
-    if segment_ids is not None:
-        raise ValueError(
-            "implementation='cudnn' was given segment_ids, which cuDNN would ignore: give rows "
-            "of one segment each and their lengths, or use 'xla'"
-        )
-    return _cudnn(q, k, v, lengths, window)
+        return window
+    if window is None:
+        return None
+    if (number := operator.index(window)) < 1:
+        raise ValueError(f"window={number}: a token sees itself, so give 1 or more, or None")
+    return number if number < length else None
 
 
-def _segments(
-    segment_ids: jax.Array | None, lengths: jax.Array | None, length: int
-) -> jax.Array | None:
-    """int `[B, T]` with each row's padding a segment of its own, -1; None for one segment."""
+def _segments(layout: RowLayout, length: int) -> jax.Array | None:
+    """Return int `[B, T]` in which padding is segment -1; None if each row is one segment."""
+    segment_ids, lengths = layout
     if lengths is None:
         return segment_ids
     real = jnp.arange(length) < lengths[:, None]
@@ -219,7 +254,7 @@ def _segments(
 
 
 def _blocks(q, k, v, segments, window):
-    """Queries in blocks that see no key after their last, nor one before a static window.
+    """Attend in blocks of queries, which read no key after the block or before a static window.
 
     That saves the upper triangle and keeps a block's scores in cache: at T=512 on 2 cores about
     3 times faster forwards and 1.7 times with the gradient than one product.
@@ -237,8 +272,8 @@ def _blocks(q, k, v, segments, window):
         if segments is not None:
             mask = mask & (segments[:, start:stop, None] == segments[:, None, first:stop])
         mask = mask.reshape(-1, stop - start, stop - first)
-        seen = slice(first, stop)
-        results.append(attend(q[:, start:stop], k[:, :, seen], v[:, :, seen], mask))
+        keys = slice(first, stop)
+        results.append(attend(q[:, start:stop], k[:, :, keys], v[:, :, keys], mask))
     return jnp.concatenate(results, axis=1)
 
 
@@ -270,7 +305,7 @@ def _cudnn(q, k, v, lengths, window):
 
 
 def _splash(q, k, v, segments, window, interpret):
-    """JAX's TPU kernel, on each device for its own rows and heads."""
+    """Run JAX's TPU kernel, on each device for its own rows and heads."""
     from jax.experimental.pallas.ops.tpu import splash_attention as splash
 
     _, length, _, size = q.shape
@@ -282,11 +317,14 @@ def _splash(q, k, v, segments, window, interpret):
         )
     if not interpret:
         _require("splash", "tpu")
-    names = ("block_q", "block_kv", "block_kv_compute", "block_q_dkv", "block_kv_dkv")
-    names += ("block_kv_dkv_compute", "block_q_dq", "block_kv_dq")
-    sizes = splash.BlockSizes(**dict.fromkeys(names, block))
+    names = (
+        *("block_q", "block_kv", "block_kv_compute", "block_q_dkv", "block_kv_dkv"),
+        *("block_kv_dkv_compute", "block_q_dq", "block_kv_dq"),
+    )
+    blocks: dict[str, Any] = dict.fromkeys(names, block)
+    sizes = splash.BlockSizes(**blocks)
     shape = (length, length)
-    mask = splash.CausalMask(shape)
+    mask: Any = splash.CausalMask(shape)
     if window is not None:
         mask = splash.LocalMask(shape, (window - 1, 0), offset=0)
 
@@ -312,6 +350,6 @@ def _splash(q, k, v, segments, window, interpret):
 def _require(implementation: str, platform: str) -> None:
     if (here := jax.default_backend()) != platform:
         raise ValueError(
-            f"implementation={implementation!r} runs on a {platform.upper()}, but JAX runs on "
+            f"implementation={implementation!r} needs a {platform.upper()}, but JAX runs on "
             f"{here!r} here: use 'xla'"
         )

@@ -1,7 +1,7 @@
-"""What a decoder and its adapters are: plain frozen numbers.
+"""The shape of a decoder and of its adapters, as plain frozen numbers.
 
-No jax here, so that configs and data programs can name a model without an accelerator stack.
-`hf_config` reads and writes them as Hugging Face `config.json`.
+No jax is imported here, so that configs and data programs can name a model without an
+accelerator stack. `files.hf_config` reads and writes them as Hugging Face `config.json`.
 """
 
 from __future__ import annotations
@@ -10,15 +10,28 @@ import math
 from dataclasses import dataclass
 
 PROJECTIONS = ("q", "k", "v", "o", "gate", "up", "down")
+"""The linear maps of a layer, by our short names."""
+
 MODEL_TYPES = ("qwen3", "qwen2", "llama")
+"""The families that this decoder computes, by Hugging Face's names."""
 
 
 @dataclass(frozen=True, slots=True)
 class RopeScaling:
-    """`rope_type: llama3` (Llama 3.1, section "Positional embeddings" of transformers'
-    modeling_rope_utils): wavelengths beyond `original_max_position_embeddings /
-    low_freq_factor` are stretched by `factor`, those below `... / high_freq_factor` stay,
-    those between are interpolated."""
+    """Scaled rotary positions of Llama 3.1, `rope_type: llama3` in a `config.json`.
+
+    As in `transformers.modeling_rope_utils`, wavelengths longer than
+    `original_max_position_embeddings / low_freq_factor` are stretched by `factor`, those shorter
+    than `original_max_position_embeddings / high_freq_factor` stay, and those between are
+    interpolated.
+
+    Attributes:
+        factor: How much long wavelengths are stretched, 1 or more.
+        low_freq_factor: Number of turns over the original positions below which a wavelength
+            is stretched in full.
+        high_freq_factor: Number of turns from which it stays.
+        original_max_position_embeddings: Positions that the model was first trained on.
+    """
 
     factor: float
     low_freq_factor: float
@@ -42,12 +55,32 @@ class RopeScaling:
 class DecoderConfig:
     """The shape of a decoder; the defaults are those of a small Qwen3 test model.
 
-    `model_type` is the family: "qwen3" norms queries and keys, "qwen2" (also Qwen2.5) has
-    biases on q, k and v, "llama" neither. `attention_bias` puts biases on q, k, v and o
-    (qwen3, llama), `mlp_bias` on gate, up and down (llama).
-    `sliding_layers`: layer by layer whether it sees the last `sliding_window` tokens only;
-    empty means that none does. `headless`: an embedding model, whose hidden states are the
-    result; it has no logits unless the table is tied. `eos_token_ids` end a generated text.
+    Attributes:
+        vocab_size: Rows of the embedding table.
+        hidden_size: Width of the residual stream.
+        intermediate_size: Width of the feed-forward layers.
+        num_layers: Number of layers.
+        num_heads: Query heads, a multiple of `num_kv_heads`.
+        num_kv_heads: Key and value heads.
+        head_dim: Size of a head, even.
+        rope_theta: Base of the rotary wavelengths.
+        rms_norm_eps: Added to the mean square in RMSNorm.
+        tie_word_embeddings: Whether the embedding table is the head too.
+        max_position_embeddings: Longest sequence that the model was trained on.
+        model_type: The family: "qwen3" norms queries and keys, "qwen2" (also Qwen2.5) has
+            biases on q, k and v, "llama" has neither.
+        attention_bias: Biases on q, k, v and o (qwen3, llama).
+        mlp_bias: Biases on gate, up and down (llama).
+        rope_scaling: Scaled rotary positions; None for plain ones.
+        sliding_window: How many last tokens a sliding layer sees.
+        sliding_layers: For each layer whether it slides; empty means that none does.
+        headless: An embedding model, whose hidden states are the result. It has no logits.
+        eos_token_ids: Tokens that end a generated text.
+
+    Example:
+        >>> config = DecoderConfig(vocab_size=1000, num_layers=2)
+        >>> config.qk_norm, config.windows()
+        (True, (None, None))
     """
 
     vocab_size: int
@@ -71,7 +104,7 @@ class DecoderConfig:
     eos_token_ids: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        sizes = {name: getattr(self, name) for name in SIZES}
+        sizes = {name: getattr(self, name) for name in _SIZE_FIELDS}
         wrong = {name: size for name, size in sizes.items() if not 1 <= size < 2**31}
         if wrong:
             raise ValueError(f"sizes of a decoder must be at least 1, got {wrong}")
@@ -114,21 +147,22 @@ class DecoderConfig:
 
     @property
     def qk_norm(self) -> bool:
+        """Whether queries and keys are normalised."""
         return self.model_type == "qwen3"
 
     def has_bias(self, projection: str) -> bool:
-        """Whether a projection ("q", …, "down") adds a bias."""
+        """Return whether a projection ("q", …, "down") adds a bias."""
         if projection in ("gate", "up", "down"):
             return self.mlp_bias
         return self.attention_bias or (self.model_type == "qwen2" and projection != "o")
 
     def windows(self) -> tuple[int | None, ...]:
-        """Layer by layer how many last tokens it sees; None is all."""
+        """Return for each layer how many last tokens it sees; None is all."""
         slides = self.sliding_layers or (False,) * self.num_layers
         return tuple(self.sliding_window if s else None for s in slides)
 
 
-SIZES = (
+_SIZE_FIELDS = (
     *("vocab_size", "hidden_size", "intermediate_size", "num_layers", "num_heads"),
     *("num_kv_heads", "head_dim", "max_position_embeddings"),
 )
@@ -136,10 +170,18 @@ SIZES = (
 
 @dataclass(frozen=True, slots=True)
 class LoraConfig:
-    """Low-rank adapters (Hu et al. 2021) on `targets`; rank 0 is a model without adapters.
+    """The shape of low-rank adapters (Hu et al. 2021).
 
-    The adapter's output is scaled by `alpha / rank`, or `alpha / sqrt(rank)` with `rslora`
-    (Kalajdzievski 2023).
+    Attributes:
+        rank: Rank of the adapters; 0 is a model without adapters.
+        alpha: Numerator of the scale.
+        dropout: Share of the adapters' input that training drops, 0 to below 1.
+        targets: Projections that are adapted, of `PROJECTIONS`.
+        rslora: Scale by `alpha / sqrt(rank)` (Kalajdzievski 2023) instead of `alpha / rank`.
+
+    Example:
+        >>> LoraConfig(rank=16, alpha=32).scale
+        2.0
     """
 
     rank: int = 0
@@ -154,14 +196,16 @@ class LoraConfig:
             raise ValueError(
                 f"unknown LoRA targets {unknown or 'none at all'}; choose from {PROJECTIONS}"
             )
-        if self.rank < 0 or not 0 <= self.dropout < 1 or not math.isfinite(self.alpha):
-            raise ValueError(
-                f"LoRA needs rank >= 0, 0 <= dropout < 1 and a finite alpha, got "
-                f"rank={self.rank}, dropout={self.dropout} and alpha={self.alpha}"
-            )
+        if self.rank < 0:
+            raise ValueError(f"rank is {self.rank!r}: expected 0 (no adapters) or more")
+        if not math.isfinite(self.alpha):
+            raise ValueError(f"alpha is {self.alpha!r}: expected a finite number")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout is {self.dropout!r}: expected a share of 0 to below 1")
 
     @property
     def scale(self) -> float:
+        """The factor of the adapters' output; 0 without adapters."""
         if not self.rank:
             return 0.0
         return self.alpha / (self.rank**0.5 if self.rslora else self.rank)

@@ -1,8 +1,8 @@
-"""One matrix product for the whole model: f32 accumulation forwards, fast dots backwards.
+"""One matrix product for the whole model, accumulated in f32 and with a fast backward pass.
 
-A bf16 dot with an f32 result is what accelerators do and several times faster on a CPU, but its
-plain gradient multiplies an f32 cotangent with a bf16 operand. Here cotangents are cast back to
-the operands' type first, and the backward dots accumulate in f32 again.
+A bf16 dot with an f32 result is what accelerators do, and several times faster on a CPU too,
+but its plain gradient multiplies an f32 cotangent with a bf16 operand. Here cotangents are cast
+back to the operands' type first, and the backward dots accumulate in f32 again.
 """
 
 from __future__ import annotations
@@ -11,13 +11,21 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 3))
-def contract(spec: str, x: jax.Array, y: jax.Array, out_dtype=None) -> jax.Array:
-    """`jnp.einsum(spec, x, y)` accumulated in f32 and returned as `out_dtype` (default x's).
+def contract(
+    spec: str, x: jax.Array, y: jax.Array, out_dtype: DTypeLike | None = None
+) -> jax.Array:
+    """Return `jnp.einsum(spec, x, y)`, accumulated in f32.
 
-    `spec` has explicit letters, and no letter stands in one operand alone.
+    Args:
+        spec: Einsum letters with "->", no ellipsis; each letter of an operand stands in the
+            other operand or in the result as well.
+        x: First operand.
+        y: Second operand.
+        out_dtype: Type of the result; default the type of `x`.
     """
     return _einsum(spec, x, y, out_dtype or x.dtype)
 
@@ -39,8 +47,8 @@ def _backward(spec, out_dtype, operands, g):
     dx = _einsum(f"{result},{b}->{a}", g.astype(y.dtype), y, x.dtype)
     g = g.astype(x.dtype)
     if x.size > g.size and y.ndim == 2:
-        # XLA lays a CPU dot's first operand out anew: let that be the smaller one. The barrier
-        # keeps it from turning the product round again.
+        # XLA's CPU back end copies a dot's first operand into another layout: make that the
+        # smaller one. The barrier keeps XLA from swapping the operands again.
         turned = _einsum(f"{result},{a}->{b[::-1]}", g, x, y.dtype)
         dy = jax.lax.optimization_barrier(turned).T
     else:

@@ -1,15 +1,20 @@
-"""The decoder of Qwen3, Qwen2.5 and Llama 3: RMSNorm, grouped-query attention, rotary
-positions, SwiGLU; with QK-norm (Qwen3), biases (Qwen2.5) or scaled rotary positions (Llama 3.1)
-as its configuration says.
+"""The decoder of Qwen3, Qwen2.5 and Llama 3, as one Flax NNX module.
 
-Layers are one stacked module applied by `jax.lax.scan` (training), or a list of modules
-(`unstack`, for decoding, where slicing a stack would copy every weight at every token).
-Letters: B rows, T tokens, D hidden, N heads, K key heads, H head size, V vocabulary.
+It has RMSNorm, grouped-query attention, rotary positions and SwiGLU, with QK-norm (Qwen3),
+biases (Qwen2.5) or scaled rotary positions (Llama 3.1) as its configuration says.
+
+The layers are one stacked module that `jax.lax.scan` applies (training), or a list of modules
+(`unstack`, for decoding, where slicing a stack would copy every weight at every token). The KV
+cache is the engine's (`sampling.engine.forward`), which calls the same blocks.
+
+Letters in shapes: B rows, T tokens, D hidden, N query heads, K key heads, H head size,
+V vocabulary.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -19,30 +24,61 @@ import numpy as np
 from flax import nnx
 
 from alignuser_jax.model import attention
-from alignuser_jax.model.cache import KVCache, write
+from alignuser_jax.model.attention import ONE_SEGMENT, RowLayout
 from alignuser_jax.model.config import DecoderConfig, LoraConfig
 from alignuser_jax.model.contract import contract
-from alignuser_jax.model.lora import PROJECTED, Adapter, Projection
+from alignuser_jax.model.lora import PROJECTED, Adapter, Projection, ProjectionSpec
 from alignuser_jax.parallel import constrain
 
-REMAT: Mapping[str, object] = {
+REMAT: Mapping[str, Callable[..., bool]] = {
     "none": jax.checkpoint_policies.everything_saveable,
     "dots": jax.checkpoint_policies.save_only_these_names(PROJECTED, attention.ATTENDED),
     "full": jax.checkpoint_policies.nothing_saveable,
 }
-"""What the backward pass keeps of a layer: all, the results of its projections and of
-attention (not cuDNN's), only its input."""
+"""What the backward pass keeps of a layer, by name of the policy.
 
-EVERYTHING = 2**31 - 1  # a window that no position leaves
+"none" recomputes nothing and keeps everything; "dots" keeps the results of the projections and
+of attention (but not cuDNN's); "full" keeps the layer's input only and recomputes the rest."""
+
+EVERYTHING = 2**31 - 1
+"""A sliding window that no position leaves, for layers without one."""
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How a forward pass is computed; everything here is static under `jax.jit`.
+
+    Attributes:
+        attention: Implementation of attention: "xla", "cudnn" or "splash" (see
+            `attention.attend_causal`).
+        reach: Number of tokens of the longest segment, or None. A token then looks back at
+            most so far, itself included, which saves work in rows longer than that.
+        remat: What the backward pass keeps of a layer: "none", "dots" or "full" (`REMAT`).
+        unroll: Layers per step of the scan. More can be faster for some shapes, and is slower
+            to compile.
+    """
+
+    attention: str = "xla"
+    reach: int | None = None
+    remat: str = "none"
+    unroll: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuse an unknown rematerialisation policy."""
+        if self.remat not in REMAT:
+            raise ValueError(f"remat={self.remat!r} is not one of {tuple(REMAT)}")
 
 
 class RMSNorm(nnx.Module):
+    """Root-mean-square normalisation over the last axis, computed in f32."""
+
     def __init__(self, size: int, eps: float, *, param_dtype: jnp.dtype) -> None:
         ones = jnp.ones((size,), param_dtype)
         self.scale = nnx.Param(ones, axes=(None,), init=("constant", 1.0))
         self.eps = eps
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        """Normalise `x [..., size]` and scale it; the result has the type of `x`."""
         y = x.astype(jnp.float32)
         y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + self.eps)
         return (y * self.scale[...].astype(jnp.float32)).astype(x.dtype)
@@ -54,30 +90,31 @@ class Block(nnx.Module):
     def __init__(
         self, config: DecoderConfig, lora: LoraConfig, *, param_dtype: jnp.dtype
     ) -> None:
-        def projection(name, fan_in, fan_out, axes, heads=None, gain=1.0):
-            adapted = lora if name in lora.targets else None
-            options = {"bias": config.has_bias(name), "heads": heads, "gain": gain}
-            return Projection(
-                fan_in, fan_out, axes, adapted, param_dtype=param_dtype, **options
-            )
-
         c, into, out = config, ("embed", "heads"), ("heads", "embed")
-        norm = {"eps": c.rms_norm_eps, "param_dtype": param_dtype}
+
+        def projection(name: str, spec: ProjectionSpec) -> Projection:
+            adapted = lora if name in lora.targets else None
+            return Projection(spec, adapted, bias=c.has_bias(name), param_dtype=param_dtype)
+
+        def norm(size: int) -> RMSNorm:
+            return RMSNorm(size, c.rms_norm_eps, param_dtype=param_dtype)
+
         small = (2 * c.num_layers) ** -0.5  # keeps the residual stream's variance near 1
+        width, inner = c.hidden_size, c.intermediate_size
         queries, keys = c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim
         self.head_dim = c.head_dim
-        self.attention_norm = RMSNorm(c.hidden_size, **norm)
-        self.q = projection("q", c.hidden_size, queries, into, c.num_heads)
-        self.k = projection("k", c.hidden_size, keys, into, c.num_kv_heads)
-        self.v = projection("v", c.hidden_size, keys, into, c.num_kv_heads)
-        self.q_norm = RMSNorm(c.head_dim, **norm) if c.qk_norm else None
-        self.k_norm = RMSNorm(c.head_dim, **norm) if c.qk_norm else None
-        self.o = projection("o", queries, c.hidden_size, out, c.num_heads, small)
-        self.mlp_norm = RMSNorm(c.hidden_size, **norm)
-        self.gate = projection("gate", c.hidden_size, c.intermediate_size, ("embed", "mlp"))
-        self.up = projection("up", c.hidden_size, c.intermediate_size, ("embed", "mlp"))
+        self.attention_norm = norm(width)
+        self.q = projection("q", ProjectionSpec(width, queries, into, c.num_heads))
+        self.k = projection("k", ProjectionSpec(width, keys, into, c.num_kv_heads))
+        self.v = projection("v", ProjectionSpec(width, keys, into, c.num_kv_heads))
+        self.q_norm = norm(c.head_dim) if c.qk_norm else None
+        self.k_norm = norm(c.head_dim) if c.qk_norm else None
+        self.o = projection("o", ProjectionSpec(queries, width, out, c.num_heads, small))
+        self.mlp_norm = norm(width)
+        self.gate = projection("gate", ProjectionSpec(width, inner, ("embed", "mlp")))
+        self.up = projection("up", ProjectionSpec(width, inner, ("embed", "mlp")))
         self.down = projection(
-            "down", c.intermediate_size, c.hidden_size, ("mlp", "embed"), gain=small
+            "down", ProjectionSpec(inner, width, ("mlp", "embed"), gain=small)
         )
 
     def __call__(
@@ -87,7 +124,19 @@ class Block(nnx.Module):
         adapter: Adapter,
         look: Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, Any]],
     ) -> tuple[jax.Array, Any]:
-        """`[B, T, D] -> [B, T, D]`, and what `look` kept: `(q, k, v) -> (attended, kept)`."""
+        """Apply the layer.
+
+        Args:
+            x: The residual stream `[B, T, D]`.
+            rotation: Cosine and sine of the tokens' positions (`Decoder.rotation`).
+            adapter: How the adapters are used, with a key folded for this layer.
+            look: Attention over whatever keys the caller has: called with `q [B, T, N, H]`,
+                `k` and `v` `[B, T, K, H]`, rotated, it returns the attended values
+                `[B, T, N, H]` and anything to hand back, such as a written KV cache.
+
+        Returns:
+            The residual stream after the layer, and what `look` handed back.
+        """
         heads = (*x.shape[:2], -1, self.head_dim)
         y = self.attention_norm(x)
         q = self.q(y, adapter.fold(0)).reshape(heads)
@@ -107,16 +156,28 @@ class Block(nnx.Module):
 
 
 class Decoder(nnx.Module):
-    """A causal language model up to its last hidden state; `head()` turns that into logits.
+    """A causal language model up to its last hidden state; `logits` and `head` do the rest.
 
-    Made by `load_decoder`, `init_decoder` or `abstract_decoder`: the constructor alone gives
-    the structure, with the initial distribution and logical axes of each weight as metadata.
+    `load_decoder`, `init_decoder` and `abstract_decoder` make one with weights. The
+    constructor alone builds the structure: zeros, with the initial distribution and the logical
+    axes of each weight as metadata.
 
-    Args:
-      adapters: (name, rank) of several adapters that lie side by side in `lora`'s rank; by
-        default `lora` is one adapter.
-      dtype: of activations and products. Norms, softmax and accumulation are f32 always.
-      param_dtype: of base weights. LoRA weights are f32 always.
+    Attributes:
+        config: The decoder's shape.
+        lora: Shape of the adapters; rank 0 is none.
+        adapters: `(name, rank)` of each adapter. Several lie side by side in the rank of
+            `lora`, so their ranks sum to it.
+        dtype: Type of activations and products. Norms, softmax and accumulation are f32 always.
+        param_dtype: Type of base weights. LoRA weights are f32 always.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from alignuser_jax.model import DecoderConfig, LoraConfig, init_decoder
+        >>> decoder = init_decoder(DecoderConfig(vocab_size=64), LoraConfig(rank=4), seed=0)
+        >>> tokens = jnp.array([[5, 6, 7]])
+        >>> hidden = decoder(tokens, positions=jnp.arange(3)[None])
+        >>> decoder.logits(hidden).shape
+        (1, 3, 64)
     """
 
     def __init__(
@@ -133,8 +194,8 @@ class Decoder(nnx.Module):
         self.adapters = alone if adapters is None else adapters
         if (total := sum(rank for _, rank in self.adapters)) != self.lora.rank:
             raise ValueError(
-                f"the adapters {self.adapters} have ranks of {total} in all, but the decoder "
-                f"a rank of {self.lora.rank}"
+                f"the adapters {self.adapters} have ranks that sum to {total}, but lora has rank "
+                f"{self.lora.rank}: give a LoraConfig whose rank is the sum"
             )
         self.dtype, self.param_dtype = jnp.dtype(dtype), jnp.dtype(param_dtype)
 
@@ -147,114 +208,88 @@ class Decoder(nnx.Module):
             return Block(config, self.lora, param_dtype=param_dtype)
 
         self.embedding = table()
-        self.layers = nnx.vmap(block)(jnp.arange(config.num_layers))
+        self.layers: Block | nnx.List = nnx.vmap(block)(jnp.arange(config.num_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps, param_dtype=param_dtype)
         tied = config.tie_word_embeddings or config.headless
-        self.unembedding = None if tied else table()
+        self.unembedding: nnx.Param | None = None if tied else table()
 
     def __call__(
         self,
         tokens: jax.Array,
         positions: jax.Array,
-        segment_ids: jax.Array | None = None,
-        cache: KVCache | None = None,
-        valid: jax.Array | None = None,
+        layout: RowLayout = ONE_SEGMENT,
+        execution: Execution = Execution(),
         *,
-        lengths: jax.Array | None = None,
-        reach: int | None = None,
-        implementation: str = "xla",
-        remat: str = "none",
-        unroll: int = 1,
         adapter: int | jax.Array = 1,
         dropout_key: jax.Array | None = None,
-    ) -> tuple[jax.Array, KVCache | None]:
-        """Hidden states `[B, T, D]` after the last norm, and the cache with the new tokens.
+    ) -> jax.Array:
+        """Return the hidden states `[B, T, D]` after the last norm, in the compute type.
 
         Args:
-          tokens, positions: int32 `[B, T]`.
-          segment_ids: int32 `[B, T]`; a token attends within its segment. Not with a cache.
-          cache: new keys and values are written at `positions`, and each query attends to the
-            slots up to its own position; so every earlier position must have been written.
-          valid: bool `[B, T]`, with a cache only: other tokens are not written and their
-            hidden states mean nothing.
-          lengths: int32 `[B]`: what follows in a row is padding. Not with a cache.
-          reach: tokens of the longest segment, itself included, which saves work in longer
-            rows: what lies farther back is not looked at. Not with a cache.
-          implementation: of attention without a cache, see `attention.attend_causal`.
-          remat: "none", "dots" or "full" (`REMAT`).
-          unroll: layers per step of the scan: can be faster for some shapes, slower to compile.
-          adapter: which of `adapters` is at work, counted from 1, for all or one per row `[B]`;
-            0 is the base.
-          dropout_key: turns on the adapters' dropout.
+            tokens: int32 `[B, T]`.
+            positions: int32 `[B, T]`, counted from 0 within each segment.
+            layout: Segments and lengths of the rows; by default each row is one segment.
+            execution: How the pass is computed.
+            adapter: Which of `adapters` is used, counted from 1, for all rows or one per row
+                `[B]`; 0 is the base model.
+            dropout_key: A key turns on the adapters' dropout.
         """
-        uncached = any(a is not None for a in (segment_ids, lengths, reach))
-        if uncached if cache is not None else (valid is not None):
-            raise ValueError(
-                "segment_ids, lengths and reach are for calls without a cache and valid for "
-                f"calls with one: got cache={'given' if cache is not None else None}"
-            )
-        if remat not in REMAT:
-            raise ValueError(f"remat={remat!r} is not one of {tuple(REMAT)}")
-        c, depth = self.config, self.config.num_layers
+        c = self.config
         x = self.embedding[...][tokens].astype(self.dtype)
-        # As the table lies, then as the batch does: in one step XLA would gather all of it.
+        # First laid out as the table is, then as the batch is: in one step XLA would gather all
+        # of the table.
         x = constrain(constrain(x, "data", None, "embed"), "batch", None, None)
         rotation = self.rotation(positions)
-        adapter = self.adapter(adapter, dropout_key)
-        windows = [min(w or EVERYTHING, reach or EVERYTHING) for w in c.windows()]
-        mixed = len(set(windows)) > 1  # else static, which faster attention needs
+        use = self.adapter(adapter, dropout_key)
+        reach = execution.reach or EVERYTHING
+        windows = [min(w or EVERYTHING, reach) for w in c.windows()]
 
-        def look_here(q, k, v, window):
+        def look(q, k, v, window):
             k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)
-            given = {"segment_ids": segment_ids, "lengths": lengths, "window": window}
-            y = attention.attend_causal(q, k, v, **given, implementation=implementation)
+            y = attention.attend_causal(
+                q, k, v, layout, window=window, implementation=execution.attention
+            )
             return y, None
 
-        if cache is None and isinstance(self.layers, Block):
-            graph, weights = nnx.split(self.layers)
+        if not isinstance(self.layers, Block):
+            for layer, block in enumerate(self.blocks()):
+                here = partial(look, window=windows[layer])
+                x, _ = block(x, rotation, use.fold(layer), here)
+            return self.norm(x)
+        mixed = len(set(windows)) > 1  # else static, which faster attention needs
+        graph, weights = nnx.split(self.layers)
 
-            def body(x, xs):
-                weights, layer, window = xs
-                look = partial(look_here, window=window if mixed else windows[0])
-                return nnx.merge(graph, weights)(x, rotation, adapter.fold(layer), look)
+        def body(x, xs):
+            weights, layer, window = xs
+            here = partial(look, window=window if mixed else windows[0])
+            return nnx.merge(graph, weights)(x, rotation, use.fold(layer), here)
 
-            if remat != "none":
-                body = jax.checkpoint(body, prevent_cse=False, policy=REMAT[remat])
-            xs = (weights, jnp.arange(depth), jnp.asarray(windows))
-            x, _ = jax.lax.scan(body, x, xs, unroll=unroll)
-            return self.norm(x), None
-
-        def look_back(q, k, v, past, window):
-            past = [write(*pair, positions, valid) for pair in zip(past, (k, v), strict=True)]
-            k, v = (a.astype(q.dtype) for a in past)
-            slots = jnp.arange(k.shape[2])
-            mask = slots <= positions[:, :, None]
-            if window != EVERYTHING:
-                mask = mask & (slots > positions[:, :, None] - window)
-            return attention.attend(q, k, v, mask), past
-
-        kept = []
-        for layer, block in enumerate(self.blocks()):
-            look = partial(look_here, window=windows[layer])
-            if cache is not None:
-                past = cache.k[layer], cache.v[layer]
-                look = partial(look_back, past=past, window=windows[layer])
-            x, past = block(x, rotation, adapter.fold(layer), look)
-            kept.append(past)
-        x = self.norm(x)
-        return x, cache and KVCache(*(tuple(arrays) for arrays in zip(*kept, strict=True)))
+        if execution.remat != "none":
+            body = jax.checkpoint(body, prevent_cse=False, policy=REMAT[execution.remat])
+        xs = (weights, jnp.arange(c.num_layers), jnp.asarray(windows))
+        x, _ = jax.lax.scan(body, x, xs, unroll=execution.unroll)
+        return self.norm(x)
 
     def rotation(self, positions: jax.Array) -> attention.Rotation:
-        """The rotary positions' cosine and sine at positions `[B, T]`."""
+        """Return cosine and sine of the rotary embedding at `positions [B, T]`."""
         c = self.config
         frequencies = attention.rotary_frequencies(c.head_dim, c.rope_theta, c.rope_scaling)
         return attention.rotation(positions, frequencies)
 
     def adapter(self, which: int | jax.Array, key: jax.Array | None = None) -> Adapter:
-        """How a call uses adapter number `which` (or one per row `[B]`), 0 being none."""
+        """Return how a call uses the adapters.
+
+        Args:
+            which: Number of the adapter, from 1; 0 is none. One for all rows, or one per row
+                `[B]`.
+            key: A key turns on dropout.
+
+        Raises:
+            ValueError: If `which` is an int that is no adapter's number.
+        """
         if isinstance(which, int) and not 0 <= which <= max(len(self.adapters), 1):
             raise ValueError(
-                f"adapter={which}: expected 0 (the base) to {len(self.adapters)}, the "
+                f"adapter={which}: expected 0 (the base) to {len(self.adapters)}; the "
                 f"adapters are {[name for name, _ in self.adapters]}"
             )
         if not self.adapters or (isinstance(which, int) and which == len(self.adapters) == 1):
@@ -267,7 +302,7 @@ class Decoder(nnx.Module):
         return Adapter(jnp.asarray(gates)[which], key)
 
     def blocks(self) -> Iterator[Block]:
-        """The layers one by one, however they are held."""
+        """Yield the layers one by one, whether they are stacked or a list."""
         if not isinstance(self.layers, Block):
             yield from self.layers
             return
@@ -276,9 +311,10 @@ class Decoder(nnx.Module):
             yield nnx.merge(graph, jax.tree.map(lambda a, i=i: a[i], weights))
 
     def head(self) -> jax.Array:
-        """The matrix `[D, V]` from hidden states to logits, in the compute type.
+        """Return the matrix `[D, V]` from hidden states to logits, in the compute type.
 
-        Raises `ValueError` for an embedding model, which has none.
+        Raises:
+            ValueError: If this is an embedding model, which has no head.
         """
         if self.config.headless:
             raise ValueError(
@@ -289,5 +325,5 @@ class Decoder(nnx.Module):
         return table[...].T.astype(self.dtype)
 
     def logits(self, hidden: jax.Array) -> jax.Array:
-        """f32 logits `[B, T, V]` of hidden states `[B, T, D]`."""
+        """Return f32 logits `[B, T, V]` of hidden states `[B, T, D]`."""
         return contract("btd,dv->btv", hidden, self.head(), jnp.float32)

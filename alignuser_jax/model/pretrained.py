@@ -1,8 +1,7 @@
-"""The public face: a pretrained model with its adapters, for code outside this project.
+"""A pretrained model with its adapters, for code outside this project.
 
-model = load_pretrained("Qwen/Qwen3-8B", dtype=jnp.bfloat16, adapters="runs/x/align/adapter")
-model.logits(tokens)                    # f32 [B, T, V] of the adapted model
-model.logits(tokens, adapter=None)      # of the base
+`load_pretrained` reads one from a directory or from the Hugging Face hub; `LanguageModel` gives
+its logits, hidden states and embeddings.
 """
 
 from __future__ import annotations
@@ -11,22 +10,37 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jax.sharding import Mesh
 
+from alignuser_jax.model.attention import RowLayout
 from alignuser_jax.model.config import DecoderConfig
-from alignuser_jax.model.decoder import Decoder
+from alignuser_jax.model.decoder import Decoder, Execution
 from alignuser_jax.model.files.hub import local_directory
 from alignuser_jax.model.files.weights import load_decoder
 from alignuser_jax.model.states import merge, split
 
-Choice = str | None | Sequence[str | None]
-"""An adapter's name (None: the base), for all rows or one per row."""
+AdapterNames = str | None | Sequence[str | None]
+"""An adapter's name (None: the base model) for all rows, or one name per row."""
+
+Result = Literal["logits", "hidden", "embed"]
+"""What a forward pass returns."""
 
 _ONLY = "the only one"
+
+
+class _Rows(NamedTuple):
+    """What a call computes on, each with B rows; `adapter [B]` counts from 1, 0 is the base."""
+
+    tokens: np.ndarray
+    segment_ids: np.ndarray | None
+    lengths: np.ndarray | None
+    adapter: np.ndarray
 
 
 def load_pretrained(
@@ -37,24 +51,38 @@ def load_pretrained(
     adapters: str | Path | Sequence[str | Path] | Mapping[str, str | Path] | None = None,
     attention: str = "xla",
 ) -> LanguageModel:
-    """The model in a Hugging Face directory, or of a hub id (downloaded once per host).
+    """Load a model from a Hugging Face directory or by its hub id (downloaded once per host).
 
     Args:
-      dtype: of weights and activations; norms, softmax and accumulation are f32 always.
-      mesh: from `parallel.make_mesh`; every device reads its own part of each weight.
-      adapters: PEFT directories that share this base. A mapping names them, otherwise they
-        are called by their folder's name.
-      attention: "xla", "cudnn" or "splash" (`attention.attend_causal`).
+        directory: A model's directory, or its id `owner/name` on the Hugging Face hub.
+        dtype: Type of weights and activations; norms, softmax and accumulation are f32 always.
+        mesh: From `parallel.make_mesh`; every device reads its own part of each weight.
+        adapters: PEFT directories that share this base. A mapping names them, otherwise each
+            has its folder's name.
+        attention: "xla", "cudnn" or "splash" (`attention.attend_causal`).
 
-    Raises `FileNotFoundError` and `ValueError` as `load_decoder` does, before anything is
-    allocated.
+    Raises:
+        FileNotFoundError: If there is no such model or a file of it is missing.
+        ValueError: If its configuration, tensors or adapters do not fit. Both are raised before
+            anything is allocated.
+
+    Example:
+        >>> model = load_pretrained(  # doctest: +SKIP
+        ...     "Qwen/Qwen3-8B", adapters={"policy": "runs/x/align/adapter"}
+        ... )
+        >>> tokens = np.array([[9707, 11, 1879]])
+        >>> model.logits(tokens).shape  # of the adapted model  # doctest: +SKIP
+        (1, 3, 151936)
+        >>> base = model.logits(tokens, adapter=None)  # of the base  # doctest: +SKIP
     """
     if isinstance(adapters, (str, Path)):
         adapters = [adapters]
     if adapters is not None and not isinstance(adapters, Mapping):
         names = [Path(path).name for path in adapters]
         if len(set(names)) < len(names):
-            raise ValueError(f"adapters share the names {names}: give a mapping name -> folder")
+            raise ValueError(
+                f"adapters share a folder name, {names}: give a mapping from names to folders"
+            )
         adapters = dict(zip(names, adapters, strict=True))
     decoder = load_decoder(
         local_directory(directory), adapters=adapters, dtype=dtype, mesh=mesh
@@ -63,8 +91,24 @@ def load_pretrained(
 
 
 class LanguageModel:
-    """A decoder with its weights. Tokens are int `[B, T]`, padded on the right where rows
-    differ (causal attention: what follows a token does not change it)."""
+    """A decoder with its weights and adapters, called with NumPy or JAX arrays.
+
+    Tokens are int `[B, T]`. Rows of different lengths are padded on the right: attention is
+    causal, so what follows a token does not change its result.
+
+    Args:
+        decoder: From `load_decoder` or `init_decoder`.
+        mesh: The mesh its weights lie on; None for one device.
+        attention: "xla", "cudnn" or "splash" (`attention.attend_causal`).
+
+    Example:
+        >>> from alignuser_jax.model import DecoderConfig, init_decoder
+        >>> model = LanguageModel(init_decoder(DecoderConfig(vocab_size=64)))
+        >>> model.logits(np.array([[5, 6, 7]])).shape
+        (1, 3, 64)
+        >>> model.embed(np.array([[5, 6, 7], [5, 6, 0]]), lengths=[3, 2]).shape
+        (2, 128)
+    """
 
     def __init__(self, decoder: Decoder, mesh: Mesh | None = None, attention: str = "xla"):
         self.decoder, self._mesh, self._attention = decoder, mesh, attention
@@ -72,10 +116,12 @@ class LanguageModel:
 
     @property
     def config(self) -> DecoderConfig:
+        """The decoder's shape."""
         return self.decoder.config
 
     @property
     def adapters(self) -> tuple[str, ...]:
+        """The names of the adapters that are loaded."""
         return tuple(name for name, _ in self.decoder.adapters)
 
     def logits(
@@ -83,12 +129,22 @@ class LanguageModel:
         tokens: jax.typing.ArrayLike,
         segment_ids: jax.typing.ArrayLike | None = None,
         *,
-        adapter: Choice = _ONLY,
+        adapter: AdapterNames = _ONLY,
     ) -> jax.Array:
-        """f32 `[B, T, V]`. `segment_ids [B, T]`: packed rows; a token sees its own segment,
-        whose positions count from 0. `adapter`: by default the only one there is."""
+        """Return f32 logits `[B, T, V]`.
+
+        Args:
+            tokens: int `[B, T]`.
+            segment_ids: int `[B, T]` for packed rows: a token sees its own segment only, whose
+                positions count from 0.
+            adapter: Name of the adapter; by default the only one that is loaded, or the base.
+
+        Raises:
+            ValueError: If an argument has another shape or range, or this is an embedding
+                model, which has no logits.
+        """
         if self.config.headless:
-            self.decoder.head()  # says why there are none
+            self.decoder.head()  # raises the error that says why
         return self._run(tokens, segment_ids, None, adapter, "logits")
 
     def hidden(
@@ -96,9 +152,12 @@ class LanguageModel:
         tokens: jax.typing.ArrayLike,
         segment_ids: jax.typing.ArrayLike | None = None,
         *,
-        adapter: Choice = _ONLY,
+        adapter: AdapterNames = _ONLY,
     ) -> jax.Array:
-        """`[B, T, D]` in the model's dtype: what the head sees, after the last norm."""
+        """Return the hidden states `[B, T, D]` after the last norm, in the model's dtype.
+
+        The arguments are those of `logits`.
+        """
         return self._run(tokens, segment_ids, None, adapter, "hidden")
 
     def embed(
@@ -106,21 +165,35 @@ class LanguageModel:
         tokens: jax.typing.ArrayLike,
         lengths: jax.typing.ArrayLike | None = None,
         *,
-        adapter: Choice = _ONLY,
+        adapter: AdapterNames = _ONLY,
     ) -> jax.Array:
-        """f32 `[B, D]` of length 1: the hidden state of each row's last token (last-token
-        pooling, as Qwen3-Embedding's model card has it; its texts end with the tokenizer's
-        `<|endoftext|>`). `lengths [B]`: how many tokens of each row are text, default all."""
+        """Return f32 embeddings `[B, D]` of norm 1: each row's hidden state at its last token.
+
+        That is last-token pooling, as in Qwen3-Embedding's model card; its texts end with the
+        tokenizer's `<|endoftext|>`.
+
+        Args:
+            tokens: int `[B, T]`.
+            lengths: int `[B]`: how many tokens of each row are text; default all.
+            adapter: As in `logits`.
+        """
         shape = np.shape(tokens)
-        lengths = np.full(shape[:1], shape[-1]) if lengths is None else np.asarray(lengths)
-        if lengths.shape != shape[:1] or (lengths < 1).any() or (lengths > shape[-1]).any():
+        sizes = np.full(shape[:1], shape[-1]) if lengths is None else np.asarray(lengths)
+        if sizes.shape != shape[:1] or (sizes < 1).any() or (sizes > shape[-1]).any():
             raise ValueError(
-                f"lengths={lengths.tolist()}: expected one number of 1 to {shape[-1]} for each "
+                f"lengths={sizes.tolist()}: expected one number of 1 to {shape[-1]} for each "
                 f"of {shape[0]} rows"
             )
-        return self._run(tokens, None, lengths, adapter, "embed")
+        return self._run(tokens, None, sizes, adapter, "embed")
 
-    def _run(self, tokens, segment_ids, lengths, adapter, what: str) -> jax.Array:
+    def _run(
+        self,
+        tokens: jax.typing.ArrayLike,
+        segment_ids: jax.typing.ArrayLike | None,
+        lengths: np.ndarray | None,
+        adapter: AdapterNames,
+        result: Result,
+    ) -> jax.Array:
         tokens = np.asarray(tokens)
         if tokens.ndim != 2 or not tokens.size or tokens.dtype.kind not in "iu":
             raise ValueError(
@@ -135,26 +208,32 @@ class LanguageModel:
             raise ValueError(
                 f"segment_ids are {np.shape(segment_ids)}, tokens are {tokens.shape}"
             )
-        rows = len(tokens)
-        given = tokens, segment_ids, lengths, self._numbers(adapter, rows)
+        count = len(tokens)
         mesh = self._mesh
         spread = 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
-        missing = -rows % spread  # rows are spread over devices evenly
-        padded = [
-            None if a is None else _repeat_last(np.asarray(a, np.int32), missing) for a in given
-        ]
+        missing = -count % spread  # devices get equal numbers of rows
+
+        def padded(array: jax.typing.ArrayLike) -> np.ndarray:
+            return _repeat_last(np.asarray(array, np.int32), missing)
+
+        rows = _Rows(
+            padded(tokens),
+            None if segment_ids is None else padded(segment_ids),
+            None if lengths is None else padded(lengths),
+            padded(self._numbers(adapter, count)),
+        )
         context = contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh)
         with context:
-            result = _forward(what, self._attention, *self._parts, *padded)
-        return result[:rows] if missing else result
+            values = _forward(result, self._attention, self._parts, rows)
+        return values[:count] if missing else values
 
-    def _numbers(self, adapter: Choice, rows: int) -> np.ndarray:
-        """Adapters by number, 0 the base, one per row."""
+    def _numbers(self, adapter: AdapterNames, rows: int) -> np.ndarray:
+        """Return the number of each row's adapter, 0 for the base."""
         names = self.adapters
         if adapter is _ONLY:
             if len(names) > 1:
                 raise ValueError(
-                    f"several adapters are resident, {list(names)}: say adapter=NAME, one name "
+                    f"several adapters are loaded, {list(names)}: give adapter=NAME, one name "
                     "per row, or None for the base"
                 )
             adapter = names[0] if names else None
@@ -171,20 +250,27 @@ def _repeat_last(rows: np.ndarray, times: int) -> np.ndarray:
     return np.concatenate([rows, np.repeat(rows[-1:], times, axis=0)]) if times else rows
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
-def _forward(what, attention, graphdef, lora, base, tokens, segment_ids, lengths, adapter):
-    decoder = merge(graphdef, lora, base)
+# The structure is an attribute of the tree of parts, hence static: one compilation per model.
+@partial(jax.jit, static_argnums=(0, 1))
+def _forward(
+    result: Result,
+    attention: str,
+    parts: tuple[nnx.GraphDef, nnx.State, nnx.State],
+    rows: _Rows,
+) -> jax.Array:
+    decoder = merge(*parts)
+    tokens, segment_ids, lengths, adapter = rows
     order = jnp.broadcast_to(jnp.arange(tokens.shape[1], dtype=jnp.int32), tokens.shape)
     positions = order
     if segment_ids is not None:
         before = jnp.pad(segment_ids[:, :-1], ((0, 0), (1, 0)), constant_values=-1)
         starts = jax.lax.cummax(jnp.where(segment_ids != before, order, 0), axis=1)
         positions = order - starts
-    options = {"lengths": lengths, "implementation": attention, "adapter": adapter}
-    hidden, _ = decoder(tokens, positions, segment_ids, **options)
-    if what == "logits":
+    layout, execution = RowLayout(segment_ids, lengths), Execution(attention)
+    hidden = decoder(tokens, positions, layout, execution, adapter=adapter)
+    if result == "logits":
         return decoder.logits(hidden)
-    if what == "hidden":
+    if result == "hidden":
         return hidden
     last = jnp.take_along_axis(hidden, lengths[:, None, None] - 1, axis=1)[:, 0]
     last = last.astype(jnp.float32)

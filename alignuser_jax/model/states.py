@@ -1,9 +1,9 @@
-"""A decoder's weights as trees: drawn, described without memory, taken apart, put together,
-laid out for decoding, merged with their adapter."""
+"""A decoder's weights as trees: draw, describe, split, merge, unstack, fold in adapters."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,17 +19,18 @@ from alignuser_jax.randomness import named_generator
 
 
 def split(decoder: Decoder) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
-    """(structure, LoRA weights, base weights): once at start-up, then plain JAX."""
-    return nnx.split(decoder, nnx.LoRAParam, ...)
+    """Return structure, LoRA weights and base weights; do it once, the rest is plain JAX."""
+    graphdef, lora, base = nnx.split(decoder, nnx.LoRAParam, ...)
+    return graphdef, lora, base
 
 
 def merge(graphdef: nnx.GraphDef, lora: nnx.State, base: nnx.State) -> Decoder:
-    """The decoder of `split`'s three parts; cheap, meant to be called inside `jax.jit`."""
+    """Return the decoder of `split`'s three parts; cheap, meant to be used in `jax.jit`."""
     return nnx.merge(graphdef, lora, base)
 
 
 def named_arrays(state: nnx.State) -> dict[str, np.ndarray]:
-    """Dotted path -> host array of every weight in a part of `split`."""
+    """Return every weight in a part of `split` as a host array, by dotted path."""
     leaves = jax.tree.leaves_with_path(state, is_leaf=lambda x: isinstance(x, nnx.Variable))
     return {
         ".".join(str(part.key) for part in path): np.asarray(leaf.get_value())
@@ -38,7 +39,7 @@ def named_arrays(state: nnx.State) -> dict[str, np.ndarray]:
 
 
 def with_arrays(state: nnx.State, arrays: Mapping[str, jax.Array]) -> nnx.State:
-    """The part of `split` with its weights by dotted path: the way back from `named_arrays`."""
+    """Return a part of `split` with the weights of `named_arrays` in place of its own."""
 
     def one(path, weight):
         return weight.replace(arrays[".".join(str(part.key) for part in path)])
@@ -54,9 +55,13 @@ def abstract_decoder(
     dtype: jnp.dtype = jnp.float32,
     param_dtype: jnp.dtype = jnp.float32,
 ) -> Decoder:
-    """A decoder of `ShapeDtypeStruct`s: structure, shapes and logical axes, but no memory."""
-    options = {"adapters": adapters, "dtype": dtype, "param_dtype": param_dtype}
-    return nnx.eval_shape(lambda: Decoder(config, lora, **options))
+    """Return a decoder of `ShapeDtypeStruct`s: structure and shapes, but no memory.
+
+    The arguments are those of `Decoder`.
+    """
+    return nnx.eval_shape(
+        lambda: Decoder(config, lora, adapters=adapters, dtype=dtype, param_dtype=param_dtype)
+    )
 
 
 def init_decoder(
@@ -66,19 +71,24 @@ def init_decoder(
     dtype: jnp.dtype = jnp.float32,
     param_dtype: jnp.dtype = jnp.float32,
 ) -> Decoder:
-    """A randomly initialised decoder; a seed gives one base with and without adapters."""
+    """Return a random decoder; one seed gives the same base with and without adapters."""
     abstract = abstract_decoder(config, lora, dtype=dtype, param_dtype=param_dtype)
-    return nnx.merge(nnx.graphdef(abstract), draw(nnx.state(abstract), seed))
+    return nnx.merge(nnx.graphdef(abstract), draw_weights(nnx.state(abstract), seed))
 
 
-def draw(abstract: nnx.State, seed: int, mesh: Mesh | None = None) -> nnx.State:
-    """The state of abstract weights, each from its own distribution and its own named stream.
+def draw_weights(abstract: nnx.State, seed: int, mesh: Mesh | None = None) -> nnx.State:
+    """Return random weights, each from its own distribution and its own named stream.
 
-    NumPy draws: the same numbers on every machine, and nothing to compile.
+    NumPy draws them: the numbers are the same on every machine, and nothing is compiled.
+
+    Args:
+        abstract: State of `ShapeDtypeStruct`s with the metadata of `Decoder`.
+        seed: Names the streams.
+        mesh: Lays the weights out by their logical axes; None for one device.
     """
     layout = shardings(abstract, mesh) if mesh else abstract
 
-    def one(path, weight: nnx.Variable, where: nnx.Variable) -> nnx.Variable:
+    def one(path: tuple[Any, ...], weight: nnx.Variable, where: nnx.Variable) -> nnx.Variable:
         shape, dtype = weight.get_value().shape, weight.get_value().dtype
         kind, size = weight.get_metadata("init")
         name = ".".join(str(part.key) for part in path)
@@ -100,7 +110,7 @@ def draw(abstract: nnx.State, seed: int, mesh: Mesh | None = None) -> nnx.State:
 
 
 def unstack(decoder: Decoder) -> Decoder:
-    """The same decoder with a list of layers, each with its own arrays: for decoding."""
+    """Return the decoder with a list of layers, each with its own arrays, for decoding."""
     if not isinstance(decoder.layers, Block):
         return decoder
     result = nnx.merge(*nnx.split(decoder))
@@ -109,16 +119,16 @@ def unstack(decoder: Decoder) -> Decoder:
 
 
 def merge_lora(decoder: Decoder) -> Decoder:
-    """The decoder of rank 0 that computes the same: each kernel becomes `W + scale * A B`."""
+    """Return the decoder of rank 0 that computes the same: kernels become `W + scale * A B`."""
     if not isinstance(decoder.layers, Block):
-        raise ValueError("merge_lora needs stacked layers: merge first, unstack after")
+        raise ValueError("merge_lora needs stacked layers: call it before unstack")
     result = abstract_decoder(
         decoder.config, dtype=decoder.dtype, param_dtype=decoder.param_dtype
     )
     base = split(decoder)[2]
     for name, block in nnx.iter_modules(decoder):
         if isinstance(block, Projection):
-            node = base
+            node: Any = base
             for part in name:
                 node = node[part]
             node["kernel"] = node["kernel"].replace(block.merged_kernel())
@@ -126,6 +136,6 @@ def merge_lora(decoder: Decoder) -> Decoder:
 
 
 def count_parameters(state: object) -> int:
-    """Numbers held by a decoder, a state or an abstract one."""
+    """Return how many numbers a decoder or a state holds, abstract or not."""
     leaves = jax.tree.leaves(nnx.state(state) if isinstance(state, nnx.Module) else state)
     return sum(leaf.size for leaf in leaves)

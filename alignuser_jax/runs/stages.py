@@ -237,7 +237,7 @@ def train_stage(
         stage: "pretrain" or "align".
         options: How this training differs from the stage's own.
     """
-    from alignuser_jax.training.loop import train
+    from alignuser_jax.training.loop import RunOptions, train_decoder
     from alignuser_jax.training.step import check_rows
 
     options = options or TrainOptions()
@@ -247,16 +247,18 @@ def train_stage(
     shards = options.shards or run / "shards" / stage
     tokenizer = tokenizer_of(experiment, dataset, run)
     validation = shards / "validation"
-    return train(
+    return train_decoder(
         config,
         start_decoder(experiment, tokenizer, run, stage, options.mesh),
         shards,
         tokenizer,
         options.out or run / stage,
-        mesh=options.mesh,
-        checkpoints_dir=options.checkpoints,
-        validation_dir=validation if validation.is_dir() else None,
-        base=experiment.backbone,
-        about={"experiment": resolved(experiment), "stage": stage, "dataset": dataset.hash},
-        profile=options.profile,
+        RunOptions(
+            mesh=options.mesh,
+            checkpoints_dir=options.checkpoints,
+            validation_dir=validation if validation.is_dir() else None,
+            base=experiment.backbone,
+            about={"experiment": resolved(experiment), "stage": stage, "dataset": dataset.hash},
+            profile=options.profile,
+        ),
     )

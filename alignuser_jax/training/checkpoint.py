@@ -1,8 +1,8 @@
-"""Checkpoints that resume bit for bit or are refused.
+"""Checkpoints that resume bit for bit, or are refused.
 
 A checkpoint holds the trained weights, the optimizer, the step, the data iterator and the
-metadata of what they belong to. Orbax writes it beside the training and names it when it is
-whole, so that a half-written one is never taken. The frozen base is never saved.
+settings that they belong to. Orbax writes it in the background and renames it when it is whole,
+so that a half-written one is never read. The frozen base is never saved.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import numpy as np
@@ -21,13 +21,12 @@ from etils import epath
 from jax.sharding import NamedSharding, PartitionSpec
 from orbax.checkpoint.checkpoint_managers import preservation_policy as policies
 
-from alignuser_jax.durable.whole import refuse_other
-
-Tree = TypeVar("Tree")
+from alignuser_jax.durable.whole import SOFTWARE, WRITTEN_BY, refuse_other
+from alignuser_jax.parallel.mesh import Tree
 
 
 def flat(tree: Any) -> dict[str, Any]:
-    """The leaves of `tree` by dotted path, in the tree's order."""
+    """Return the leaves of `tree` by dotted path, in the tree's order."""
 
     def name(path: tuple[Any, ...]) -> str:
         parts = (getattr(k, "key", getattr(k, "name", getattr(k, "idx", k))) for k in path)
@@ -37,8 +36,14 @@ def flat(tree: Any) -> dict[str, Any]:
 
 
 def weights_hash(tree: Any, per_leaf: int = 1024) -> str:
-    """A hash of names, shapes and about `per_leaf` evenly spaced values of each leaf; the same
-    however the leaves lie on devices and processes."""
+    """Return a hash of names, shapes and some values of each leaf.
+
+    It is the same however the leaves lie on devices and processes.
+
+    Args:
+        tree: A tree of arrays.
+        per_leaf: About how many evenly spaced values of a leaf are hashed.
+    """
 
     def sample(leaf: jax.Array) -> jax.Array:
         # By coordinates: flattening a sharded array would gather all of it.
@@ -59,11 +64,16 @@ def weights_hash(tree: Any, per_leaf: int = 1024) -> str:
 
 
 class Checkpoints:
-    """The checkpoints of one run, `directory/<step>/`, a local folder or any path that
-    `etils.epath` opens (gs://...); the last `keep` and the best `keep_best` stay.
+    """The checkpoints of one run, in `directory/<step>/`.
 
-    `metadata` is what a run must share with a checkpoint to go on from it; `about` is kept
-    beside it for people. On several processes all of them save and restore together.
+    On several processes all of them save and restore together.
+
+    Args:
+        directory: A local folder, or any path that `etils.epath` opens (gs://...).
+        metadata: Settings that a run must share with a checkpoint to go on from it.
+        keep: How many of the last checkpoints stay.
+        keep_best: How many checkpoints of the lowest loss stay beside them.
+        about: Facts for people, saved beside the metadata.
     """
 
     def __init__(
@@ -75,11 +85,11 @@ class Checkpoints:
         keep_best: int = 0,
         about: Mapping[str, Any] | None = None,
     ):
-        self._metadata = json.loads(json.dumps(metadata))
+        self._metadata = json.loads(json.dumps({**metadata, WRITTEN_BY: SOFTWARE}))
         self._about = json.loads(json.dumps(about or {}))
-        kept = [policies.LatestN(keep)]
+        preserved: list[Any] = [policies.LatestN(keep)]
         if keep_best:
-            kept.append(
+            preserved.append(
                 policies.BestN(
                     get_metric_fn=_loss,
                     n=keep_best,
@@ -88,7 +98,7 @@ class Checkpoints:
                 )
             )
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=policies.AnyPreservationPolicy(kept),
+            preservation_policy=policies.AnyPreservationPolicy(preserved),
             best_fn=_loss if keep_best else None,
             best_mode="min",
             cleanup_tmp_directories=True,
@@ -96,20 +106,27 @@ class Checkpoints:
         self._orbax = ocp.CheckpointManager(rooted(directory), options=options)
 
     def latest(self) -> int | None:
-        """The last whole checkpoint's step, `None` where there is none."""
+        """Return the step of the last checkpoint, `None` if there is none."""
         return self._orbax.latest_step()
 
     def best(self) -> int | None:
-        """The step of the lowest loss among those that were saved with one."""
+        """Return the step of the lowest loss, `None` if no checkpoint was saved with a loss."""
         losses = {
             step: metrics["loss"]
             for step in self._orbax.all_steps()
             if (metrics := self._orbax.metrics(step)) is not None
         }
-        return min(losses, key=losses.get) if losses else None
+        return min(losses, key=lambda step: losses[step]) if losses else None
 
     def save(self, step: int, state: Any, data_state: Any, loss: float | None = None) -> None:
-        """Copies to the host and returns; the writing goes on beside the training."""
+        """Copy the state to the host and return; Orbax writes it in the background.
+
+        Args:
+            step: Number of steps done.
+            state: Tree of arrays.
+            data_state: State of the data iterator, as JSON.
+            loss: Held-out loss, for `best`; None if it was not measured.
+        """
         self._orbax.save(
             step,
             args=ocp.args.Composite(
@@ -122,12 +139,24 @@ class Checkpoints:
         )
 
     def restore(self, like: Tree, step: int | None = None) -> tuple[Tree, Any]:
-        """`(state, data_state)` of the latest checkpoint, or of `step`, laid out as `like` (of
-        arrays or `ShapeDtypeStruct`s): the devices may be others than those that saved it.
+        """Read a checkpoint.
 
-        Raises `ValueError` that spells out every difference in metadata.
+        Args:
+            like: Arrays or `ShapeDtypeStruct`s; the state is laid out as they are, perhaps on
+                other devices than those that saved it.
+            step: Which checkpoint; None is the latest.
+
+        Returns:
+            The state, and the state of the data iterator.
+
+        Raises:
+            FileNotFoundError: If there is no checkpoint.
+            ValueError: If it belongs to other settings; names every difference, and the
+                version of the software that wrote it.
         """
         step = self.latest() if step is None else step
+        if step is None:
+            raise FileNotFoundError(f"no checkpoint in {self._orbax.directory}")
         args = ocp.args.Composite(metadata=ocp.args.JsonRestore())
         _check_same(self._orbax.restore(step, args=args)["metadata"], self._metadata, step)
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, flat(like))
@@ -141,15 +170,16 @@ class Checkpoints:
         return jax.tree.unflatten(jax.tree.structure(like), leaves), restored["data"]
 
     def wait(self) -> None:
-        """Returns once everything saved is whole; raises what went wrong in writing."""
+        """Wait until everything is written; raises what went wrong in writing."""
         self._orbax.wait_until_finished()
 
     def close(self) -> None:
+        """Wait, and release Orbax's threads."""
         self._orbax.close()
 
 
 def rooted(path: str | os.PathLike[str]) -> epath.Path:
-    """An absolute local path, or a path of another file system as it is."""
+    """Return an absolute local path, or a path of another file system as it is."""
     path = epath.Path(path)
     return path if "://" in str(path) else epath.Path(Path(path).absolute())
 

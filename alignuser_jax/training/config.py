@@ -117,7 +117,8 @@ class TrainConfig:
     def on(self, platform: str, dtype: str = "bfloat16", head_dim: int = 128) -> TrainConfig:
         """These settings with `attention` and `packing` decided for "cpu", "gpu" or "tpu".
 
-        "auto" is "xla" where the platform's own back end does not take the shape or type."""
+        "auto" is "xla" where the platform's own back end does not take the shape or type.
+        """
         attention, packing = self.attention, self.packing
         if attention == "auto":
             attention = ATTENTION[platform]

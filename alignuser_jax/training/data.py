@@ -61,7 +61,8 @@ class Counts:
 def split_replies(example: Example) -> list[Example]:
     """One example per trained reply: its conversation up to it, earlier replies not trained.
 
-    Needed where a chat template renders a reply differently once others follow it."""
+    Needed where a chat template renders a reply differently once others follow it.
+    """
     parts = []
     for end, message in enumerate(example.messages):
         if any(span.trained for span in message.spans):
@@ -165,7 +166,8 @@ class _Flatten(grain.experimental.FlatMapTransform):
 
 class _ByLength(grain.experimental.FlatMapTransform):
     """Windows in an order of length that all streams share, so that rows of one batch are of
-    similar length; the order itself is drawn once, lest lengths rise over and over."""
+    similar length; the order itself is drawn once, lest lengths rise over and over.
+    """
 
     def __init__(self, seed: int):
         key = stable_key("lengths", seed)
@@ -206,7 +208,7 @@ def _packed(
     )
 
 
-FIELDS = {
+_PACKED_FIELDS = {
     "tokens": ("tokens", np.int32),
     "targets": ("targets", np.int32),
     "positions": ("tokens_positions", np.int32),
@@ -222,7 +224,8 @@ def _to_batch(
     taken: Sequence[int] | None = None,
 ) -> Batch:
     """Rows, padded to the shortest of the config's lengths that holds them all; of them those
-    at the places `taken`. `tasks` holds the task index of each row."""
+    at the places `taken`. `tasks` holds the task index of each row.
+    """
     longest = max(len(row["tokens"]) for row in rows)
     length = next(size for size in config.lengths if size >= longest)
     taken = range(len(rows)) if taken is None else taken
@@ -234,7 +237,7 @@ def _to_batch(
             values[n, : len(rows[place][name])] = rows[place][name]
         return values.reshape(shape)
 
-    fields = {name: field(*source) for name, source in FIELDS.items()}
+    fields = {name: field(*source) for name, source in _PACKED_FIELDS.items()}
     task = np.repeat(np.asarray([tasks[n] for n in taken], np.int32), length)
     return Batch(**fields, task=task.reshape(shape))
 
@@ -308,13 +311,14 @@ def validation_batches(
     directory: str, tokenizer: Any, tasks: Sequence[str], task: str, config: TrainConfig
 ) -> Iterator[Batch]:
     """Every held-out example of one task once, in shard order; the last batch is filled up
-    with empty rows. `tasks` are the trained tasks, by name: they decide `Batch.task`."""
+    with empty rows. `tasks` are the trained tasks, by name: they decide `Batch.task`.
+    """
     index = list(tasks).index(task)
     read = _Sequences(tokenizer, task, config, Counts())
     source = grain.MapDataset.source(TaskRecords(directory, task))
     found = _rows(source, read, config.data_threads)
     rows = _packed(found, config, 64, shuffle=False) if config.packing else found.map(_alone)
-    empty = {name: np.zeros(0, dtype) for name, dtype in FIELDS.values()}
+    empty = {name: np.zeros(0, dtype) for name, dtype in _PACKED_FIELDS.values()}
     for part in rows.batch(config.batch_size, batch_fn=list):
         part = [*part, *[empty] * (config.batch_size - len(part))]
         yield _to_batch(part, [index] * config.batch_size, config)

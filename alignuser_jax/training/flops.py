@@ -17,7 +17,8 @@ Trainable = Literal["lora", "full"]
 
 def matmul_parameters(config: DecoderConfig) -> int:
     """Weights that every token is multiplied by: the layers' projections and the head. The
-    embedding is looked up, and counts only where it is the head too."""
+    embedding is looked up, and counts only where it is the head too.
+    """
     c = config
     attention = 2 * (c.num_heads + c.num_kv_heads) * c.head_dim * c.hidden_size  # q, o; k, v
     layer = attention + 3 * c.hidden_size * c.intermediate_size

@@ -112,7 +112,7 @@ class _Order:
         return jax.lax.dynamic_update_slice_in_dim(values, chunk, number * self.size, axis=1)
 
     def is_trained(self, number: Array) -> Array:
-        """bool `[G, size]`: what of chunk `number` has weight."""
+        """Bool `[G, size]`: what of chunk `number` has weight."""
         return number * self.size + jnp.arange(self.size) < self._trained
 
 

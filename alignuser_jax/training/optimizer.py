@@ -1,4 +1,4 @@
-"""optax's AdamW or Adafactor with warm-up, a schedule and clipping (METHOD.md section 9)."""
+"""Build AdamW or Adafactor with warm-up, schedule and clipping (docs/method.md section 9)."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ from alignuser_jax.training.config import TrainConfig
 
 
 def learning_rate(config: TrainConfig) -> optax.Schedule:
-    """Step -> rate: linear from 0 to the peak, then the schedule down to `final_lr_ratio` of
-    it at the last step ("constant" stays at the peak)."""
+    """Return the learning rate as a function of the step.
+
+    It rises linearly from 0 to the peak, then follows the schedule down to `final_lr_ratio` of
+    the peak at the last step ("constant" stays at the peak).
+    """
     warmup = min(math.ceil(config.warmup_ratio * config.steps), config.steps - 1)
     peak, last = config.peak_learning_rate, config.peak_learning_rate * config.final_lr_ratio
     left = config.steps - warmup
@@ -27,7 +30,7 @@ def learning_rate(config: TrainConfig) -> optax.Schedule:
 
 
 def decayed(params: Any) -> Any:
-    """True for leaves that weight decay applies to: all but norms and biases, by name."""
+    """Return a tree of flags: True where weight decay applies, all but norms and biases."""
 
     def by_name(path: tuple[Any, ...], _: Any) -> bool:
         name = jax.tree_util.keystr(path).lower()
@@ -37,6 +40,7 @@ def decayed(params: Any) -> Any:
 
 
 def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
+    """Return the optimizer of a training, with clipping by the global norm."""
     rate = learning_rate(config)
     if config.optimizer == "adafactor":
         chosen = optax.adafactor(

@@ -50,7 +50,8 @@ WORKING = "working memory"
 @dataclass(frozen=True)
 class Plan:
     """`memory_bytes`: kind -> bytes on each device. All but `WORKING` follow from the shapes;
-    that one is the compiler's for `platform`: gradients, activations, gathered weights."""
+    that one is the compiler's for `platform`: gradients, activations, gathered weights.
+    """
 
     base_parameters: int
     adapter_parameters: int
@@ -81,7 +82,8 @@ class Plan:
     @property
     def fits(self) -> bool | None:
         """None: the shapes do and the CPU compiler's working memory on top does not, so that
-        only a dry run on the chip itself can tell."""
+        only a dry run on the chip itself can tell.
+        """
         if self.total_bytes <= self.usable_bytes:
             return True
         resident = self.total_bytes - self.memory_bytes[WORKING]

@@ -1,14 +1,15 @@
-"""One optimizer step as a pure jitted function; what trains is structure, not a mask.
+"""One optimizer step as a pure jitted function.
 
-The decoder is split once into structure, LoRA weights and base weights. Gradients are taken
-with respect to one of the two trees only; the other is an argument that is never touched.
+What trains is decided by structure, not by a mask: the decoder is split once into structure,
+LoRA weights and base weights. Gradients are taken with respect to one of the two trees only;
+the other is an argument that is never changed.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple, Protocol, cast
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from alignuser_jax.model import Decoder, merge, split
+from alignuser_jax.model.attention import RowLayout
+from alignuser_jax.model.decoder import Execution
 from alignuser_jax.parallel import batch_shards
 from alignuser_jax.training.config import TrainConfig
 from alignuser_jax.training.data import Batch
@@ -26,7 +29,13 @@ from alignuser_jax.training.optimizer import learning_rate, make_optimizer
 
 
 class TrainState(NamedTuple):
-    """What a step changes and a checkpoint holds."""
+    """What a step changes and a checkpoint holds.
+
+    Attributes:
+        step: Number of steps done.
+        params: The trained weights, f32.
+        opt_state: The optimizer's moments.
+    """
 
     step: Int[Array, ""]
     params: nnx.State
@@ -34,10 +43,18 @@ class TrainState(NamedTuple):
 
 
 class StepOutput(NamedTuple):
-    """Per-task (Σ w·nll, Σ w) pairs, divided by whoever reports them; `K` tasks by name.
+    """What a step computes beside its state, over the whole global batch.
 
-    `tokens` are those that are no padding; `attended` is how many tokens one of them sees on
-    average, itself included."""
+    Attributes:
+        loss: The trained loss L (docs/architecture.md decision 6).
+        nll: Σ w·nll of each of the K tasks, in the order of their names; whoever reports them
+            divides by `weight`.
+        weight: Σ w of each task.
+        grad_norm: Norm of the gradient before clipping.
+        learning_rate: The step's learning rate.
+        tokens: Number of tokens that are not padding.
+        attended: How many tokens one of them sees on average, itself included.
+    """
 
     loss: Float[Array, ""]
     nll: Float[Array, " K"]
@@ -49,18 +66,43 @@ class StepOutput(NamedTuple):
 
 
 class Parts(NamedTuple):
-    """A decoder in three parts; `join(params, frozen)` is the decoder again."""
+    """A decoder, split into what trains and what does not.
+
+    Attributes:
+        params: The trained weights.
+        frozen: The others.
+        join: Makes the decoder of `params` and `frozen`; to be called inside `jax.jit`.
+    """
 
     params: nnx.State
     frozen: nnx.State
     join: Callable[[nnx.State, nnx.State], Decoder]
 
 
-def trainable_parts(decoder: Decoder, trainable: str) -> Parts:
-    """Splits into what trains ("lora" or "full") and what does not.
+class TrainStep(Protocol):
+    """A jitted optimizer step."""
 
-    Raises `ValueError` for "lora" without an adapter, for "full" with one, and for trained
-    weights that are not float32 (AdamW's updates would be lost to rounding).
+    def __call__(
+        self, state: TrainState, frozen: nnx.State, batch: Batch, /
+    ) -> tuple[TrainState, StepOutput]:
+        """Return the next state and what the step computed; `state` is donated."""
+        ...
+
+    def lower(
+        self, state: TrainState, frozen: nnx.State, batch: Batch, /
+    ) -> jax.stages.Lowered:
+        """Return the step lowered for arguments of these shapes, to be compiled."""
+        ...
+
+    def _cache_size(self) -> int: ...
+
+
+def trainable_parts(decoder: Decoder, trainable: str) -> Parts:
+    """Split a decoder into what trains ("lora" or "full") and what does not.
+
+    Raises:
+        ValueError: If "lora" meets a decoder without an adapter or "full" one with an adapter,
+            or if trained weights are not float32 (AdamW's updates would be lost to rounding).
     """
     graphdef, lora, base = split(decoder)
     if bool(jax.tree.leaves(lora)) != (trainable == "lora"):
@@ -82,7 +124,7 @@ def trainable_parts(decoder: Decoder, trainable: str) -> Parts:
 
 
 def check_rows(config: TrainConfig, mesh: Mesh) -> None:
-    """Raises `ValueError` where the rows of a micro-batch do not divide among the devices."""
+    """Raise `ValueError` if the rows of a micro-batch do not divide among the devices."""
     rows, shards = config.batch_size // config.accumulation, batch_shards(mesh)
     if rows % shards:
         raise ValueError(
@@ -94,7 +136,7 @@ def check_rows(config: TrainConfig, mesh: Mesh) -> None:
 
 
 def abstract_state(parts: Parts, config: TrainConfig) -> TrainState:
-    """The shapes, types and places of a state; moments lie as their weights do."""
+    """Return shapes, types and shardings of a state; moments are laid out as their weights."""
     abstract = jax.eval_shape(functools.partial(_start, config), parts.params)
     layout = jax.tree.map(lambda leaf: getattr(leaf, "sharding", None), parts.params)
     first = jax.tree.leaves(parts.params)[0]
@@ -123,8 +165,8 @@ def abstract_state(parts: Parts, config: TrainConfig) -> TrainState:
 
 
 def init_state(parts: Parts, config: TrainConfig) -> TrainState:
-    """The state at step 0, on its own copy of the weights (a step donates its state)."""
-    # Placed from the start, as restored and stepped states are: one compilation.
+    """Return the state at step 0, with its own copy of the weights (a step donates its state)."""
+    # Laid out from the start as restored and later states are, so that the step compiles once.
     places = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(parts, config))
     return jax.jit(functools.partial(_start, config), out_shardings=places)(parts.params)
 
@@ -134,13 +176,16 @@ def _start(config: TrainConfig, params: nnx.State) -> TrainState:
     return TrainState(jnp.zeros((), jnp.int32), params, make_optimizer(config).init(params))
 
 
-def make_train_step(
-    parts: Parts, tasks: Sequence[str], config: TrainConfig
-) -> Callable[[TrainState, nnx.State, Batch], tuple[TrainState, StepOutput]]:
-    """`(state, frozen, batch) -> (state, output)`, jitted, the state donated.
+def make_train_step(parts: Parts, tasks: Sequence[str], config: TrainConfig) -> TrainStep:
+    """Return the jitted step `(state, frozen, batch) -> (state, output)`; `state` is donated.
 
-    The loss is decision 6's, over the whole batch; how it is cut into micro-batches changes
-    memory only (and which dropout masks are drawn).
+    The loss is taken over the whole global batch (docs/architecture.md decision 6). How the
+    batch is cut into micro-batches changes memory only (and which dropout masks are drawn).
+
+    Args:
+        parts: The decoder.
+        tasks: Names of the tasks; `batch.task` counts them in this order.
+        config: The training's settings, decided (`TrainConfig.on`).
     """
     _check_decided(config)
     lambdas = _lambdas(tasks, config.task_weights)
@@ -152,7 +197,9 @@ def make_train_step(
 
     gradient = jax.value_and_grad(loss_of, has_aux=True)
 
-    def step(state: TrainState, frozen: nnx.State, batch: Batch):
+    def step(
+        state: TrainState, frozen: nnx.State, batch: Batch
+    ) -> tuple[TrainState, StepOutput]:
         folded, weight = fold_weights(batch.weights, batch.task, lambdas)
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
         real = batch.segment_ids != 0
@@ -180,18 +227,19 @@ def make_train_step(
         params = optax.apply_updates(state.params, updates)
         return TrainState(state.step + 1, params, opt_state), output
 
-    # What comes out lies where it went in: one compilation.
+    # The state comes out laid out as it went in, so that the step compiles once.
     places = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(parts, config))
-    return jax.jit(step, donate_argnums=0, out_shardings=(places, None))
+    jitted = jax.jit(step, donate_argnums=0, out_shardings=(places, None))
+    return cast(TrainStep, jitted)
 
 
 def make_eval_step(
     parts: Parts, tasks: Sequence[str], config: TrainConfig
 ) -> Callable[[nnx.State, nnx.State, Batch], tuple[Array, Array]]:
-    """`(params, frozen, batch) -> (Σ w·nll [K], Σ w [K])`, jitted, without dropout."""
+    """Return the jitted `(params, frozen, batch) -> (Σ w·nll [K], Σ w [K])`, without dropout."""
     _check_decided(config)
 
-    def step(params: nnx.State, frozen: nnx.State, batch: Batch):
+    def step(params: nnx.State, frozen: nnx.State, batch: Batch) -> tuple[Array, Array]:
         decoder = parts.join(params, frozen)
         nll = jax.lax.map(lambda micro: _loss(decoder, micro, config, None)[1], batch)
         sums = task_sums(batch.weights * nll, batch.task, len(tasks))
@@ -203,24 +251,23 @@ def make_eval_step(
 def _check_decided(config: TrainConfig) -> None:
     if not config.decided:
         raise ValueError(
-            f"attention={config.attention!r} and packing={config.packing!r}: decide them first,"
+            f"attention={config.attention!r} and packing={config.packing!r} are not decided: use"
             " config.on(platform)"
         )
 
 
-def _loss(decoder: Decoder, batch: Batch, config: TrainConfig, key: Array | None):
-    """`(Σ w·nll, nll [B T])` of one micro-batch `[B T]`."""
-    segments, lengths = batch.segment_ids, None
-    if not config.packing:  # one example a row: all back ends know where it ends
-        segments, lengths = None, jnp.sum(batch.segment_ids != 0, axis=1)
-    hidden, _ = decoder(
+def _loss(
+    decoder: Decoder, batch: Batch, config: TrainConfig, key: Array | None
+) -> tuple[Array, Array]:
+    """Return Σ w·nll and nll `[B, T]` of one micro-batch `[B, T]`."""
+    layout = RowLayout(segment_ids=batch.segment_ids)
+    if not config.packing:  # one example a row: every implementation takes its length
+        layout = RowLayout(lengths=jnp.sum(batch.segment_ids != 0, axis=1))
+    hidden = decoder(
         batch.tokens,
         batch.positions,
-        segments,
-        lengths=lengths,
-        reach=config.seq_len,
-        implementation=config.attention,
-        remat=config.remat,
+        layout,
+        Execution(config.attention, reach=config.seq_len, remat=config.remat),
         dropout_key=key if decoder.lora.dropout else None,
     )
     mesh = jax.sharding.get_abstract_mesh()
@@ -235,5 +282,5 @@ def _loss(decoder: Decoder, batch: Batch, config: TrainConfig, key: Array | None
     )
 
 
-def _lambdas(tasks: Sequence[str], weights: Mapping[str, float]) -> Any:
+def _lambdas(tasks: Sequence[str], weights: Mapping[str, float]) -> Array:
     return jnp.asarray([weights.get(task, 1.0) for task in tasks], jnp.float32)

@@ -1,6 +1,7 @@
-"""What a run tells while it runs: its record, a bar or lines, and a stop where it goes wrong.
+"""Report a training run while it runs: metrics, a bar or lines, and a stop if it goes wrong.
 
-Everything is told one step behind: the next step is under way when a record is read.
+Everything is reported one step behind, so that the devices never wait for it: the next step is
+already running when a step's numbers are read.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,11 +27,20 @@ from alignuser_jax.training.metrics import RunLog
 from alignuser_jax.training.step import StepOutput
 
 BEHIND = 64
-"""Steps whose median loss a spike is measured against."""
+"""Number of earlier steps whose median loss a spike is measured against."""
 
 
 class Dispatched(NamedTuple):
-    """A step under way and what the host knows of it."""
+    """A step that was started, and what the host knows of it.
+
+    Attributes:
+        step: Its number, from 1.
+        output: What the step computes; reading it waits for the devices.
+        batch: This process's part of its batch.
+        padded_tokens: Tokens of the global batch, padding included.
+        waited: Seconds that the host waited for the batch.
+        compilations: How often the step has been compiled so far.
+    """
 
     step: int
     output: StepOutput
@@ -39,41 +50,56 @@ class Dispatched(NamedTuple):
     compilations: int
 
 
-class Watch:
-    """The record of a run and its lines on the terminal (of the first process).
+@dataclass(frozen=True)
+class WatchOptions:
+    """How a run is reported.
 
-    `flops_per_token(mean attended length)` and `peak_flops` (per second, all devices) give
-    MFU; without them it is left out. `show(batch)` is a batch in words, for one that spoils a
-    run.
+    Attributes:
+        out_dir: The run's folder; a batch that spoils the run is written to
+            `out_dir/stopped`.
+        first: Whether this is the first process, which alone prints.
+        flops_per_token: From the mean number of tokens that a token sees to the model FLOPs of
+            one token; with `peak_flops` it gives MFU, which is left out otherwise.
+        peak_flops: FLOP/s of all devices.
+        show: Returns a batch as text, for one that spoils a run.
+    """
+
+    out_dir: Path
+    first: bool = True
+    flops_per_token: Callable[[float], float] | None = None
+    peak_flops: float | None = None
+    show: Callable[[Batch], str] | None = None
+
+
+class Watch:
+    """The metrics of a run, and its lines on the terminal.
+
+    Args:
+        config: The run's settings.
+        tasks: Names of the trained tasks, in the order of `StepOutput.nll`.
+        log: Where the metrics are written; its earlier lines say which loss is usual.
+        options: How the run is reported.
+
+    Attributes:
+        lines: All lines of the metrics so far.
     """
 
     def __init__(
-        self,
-        config: TrainConfig,
-        tasks: list[str],
-        log: RunLog,
-        out_dir: Path,
-        *,
-        first: bool = True,
-        flops_per_token: Callable[[float], float] | None = None,
-        peak_flops: float | None = None,
-        show: Callable[[Batch], str] | None = None,
+        self, config: TrainConfig, tasks: Sequence[str], log: RunLog, options: WatchOptions
     ):
-        self._config, self._tasks, self._log, self._out = config, tasks, log, out_dir
-        self._first, self._show = first, show
-        self._flops_per_token, self._peak = flops_per_token, peak_flops
+        self._config, self._tasks, self._log, self._options = config, tasks, log, options
         self._pending: Dispatched | None = None
         self._bar: Any = tqdm(disable=True)
         self._since = time.perf_counter()
-        self._totals: collections.Counter[str] = collections.Counter()
-        self._compiled = False  # the first step does, and is left out of the totals
+        self._totals: dict[str, float] = collections.defaultdict(float)
+        self._compiled = False  # the first step compiles, and is left out of the totals
         self.lines = list(log.lines)
         earlier = [line["loss"] for line in self.lines if "loss" in line]
         self._losses = collections.deque(earlier[-BEHIND:], maxlen=BEHIND)
 
     def progress(self, start: int) -> Iterator[int]:
-        """Steps after `start`, counted from 1; a bar on a terminal, lines elsewhere."""
-        quiet = not (self._first and sys.stderr.isatty())
+        """Yield the steps after `start`, from 1; show a bar on a terminal, lines elsewhere."""
+        quiet = not (self._options.first and sys.stderr.isatty())
         self._bar = tqdm(total=self._config.steps, initial=start, disable=quiet, unit="step")
         self.begin()
         with self._bar:
@@ -84,22 +110,24 @@ class Watch:
                 f"{done['tokens'] / done['seconds']:.0f} tokens/s, packing efficiency"
                 f" {done['tokens'] / done['padded']:.3f}, data wait"
                 f" {done['waited'] / done['seconds']:.2%} of {done['seconds']:.0f} s in"
-                f" {done['steps']} steps (the first, which compiles, left out)"
+                f" {done['steps']:.0f} steps (the first, which compiles, left out)"
             )
 
     def begin(self) -> None:
-        """The next step's time counts from now: what came before it was no training."""
+        """Start the clock of the next step: the time before was not spent on training."""
         self._since = time.perf_counter()
 
-    def dispatched(self, *step: Any) -> None:
-        """Take a `Dispatched`'s fields, and tell of the step before."""
+    def dispatched(self, step: Dispatched) -> None:
+        """Report the step before, and keep this one for later."""
         self.flush()
-        self._pending = Dispatched(*step)
+        self._pending = step
 
     def flush(self) -> None:
-        """Tell of the step under way; waits for it.
+        """Wait for the step that is under way, and report it.
 
-        Raises `FloatingPointError` where its loss is not finite or a spike."""
+        Raises:
+            FloatingPointError: If its loss is not finite or jumps.
+        """
         if self._pending is None:
             return
         done, self._pending = self._pending, None
@@ -108,13 +136,13 @@ class Watch:
         self.begin()
         record = self._record(done, output, seconds)
         step = done.step
-        shown = step % self._config.log_every == 0 or step in (1, self._config.steps)
-        self.record(record, board=shown)
+        reported = step % self._config.log_every == 0 or step in (1, self._config.steps)
+        self.record(record, board=reported)
         self._check(record, done.batch)
         self._bar.update()
         text = " ".join(f"{task} {loss:.4f}" for task, loss in record["task_loss"].items())
         self._bar.set_postfix_str(text, refresh=False)
-        if shown and self._bar.disable:
+        if reported and self._bar.disable:
             speed = record["timing"]["tokens_per_second"]
             self.say(f"step {step}/{self._config.steps}: {text}, {speed:.0f} tokens/s")
 
@@ -134,17 +162,16 @@ class Watch:
             "compilations": done.compilations,
             **_memory(),
         }
-        if self._flops_per_token and self._peak:
-            flops = tokens * self._flops_per_token(float(output.attended))
-            timing["mfu"] = flops / seconds / self._peak
+        flops_per_token, peak = self._options.flops_per_token, self._options.peak_flops
+        if flops_per_token and peak:
+            flops = tokens * flops_per_token(float(output.attended))
+            timing["mfu"] = flops / seconds / peak
         if self._compiled:
-            self._totals.update(
-                seconds=seconds,
-                tokens=tokens,
-                padded=done.padded_tokens,
-                waited=done.waited,
-                steps=1,
-            )
+            self._totals["seconds"] += seconds
+            self._totals["tokens"] += tokens
+            self._totals["padded"] += done.padded_tokens
+            self._totals["waited"] += done.waited
+            self._totals["steps"] += 1
         self._compiled = True
         return {
             "step": done.step,
@@ -161,7 +188,7 @@ class Watch:
         }
 
     def _check(self, record: Mapping[str, Any], batch: Batch) -> None:
-        """Stop at a loss that is not finite, or far above what it was."""
+        """Raise `FloatingPointError` for a loss that is not finite, or far above the median."""
         loss, step = record["loss"], record["step"]
         scale = sum(self._config.task_weights.get(task, 1.0) for task in self._tasks)
         usual = statistics.median(self._losses) if len(self._losses) == BEHIND else math.inf
@@ -180,17 +207,17 @@ class Watch:
         )
 
     def _aside(self, step: int, batch: Batch) -> str:
-        """Writes the batch of this process beside the run, as arrays and as text."""
-        folder = self._out / "stopped"
+        """Write the batch of this process beside the run, as arrays and as text."""
+        folder = self._options.out_dir / "stopped"
         folder.mkdir(parents=True, exist_ok=True)
         name = f"step-{step:07d}-process-{jax.process_index()}"
         np.savez_compressed(folder / f"{name}.npz", **batch._asdict())
-        if self._show:
-            (folder / f"{name}.txt").write_text(self._show(batch))
+        if self._options.show:
+            (folder / f"{name}.txt").write_text(self._options.show(batch))
         return str(folder / f"{name}.npz")
 
     def record(self, record: Mapping[str, Any], board: bool) -> None:
-        """One more line of the record; with `board` in TensorBoard too."""
+        """Add a line to the metrics; with `board` to TensorBoard too."""
         self._log.write(record, board)
         self.lines.append(dict(record))
         if "held_out" in record:
@@ -198,7 +225,8 @@ class Watch:
             self.say(f"step {record['step']}: held-out losses {losses}")
 
     def say(self, line: str) -> None:
-        if self._first:
+        """Print a line to stderr, on the first process only."""
+        if self._options.first:
             tqdm.write(line, file=sys.stderr)
 
 
@@ -207,7 +235,7 @@ def _exp(loss: float) -> float:
 
 
 def _memory() -> dict[str, float]:
-    """Peaks so far, in bytes: of the busiest local device where it tells, and of the host."""
+    """Return peaks so far, in bytes: of the host, and of the fullest local device if known."""
     host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
     stats = [device.memory_stats() or {} for device in jax.local_devices()]
     peaks = [s["peak_bytes_in_use"] for s in stats if "peak_bytes_in_use" in s]

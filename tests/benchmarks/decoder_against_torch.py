@@ -66,6 +66,7 @@ def jax_side(directory, dtype, tokens):
     import jax.numpy as jnp
 
     from alignuser_jax.model import load_decoder, merge, split
+    from alignuser_jax.model.decoder import Execution
     from alignuser_jax.training.loss import cross_entropy
 
     before = memory()
@@ -79,7 +80,7 @@ def jax_side(directory, dtype, tokens):
     def gradient(base):
         def loss(base):
             decoder = merge(graphdef, lora, base)
-            hidden, _ = decoder(ids, positions, unroll=len_layers)
+            hidden = decoder(ids, positions, execution=Execution(unroll=len_layers))
             return cross_entropy(
                 hidden, decoder.head(), targets, weights, trained_head=True, chunk=512
             )

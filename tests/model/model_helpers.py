@@ -23,12 +23,12 @@ def positions_like(tokens, start=0):
 
 
 def logits(decoder, tokens, positions=None, **options):
-    """Jitted logits `[B, T, V]` of a call without a cache; one compilation per structure."""
+    """Jitted logits `[B, T, V]` of a call; one compilation per structure and `execution`."""
     positions = positions_like(tokens) if positions is None else positions
     return np.asarray(_logits(*split(decoder), tokens, positions, **options))
 
 
-@partial(jax.jit, static_argnums=0, static_argnames="reach")
+@partial(jax.jit, static_argnums=0, static_argnames="execution")
 def _logits(graphdef, lora, base, tokens, positions, **options):
     decoder = merge(graphdef, lora, base)
-    return decoder.logits(decoder(tokens, positions, **options)[0])
+    return decoder.logits(decoder(tokens, positions, **options))

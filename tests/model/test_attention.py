@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alignuser_jax.model.attention import attend_causal
+from alignuser_jax.model.attention import RowLayout, attend_causal
 
 BACKEND = jax.default_backend()
 ON_GPU = [pytest.mark.gpu, pytest.mark.skipif(BACKEND != "gpu", reason="JAX is on no GPU here")]
@@ -52,6 +52,10 @@ def real_places(length, lengths=None, **_):
     return (np.arange(length) < lengths[:, None])[..., None, None]
 
 
+def attend(q, k, v, segment_ids=None, lengths=None, **options):
+    return attend_causal(q, k, v, RowLayout(segment_ids, lengths), **options)
+
+
 def by_hand(q, k, v, segment_ids=None, lengths=None, window=None):
     """f64; zeros at padded places."""
     q, k, v = (np.asarray(a, np.float64) for a in (q, k, v))
@@ -73,7 +77,7 @@ def by_hand(q, k, v, segment_ids=None, lengths=None, window=None):
 @pytest.mark.parametrize("names", NAMES, ids="-".join)
 def test_the_reference_equals_numpy(names):
     (q, k, v), given = draw(150, 8), options(150, names)
-    got = jax.jit(partial(attend_causal, **given))(q, k, v)
+    got = jax.jit(partial(attend, **given))(q, k, v)
     assert np.isfinite(got).all()
     want = by_hand(q, k, v, **given)
     np.testing.assert_allclose(got * real_places(150, **given), want, atol=2e-6)
@@ -84,7 +88,7 @@ def test_layers_of_different_windows_go_through_one_scan():
     windows = np.asarray([1, 37, 149, 150, np.iinfo(np.int32).max], np.int32)
 
     def layer(_, window):
-        return None, attend_causal(q, k, v, window=window, **given)
+        return None, attend(q, k, v, window=window, **given)
 
     _, layers = jax.jit(lambda windows: jax.lax.scan(layer, None, windows))(windows)
     for window, got in zip(windows, layers, strict=True):
@@ -112,9 +116,7 @@ def test_the_gradient_equals_that_of_a_plain_softmax(names):
         return jax.jit(jax.grad(loss, argnums=(0, 1, 2)))(*inputs)
 
     # Beyond a row's length both give something, which `direction` does not look at.
-    for got, want in zip(
-        gradient(partial(attend_causal, **given)), gradient(plain), strict=True
-    ):
+    for got, want in zip(gradient(partial(attend, **given)), gradient(plain), strict=True):
         np.testing.assert_allclose(got, want, atol=1e-5)
 
 
@@ -128,9 +130,9 @@ def packed(request):
     implementation, interpret = request.param
 
     def call(q, k, v, segment_ids, lengths):
-        given = {"segment_ids": segment_ids, "lengths": lengths}
+        layout = RowLayout(segment_ids, lengths)
         return attend_causal(
-            q, k, v, **given, implementation=implementation, interpret=interpret
+            q, k, v, layout, implementation=implementation, interpret=interpret
         )
 
     return jax.jit(call)
@@ -191,7 +193,7 @@ def test_a_kernel_equals_the_reference_with_gradients(
 
     def run(qkv, **how):
         def loss(q, k, v):
-            y = attend_causal(q, k, v, **given, **how).astype(jnp.float32)
+            y = attend(q, k, v, **given, **how).astype(jnp.float32)
             return (y * weights.astype(np.float32)).sum(), y
 
         gradients, y = jax.jit(jax.grad(loss, (0, 1, 2), has_aux=True))(*qkv)
@@ -211,7 +213,7 @@ import os
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 import jax, jax.numpy as jnp, numpy as np
-from alignuser_jax.model.attention import attend_causal
+from alignuser_jax.model.attention import RowLayout, attend_causal
 from alignuser_jax.parallel import make_mesh
 
 random = np.random.default_rng(0)
@@ -221,7 +223,7 @@ segments = np.repeat(random.integers(1, 4, (4, 8)), 16, axis=1).astype(np.int32)
 
 def run(**how):
     def loss(q, k, v):
-        y = attend_causal(q, k, v, segment_ids=jnp.asarray(segments), window=50, **how)
+        y = attend_causal(q, k, v, RowLayout(jnp.asarray(segments)), window=50, **how)
         return (y**2).sum(), y
     return jax.jit(jax.grad(loss, (0, 1, 2), has_aux=True))(*qkv)
 
@@ -269,11 +271,11 @@ def test_what_a_back_end_cannot_honour_is_refused(
 ):
     qkv = draw(length, size, dtype)
     with pytest.raises(ValueError, match=message):
-        attend_causal(*qkv, **given, implementation=implementation)
+        attend(*qkv, **given, implementation=implementation)
 
 
 @pytest.mark.skipif(BACKEND != "cpu", reason="refusals of a CPU")
 @pytest.mark.parametrize(("implementation", "platform"), [("cudnn", "GPU"), ("splash", "TPU")])
 def test_a_kernel_without_its_device_is_refused(implementation, platform):
-    with pytest.raises(ValueError, match=f"runs on a {platform}, but JAX runs on 'cpu'"):
+    with pytest.raises(ValueError, match=f"needs a {platform}, but JAX runs on 'cpu'"):
         attend_causal(*draw(LONG, 64, jnp.bfloat16), implementation=implementation)

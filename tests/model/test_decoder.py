@@ -9,14 +9,14 @@ import pytest
 from alignuser_jax.model import (
     LoraConfig,
     count_parameters,
-    init_cache,
     init_decoder,
     merge,
     split,
     unstack,
 )
-from alignuser_jax.model.attention import attend, attend_causal
+from alignuser_jax.model.attention import RowLayout, attend, attend_causal
 from alignuser_jax.model.contract import contract
+from alignuser_jax.model.decoder import Execution
 from tests.model.model_helpers import logits, positions_like
 
 
@@ -25,7 +25,7 @@ def test_packed_rows_equal_separate_rows(decoder, tokens):
     packed = jnp.concatenate([a, b])[None]
     positions = jnp.concatenate([jnp.arange(9), jnp.arange(15)])[None].astype(jnp.int32)
     segments = jnp.asarray([[1] * 9 + [2] * 15], jnp.int32)
-    both = logits(decoder, packed, positions, segment_ids=segments)[0]
+    both = logits(decoder, packed, positions, layout=RowLayout(segments))[0]
     np.testing.assert_allclose(both[:9], logits(decoder, a[None])[0], atol=1e-5)
     np.testing.assert_allclose(both[9:], logits(decoder, b[None])[0], atol=1e-5)
     leaking = logits(decoder, packed, positions)[0]
@@ -41,21 +41,21 @@ def test_a_reach_of_the_longest_segment_changes_nothing(config, tokens, windows)
         )
     decoder = init_decoder(config)
     segments = jnp.broadcast_to(jnp.asarray([1] * 9 + [2] * 15, jnp.int32), tokens.shape)
-    whole = logits(decoder, tokens, segment_ids=segments)
-    enough = logits(decoder, tokens, segment_ids=segments, reach=15)
+    whole = logits(decoder, tokens, layout=RowLayout(segments))
+    enough = logits(decoder, tokens, layout=RowLayout(segments), execution=Execution(reach=15))
     np.testing.assert_allclose(whole, enough, atol=1e-5)
-    short = logits(decoder, tokens, segment_ids=segments, reach=3)
+    short = logits(decoder, tokens, layout=RowLayout(segments), execution=Execution(reach=3))
     assert np.abs(short[:, 12:] - whole[:, 12:]).max() > 1e-2
     np.testing.assert_allclose(short[:, :3], whole[:, :3], atol=1e-5)
 
 
 def test_a_segment_and_a_row_do_not_feel_their_neighbours(decoder, tokens):
     segments = jnp.broadcast_to(jnp.asarray([1] * 9 + [2] * 15, jnp.int32), tokens.shape)
-    before = logits(decoder, tokens, segment_ids=segments)
-    after = logits(decoder, tokens.at[:, :9].set(5).at[2].set(7), segment_ids=segments)
+    before = logits(decoder, tokens, layout=RowLayout(segments))
+    after = logits(decoder, tokens.at[:, :9].set(5).at[2].set(7), layout=RowLayout(segments))
     assert np.array_equal(before[:2, 9:], after[:2, 9:])
     assert not np.array_equal(before[2, 9:], after[2, 9:])
-    turned = logits(decoder, tokens[::-1], segment_ids=segments)
+    turned = logits(decoder, tokens[::-1], layout=RowLayout(segments))
     assert np.array_equal(turned[::-1], before)
 
 
@@ -75,7 +75,7 @@ def test_causal_blocks_equal_one_product():
     mask = np.tril(np.ones((300, 300), bool)) & same
     whole, blocks = (
         jax.jit(attend)(q, k, v, mask),
-        jax.jit(attend_causal)(q, k, v, segment_ids=segments),
+        jax.jit(attend_causal)(q, k, v, RowLayout(segments)),
     )
     np.testing.assert_allclose(whole, blocks, atol=1e-6)
     scores = np.asarray(q[1, :, 3]) @ np.asarray(k[1, 1]).T * 8**-0.5
@@ -84,68 +84,9 @@ def test_causal_blocks_equal_one_product():
     np.testing.assert_allclose(whole[1, :, 3], by_hand, atol=1e-6)
 
 
-@pytest.fixture(scope="module", params=["stacked", "unstacked"])
-def cached(request, decoder):
-    """`(cache, tokens, positions, valid) -> logits, cache`, jitted, for both layouts."""
-    graphdef, lora, base = split(unstack(decoder) if request.param == "unstacked" else decoder)
-
-    @jax.jit
-    def step(cache, tokens, positions, valid):
-        model = merge(graphdef, lora, base)
-        hidden, cache = model(tokens, positions, cache=cache, valid=valid)
-        return model.logits(hidden), cache
-
-    return step
-
-
-def test_cached_equals_uncached_with_ragged_rows(cached, decoder, config, tokens):
-    """Chunks of 8, the last one part filled, then single tokens; one row always behind."""
-    expected, lengths = logits(decoder, tokens), np.asarray([24, 21, 13])
-    cache, done = init_cache(config, 3, 40), np.zeros(3, int)
-    for width in (8, 8, 1, 1, 1, 1, 1, 1, 1, 1):
-        at = done[:, None] + np.arange(width)
-        valid = at < np.minimum(lengths, done.max() + width)[:, None]
-        fed = jnp.where(valid, np.take_along_axis(np.asarray(tokens), at % 24, 1), 0)
-        got, cache = cached(cache, fed, jnp.asarray(at, jnp.int32), jnp.asarray(valid))
-        for row in range(3):
-            n = valid[row].sum()
-            want = expected[row, done[row] : done[row] + n]
-            np.testing.assert_allclose(got[row, :n], want, atol=2e-5)
-        done = done + valid.sum(1)
-    assert list(done) == list(lengths)
-    written = np.abs(np.asarray(cache.k[1])).sum((1, 3)) > 0  # [B, S]
-    assert [row.sum() for row in written] == list(lengths)
-
-
-def test_tokens_that_are_invalid_or_beyond_the_cache_are_not_written(cached, config, tokens):
-    cache = init_cache(config, 3, 40)
-    _, cache = cached(
-        cache, tokens[:, :8], positions_like(tokens[:, :8]), jnp.ones((3, 8), bool)
-    )
-    valid = jnp.asarray([[True] * 8, [False] * 8, [True] * 8])
-    _, after = cached(cache, tokens[:, :8], positions_like(tokens[:, :8], 36), valid)
-    for old, new in zip(jax.tree.leaves(cache), jax.tree.leaves(after), strict=True):
-        assert np.array_equal(old[1], new[1])
-        assert np.array_equal(old[:, :, :36], new[:, :, :36])
-        assert np.abs(new[0, :, 36:]).min() > 0
-
-
-@pytest.mark.parametrize("width", [1, 8])
-def test_a_cached_row_is_bit_identical_among_other_neighbours(cached, config, tokens, width):
-    """Other content and other lengths in the other rows, and another row index."""
-
-    def run(rows, starts):
-        cache = init_cache(config, 4, 48)
-        first = rows[:, :16]
-        valid = jnp.arange(16) < jnp.asarray(starts)[:, None]
-        _, cache = cached(cache, first, positions_like(first), valid)
-        at = jnp.asarray(starts, jnp.int32)[:, None] + jnp.arange(width, dtype=jnp.int32)
-        return np.asarray(cached(cache, rows[:, :width], at, jnp.ones((4, width), bool))[0])
-
-    mine, a, b = tokens
-    alone = run(jnp.stack([mine, a, b, a]), [8, 8, 8, 8])[0]
-    assert np.array_equal(alone, run(jnp.stack([mine, b, a, b]), [8, 16, 3, 0])[0])
-    assert np.array_equal(alone, run(jnp.stack([a, b, b, mine]), [16, 1, 16, 8])[3])
+def test_a_list_of_layers_computes_what_the_stack_does(decoder, tokens):
+    stacked, listed = logits(decoder, tokens), logits(unstack(decoder), tokens)
+    np.testing.assert_allclose(stacked, listed, atol=1e-5)
 
 
 def test_remat_and_unroll_change_no_gradient(decoder, tokens):
@@ -154,9 +95,9 @@ def test_remat_and_unroll_change_no_gradient(decoder, tokens):
     @partial(jax.jit, static_argnums=(1, 2))
     def gradient(lora, remat, unroll):
         def loss(lora):
-            hidden, _ = merge(graphdef, lora, base)(
-                tokens, positions_like(tokens), remat=remat, unroll=unroll
-            )
+            execution = Execution(remat=remat, unroll=unroll)
+            decoder = merge(graphdef, lora, base)
+            hidden = decoder(tokens, positions_like(tokens), execution=execution)
             return (hidden**2 * jnp.arange(32)).mean()
 
         return jax.tree.leaves(jax.grad(loss)(lora))
@@ -212,13 +153,10 @@ def test_a_seed_names_the_weights(config):
     assert np.abs(same.layers.q.a[...]).max() <= config.hidden_size**-0.5
 
 
-def test_wrong_calls_say_what_is_wrong(decoder, config, tokens):
-    positions, cache = positions_like(tokens), init_cache(config, 3, 32)
-    with pytest.raises(
-        ValueError, match="segment_ids, lengths and reach are for calls without a cache"
-    ):
-        decoder(tokens, positions, segment_ids=tokens, cache=cache)
-    with pytest.raises(ValueError, match="valid for calls with"):
-        decoder(tokens, positions, valid=tokens > 0)
+def test_wrong_calls_say_what_is_wrong(decoder, tokens):
     with pytest.raises(ValueError, match="remat='all'"):
-        decoder(tokens, positions, remat="all")
+        Execution(remat="all")
+    with pytest.raises(ValueError, match=r"segment_ids have shape \(2, 24\)"):
+        logits(decoder, tokens, layout=RowLayout(tokens[:2]))
+    with pytest.raises(ValueError, match="expected 0 .the base. to 1"):
+        decoder(tokens, positions_like(tokens), adapter=2)

@@ -52,7 +52,7 @@ def run(decoder):
     graphdef, lora, base = split(decoder)
     def loss(lora, base):
         model = merge(graphdef, lora, base)
-        hidden = model(tokens, positions)[0]
+        hidden = model(tokens, positions)
         return jax.nn.logsumexp(model.logits(hidden), -1).mean(), hidden
     return jax.jit(jax.grad(loss, has_aux=True))(lora, base)
 

@@ -15,8 +15,8 @@ from alignuser_jax.shards import write_shards
 from alignuser_jax.training.checkpoint import Checkpoints, rooted
 from alignuser_jax.training.config import TrainConfig
 from alignuser_jax.training.held_out import HeldOut
-from alignuser_jax.training.loop import train
-from alignuser_jax.training.metrics import METRICS, RunLog, read_metrics
+from alignuser_jax.training.loop import RunOptions, train_decoder
+from alignuser_jax.training.metrics import METRICS_FILE, RunLog, read_metrics
 from alignuser_jax.training.step import trainable_parts
 from tests.training.tiny_task import SOURCE, examples
 
@@ -52,7 +52,7 @@ def test_both_losses_fall_and_a_stopped_run_ends_the_same(
         steps=30, trainable="full", learning_rate=2e-2, save_every=100, eval_every=15
     )
     arguments = (settings, make_decoder(), shards, tokenizer)
-    straight = train(*arguments, tmp_path / "a", validation_dir=validation)
+    straight = train_decoder(*arguments, tmp_path / "a", RunOptions(validation_dir=validation))
     for task in ("world_model", "reflection"):
         before, after = straight.first_held_out[task], straight.held_out[task]
         assert after["loss"] < 0.5 * before["loss"]
@@ -66,17 +66,20 @@ def test_both_losses_fall_and_a_stopped_run_ends_the_same(
     assert (straight.result_dir / "config.json").is_file()
 
     with pytest.raises(SystemExit) as left:
-        train(
-            *arguments, tmp_path / "b", validation_dir=validation,
-            on_step=interrupt_at(17, signal.SIGTERM),
+        train_decoder(
+            *arguments,
+            tmp_path / "b",
+            RunOptions(validation_dir=validation, on_step=interrupt_at(17, signal.SIGTERM)),
         )  # fmt: skip
     assert left.value.code == 85
-    resumed = train(*arguments, tmp_path / "b", validation_dir=validation)
+    resumed = train_decoder(*arguments, tmp_path / "b", RunOptions(validation_dir=validation))
     assert untimed(tmp_path / "a") == untimed(tmp_path / "b")
     assert_same_weights(straight.decoder, resumed.decoder)
     assert resumed.held_out == straight.held_out
 
-    again = train(*arguments, tmp_path / "b", validation_dir=validation)  # nothing left to do
+    again = train_decoder(
+        *arguments, tmp_path / "b", RunOptions(validation_dir=validation)
+    )  # nothing left to do
     assert untimed(tmp_path / "a") == untimed(tmp_path / "b")
     assert again.held_out == straight.held_out
     assert_same_weights(straight.decoder, again.decoder)
@@ -85,11 +88,13 @@ def test_both_losses_fall_and_a_stopped_run_ends_the_same(
 def test_lora_resumes_and_exports_its_adapter(tmp_path, make_decoder, shards, tokenizer):
     decoder = make_decoder(rank=2, dropout=0.1)
     arguments = (config(accumulation=2), decoder, shards, tokenizer)
-    straight = train(*arguments, tmp_path / "a")
+    straight = train_decoder(*arguments, tmp_path / "a")
     with pytest.raises(SystemExit) as left:
-        train(*arguments, tmp_path / "b", on_step=interrupt_at(3, signal.SIGINT))
+        train_decoder(
+            *arguments, tmp_path / "b", RunOptions(on_step=interrupt_at(3, signal.SIGINT))
+        )
     assert left.value.code == 130
-    resumed = train(*arguments, tmp_path / "b")
+    resumed = train_decoder(*arguments, tmp_path / "b")
     assert untimed(tmp_path / "a") == untimed(tmp_path / "b")
     names = ("adapter_model.safetensors", "adapter_config.json")
     for name in names:
@@ -104,21 +109,21 @@ def test_lora_resumes_and_exports_its_adapter(tmp_path, make_decoder, shards, to
         np.testing.assert_array_equal(values, trained[name])
 
     with pytest.raises(ValueError, match=r"(?s)config.learning_rate: checkpoint 0.01, now 0.5"):
-        train(config(accumulation=2, learning_rate=0.5), *arguments[1:], tmp_path / "a")
+        train_decoder(config(accumulation=2, learning_rate=0.5), *arguments[1:], tmp_path / "a")
     with pytest.raises(ValueError, match=r"lora.rank: checkpoint 2, now 3"):
-        train(arguments[0], make_decoder(rank=3), *arguments[2:], tmp_path / "a")
+        train_decoder(arguments[0], make_decoder(rank=3), *arguments[2:], tmp_path / "a")
     graphdef, state = nnx.split(decoder)
     another_base = nnx.merge(graphdef, jax.tree.map(lambda x: 1.01 * x, state))
     with pytest.raises(ValueError, match=r"start_weights: checkpoint"):
-        train(arguments[0], another_base, *arguments[2:], tmp_path / "a")
+        train_decoder(arguments[0], another_base, *arguments[2:], tmp_path / "a")
     another = type(tokenizer)(tokenizer.model)
     another.fingerprint = "of another vocabulary, or another chat template"
     with pytest.raises(ValueError, match=r"tokenizer: checkpoint .*, now 'of another"):
-        train(*arguments[:3], another, tmp_path / "a")
+        train_decoder(*arguments[:3], another, tmp_path / "a")
     other = tmp_path / "other"
     write_shards(examples(4), other, manifest=SOURCE)
     with pytest.raises(ValueError, match=r"shards: checkpoint"):
-        train(*arguments[:2], other, tokenizer, tmp_path / "a")
+        train_decoder(*arguments[:2], other, tokenizer, tmp_path / "a")
 
 
 def test_the_best_checkpoint_stays_and_can_be_the_result(
@@ -129,8 +134,13 @@ def test_the_best_checkpoint_stays_and_can_be_the_result(
         steps=3, learning_rate=5.0, warmup_ratio=0.5, schedule="constant", eval_every=1,
         save_every=100, keep_checkpoints=1, keep_best=1, result="best", packing=False,
     )  # fmt: skip
-    found = train(
-        settings, make_decoder(rank=2), shards, tokenizer, tmp_path, validation_dir=validation
+    found = train_decoder(
+        settings,
+        make_decoder(rank=2),
+        shards,
+        tokenizer,
+        tmp_path,
+        RunOptions(validation_dir=validation),
     )
     held = {
         line["step"]: sum(task["loss"] for task in line["held_out"].values())
@@ -141,9 +151,7 @@ def test_the_best_checkpoint_stays_and_can_be_the_result(
     assert held[3] > 1.02 * held[best]
     assert {int(p.name) for p in (tmp_path / "checkpoints").iterdir()} == {best, 3}
     parts, tasks = trainable_parts(found.decoder, "lora"), sorted(found.held_out)
-    held_out = HeldOut(
-        validation, tokenizer, tasks, settings.on("cpu"), parts, Hosts(ONE), range(4)
-    )
+    held_out = HeldOut(tokenizer, tasks, settings.on("cpu"), parts, validation, Hosts(ONE))
     with jax.set_mesh(ONE):
         again = held_out.measure(split(found.decoder)[1])
     assert held_out.total(again) == pytest.approx(held[best], rel=1e-5)
@@ -155,7 +163,9 @@ def test_the_best_checkpoint_stays_and_can_be_the_result(
 
 
 def test_a_profile_of_some_steps(tmp_path, make_decoder, shards, tokenizer):
-    train(config(), make_decoder(rank=2), shards, tokenizer, tmp_path, profile=(2, 3))
+    train_decoder(
+        config(), make_decoder(rank=2), shards, tokenizer, tmp_path, RunOptions(profile=(2, 3))
+    )
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))
 
 
@@ -192,7 +202,7 @@ def test_record_drops_what_comes_after_the_checkpoint_and_torn_lines(tmp_path):
     for step in range(4):
         log.write({"step": step, "loss": 1 / 3})
     log.close()
-    with open(tmp_path / METRICS, "a") as file:
+    with open(tmp_path / METRICS_FILE, "a") as file:
         file.write('{"step": 4, "lo')
     log = RunLog(tmp_path, 2)
     assert [line["step"] for line in log.lines] == [0, 1, 2]
@@ -206,4 +216,4 @@ def test_tokenizer_must_fit_the_decoder(tmp_path, make_decoder, shards, tokenize
         vocab_size = tokenizer.vocab_size + 1
 
     with pytest.raises(ValueError, match="do not belong together"):
-        train(config(), make_decoder(rank=1), shards, Larger(), tmp_path)
+        train_decoder(config(), make_decoder(rank=1), shards, Larger(), tmp_path)

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from alignuser_jax.model import split
+from alignuser_jax.model.attention import RowLayout
 from alignuser_jax.training.config import TrainConfig
 from alignuser_jax.training.data import Batches
 from alignuser_jax.training.optimizer import decayed, learning_rate
@@ -46,7 +47,7 @@ def one_step(decoder, batch, config, steps=1):
 
 def task_means(decoder, batch):
     batch = jax.tree.map(lambda x: x[0], batch)
-    hidden, _ = decoder(batch.tokens, batch.positions, batch.segment_ids)
+    hidden = decoder(batch.tokens, batch.positions, RowLayout(batch.segment_ids))
     nll = -np.take_along_axis(
         np.asarray(jax.nn.log_softmax(decoder.logits(hidden))), batch.targets[..., None], -1
     )[..., 0]

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from alignuser_jax.training.metrics import METRICS, read_metrics
+from alignuser_jax.training.metrics import METRICS_FILE, read_metrics
 from tests.training.test_many_devices import free_port
 
 PROGRAM = Path(__file__).with_name("train_tiny.py")
@@ -46,7 +46,7 @@ def start(place, shards, out, mesh=None, devices=1, **more):
 
 
 def lines(place, out):
-    path = place / out / METRICS
+    path = place / out / METRICS_FILE
     return path.read_text().count("\n") if path.is_file() else 0
 
 

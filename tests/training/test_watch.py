@@ -7,9 +7,9 @@ import pytest
 
 from alignuser_jax.training.config import TrainConfig
 from alignuser_jax.training.data import Batch
-from alignuser_jax.training.metrics import METRICS, RunLog, read_metrics
+from alignuser_jax.training.metrics import METRICS_FILE, RunLog, read_metrics
 from alignuser_jax.training.step import StepOutput
-from alignuser_jax.training.watch import BEHIND, Watch
+from alignuser_jax.training.watch import BEHIND, Dispatched, Watch, WatchOptions
 
 TASKS = ["reflection", "world_model"]
 BATCH = Batch(*(np.ones((1, 2, 4), np.int32) for _ in range(6)))
@@ -27,15 +27,18 @@ def output(loss, weights=(2.0, 4.0)):
 def watch(folder, step=-1, **changes):
     given = {"steps": 200, "task_weights": {"reflection": 0.5}, **changes}
     log = RunLog(folder, step)
-    return Watch(
-        TrainConfig(**given), TASKS, log, folder, show=lambda batch: "in words",
-        flops_per_token=lambda attended: 100 * attended, peak_flops=1e9,
-    ), log  # fmt: skip
+    options = WatchOptions(
+        folder,
+        show=lambda batch: "in words",
+        flops_per_token=lambda attended: 100 * attended,
+        peak_flops=1e9,
+    )
+    return Watch(TrainConfig(**given), TASKS, log, options), log
 
 
 def told(watch, losses, start=1):
     for step, loss in enumerate(losses, start):
-        watch.dispatched(step, output(loss), BATCH, 8, 0.0, 1)
+        watch.dispatched(Dispatched(step, output(loss), BATCH, 8, 0.0, 1))
     watch.flush()
 
 
@@ -99,7 +102,7 @@ def test_a_lost_record_comes_back_from_its_mirror(tmp_path):
     log.write({"step": 1, "loss": 1.0})
     log.copy()
     log.close()
-    (tmp_path / "near" / METRICS).unlink()
+    (tmp_path / "near" / METRICS_FILE).unlink()
     log = RunLog(tmp_path / "near", 1, mirror=mirror)
     log.close()
     assert log.lines == [{"step": 1, "loss": 1.0}] == read_metrics(tmp_path / "near")

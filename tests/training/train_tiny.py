@@ -7,7 +7,7 @@ from alignuser_jax.language import TextTokenizer
 from alignuser_jax.model import DecoderConfig, LoraConfig, init_decoder
 from alignuser_jax.parallel import make_mesh, start_hosts
 from alignuser_jax.training.config import TrainConfig
-from alignuser_jax.training.loop import train
+from alignuser_jax.training.loop import RunOptions, train_decoder
 
 
 def main():
@@ -22,7 +22,7 @@ def main():
     sizes = dict(size.split("=") for size in mesh[0].split(",")) if mesh else None
     over = make_mesh(**{axis: int(n) for axis, n in sizes.items()}) if sizes else None
     decoder = init_decoder(shape, LoraConfig(rank=2))
-    train(config, decoder, shards, tokenizer, out, mesh=over)
+    train_decoder(config, decoder, shards, tokenizer, out, RunOptions(mesh=over))
 
 
 if __name__ == "__main__":

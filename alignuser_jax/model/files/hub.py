@@ -47,7 +47,8 @@ def local_directory(source: str | Path, revision: str | None = None) -> Path:
 
 def config_directory(source: str | Path, revision: str | None = None) -> Path:
     """A directory that holds the model's config.json, perhaps nothing else: no weights are
-    downloaded. Raises as `local_directory` does."""
+    downloaded. Raises as `local_directory` does.
+    """
     if Path(source).is_dir():
         return Path(source)
     name = _checked(source)
@@ -57,7 +58,8 @@ def config_directory(source: str | Path, revision: str | None = None) -> Path:
 def _cached(name: str, revision: str | None) -> Path | None:
     """The snapshot in the cache, None where it is not known to be whole: the listing of its
     files lies beside it only if `snapshot_download` made it, one that another program made
-    may lack any file."""
+    may lack any file.
+    """
     from huggingface_hub import errors, get_cached_repo_tree
 
     try:

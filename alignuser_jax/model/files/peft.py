@@ -58,7 +58,8 @@ def save_adapter(
     directory: str | Path, arrays: Mapping[str, np.ndarray], config: LoraConfig, base: str = ""
 ) -> None:
     """Writes what `peft`, vLLM and `read_adapter` read; `base` is the base model's directory
-    or hub id, kept as `base_model_name_or_path`."""
+    or hub id, kept as `base_model_name_or_path`.
+    """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     tensors = {}

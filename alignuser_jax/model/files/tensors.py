@@ -48,7 +48,8 @@ class Tensor:
     def pieces(self, index: tuple[slice, ...] = ()) -> Iterator[tuple[slice, np.ndarray]]:
         """A slice (of step 1) piece by piece: where along the result's first axis, and the
         values, to be copied at once. Only a piece of the file is mapped at a time, so what the
-        slice passes over does not fill the process."""
+        slice passes over does not fill the process.
+        """
         (begin, end, _), *inner = self._extents(index)
         inner = tuple(slice(*extent) for extent in inner)
         row_bytes = self.nbytes // max(self.shape[0], 1)
@@ -106,7 +107,8 @@ def read_headers(
     collected: list[str] | None = None,
 ) -> dict[str, Tensor]:
     """The tensors of several files by name; `weight_map` says which file each should be in.
-    What is wrong is raised as one `ValueError`, or added to `collected`."""
+    What is wrong is raised as one `ValueError`, or added to `collected`.
+    """
     found: dict[str, Tensor] = {}
     problems: list[str] = [] if collected is None else collected
     for path in paths:
@@ -126,7 +128,8 @@ def read_headers(
 
 def write_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
     """Writes one file, never torn at its own name and readable by whom the umask says
-    (safetensors alone makes it the owner's only)."""
+    (safetensors alone makes it the owner's only).
+    """
     with replacing(path) as partial:
         partial.touch()
         mode = partial.stat().st_mode

@@ -32,7 +32,7 @@ from alignuser_jax.model.files.tensors import (
     listed,
     write_tensors,
 )
-from alignuser_jax.model.states import abstract_decoder, draw, merge, split, with_arrays
+from alignuser_jax.model.states import abstract_decoder, draw_weights, merge, split, with_arrays
 from alignuser_jax.parallel import shardings
 
 _NORMS = {
@@ -113,7 +113,7 @@ def load_decoder(
             want, where = node.get_value(), find(layout, ours).get_value()
             node.set_value(_place(parts, stacked, transposed, want, where))
     if not adapters:
-        return merge(graphdef, draw(low_rank, seed, mesh), base)
+        return merge(graphdef, draw_weights(low_rank, seed, mesh), base)
     layout = shardings(low_rank, mesh) if mesh else jax.tree.map(lambda _: local, low_rank)
     placed = {
         ours: jax.device_put(values, find(layout, ours).get_value())
@@ -124,7 +124,8 @@ def load_decoder(
 
 def checked_tensors(directory: Path) -> tuple[DecoderConfig, dict[str, Tensor]]:
     """What a model directory holds, once it is known to be a decoder: its config, and its
-    tensors by the names of `TABLE`. Raises as `load_decoder` does; reads headers only."""
+    tensors by the names of `TABLE`. Raises as `load_decoder` does; reads headers only.
+    """
     config = read_config(directory)
     tensors = find_tensors(directory, problems := [])
     if config.num_layers > len(tensors):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from alignuser_jax.model import init_cache, load_decoder, load_pretrained, read_config
+from alignuser_jax.model import load_decoder, load_pretrained, read_config
 from alignuser_jax.sampling.engine.forward import TokenBlock, forward, init_pages
 from tests.model.files.families import CASES, make_checkpoint, torch_logits
 
@@ -51,24 +51,21 @@ def test_the_engines_forward_pass_is_the_same_model(tmp_path, tokens, name):
     model = load_pretrained(tmp_path, dtype=jnp.float32)
     decoder, rows = model.decoder, len(tokens)
     pages = init_pages(decoder.config, 2 * rows, 32, decoder.dtype)
-    caches = pages, init_cache(decoder.config, rows, 64)
     table = 1 + np.arange(2 * rows).reshape(rows, 2)
 
     @jax.jit
-    def both(caches, tokens, at):
+    def step(pages, tokens, at):
         valid = jnp.ones(tokens.shape, bool)
         adapter = jnp.zeros(rows, jnp.int32)
-        x, first = forward(decoder, TokenBlock(tokens, at, valid, adapter), table, caches[0])
-        y, second = decoder(tokens, at, cache=caches[1])
-        return (decoder.logits(x), decoder.logits(y)), (first, second)
+        hidden, pages = forward(decoder, TokenBlock(tokens, at, valid, adapter), table, pages)
+        return decoder.logits(hidden), pages
 
     expected = np.asarray(model.logits(tokens))
     for begin, end in ((0, 25), (25, 40)):
         at = jnp.broadcast_to(jnp.arange(begin, end), (rows, end - begin))
-        results, caches = both(caches, tokens[:, begin:end], at)
-        for got in results:
-            want = expected[:, begin:end]
-            assert np.abs(got - want).max() <= 2e-5 * np.abs(want).max()
+        got, pages = step(pages, tokens[:, begin:end], at)
+        want = expected[:, begin:end]
+        assert np.abs(got - want).max() <= 2e-5 * np.abs(want).max()
 
 
 @pytest.mark.parametrize("name", ["qwen2-some-slide", "llama3"])
@@ -229,18 +226,20 @@ def test_a_trained_llama_writes_what_numpy_writes(shared_data, tmp_path):
     assert (stories.heads, stories.kv, stories.vocab) == (8, 4, 512)
     stories.save(tmp_path)
     decoder = load_decoder(tmp_path)
-    cache = init_cache(decoder.config, 1, 128)
+    pages = init_pages(decoder.config, 4, 32, decoder.dtype)
+    table, adapter = np.array([[1, 2, 3, 4]]), jnp.zeros(1, jnp.int32)
 
     @jax.jit
-    def step(cache, token, at):
-        hidden, cache = decoder(token.reshape(1, 1), at.reshape(1, 1), cache=cache)
-        return decoder.logits(hidden)[0, 0], cache
+    def step(pages, token, at):
+        token, at, valid = token.reshape(1, 1), at.reshape(1, 1), jnp.ones((1, 1), bool)
+        hidden, pages = forward(decoder, token, at, table, pages, valid, adapter)
+        return decoder.logits(hidden)[0, 0], pages
 
     ids, ours = [1], [1]
     while len(ids) < 96:
         ids.append(int(stories.logits(ids).argmax()))
     for at in range(95):
-        logits, cache = step(cache, jnp.int32(ours[-1]), jnp.int32(at))
+        logits, pages = step(pages, jnp.int32(ours[-1]), jnp.int32(at))
         ours.append(int(logits.argmax()))
     assert ours == ids
     assert len(set(ids)) > 30  # a text, not a loop of one token

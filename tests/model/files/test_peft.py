@@ -99,7 +99,7 @@ def test_several_adapters_share_one_base(base, theirs, tokens):
         assert_close(got[row], alone[name][row])
     assert_close(ours.logits(tokens, adapter="wide"), alone["wide"])
     with pytest.raises(
-        ValueError, match=r"several adapters are resident, \['wide', 'narrow'\]"
+        ValueError, match=r"several adapters are loaded, \['wide', 'narrow'\]"
     ):
         ours.logits(tokens)
     with pytest.raises(ValueError, match="adapter='other': expected one of"):

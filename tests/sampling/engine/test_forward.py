@@ -32,7 +32,7 @@ def test_chunks_and_steps_equal_one_pass_without_a_cache(decoder):
     tokens = rng.integers(0, decoder.config.vocab_size, (rows, length)).astype(np.int32)
     adapter = np.array([1, 0, 1], np.int32)
     order = np.tile(np.arange(length, dtype=np.int32), (rows, 1))
-    expected, _ = jax.jit(lambda t: decoder(t, order, adapter=adapter))(tokens)
+    expected = jax.jit(lambda t: decoder(t, order, adapter=adapter))(tokens)
     graph, state = nnx.split(decoder)
     cache, table = pool_and_tables(decoder, rows, slots)
 

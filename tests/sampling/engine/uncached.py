@@ -19,7 +19,7 @@ class Reference:
         def forward(state, tokens, at, adapter):
             model = nnx.merge(graph, state)
             positions = jnp.arange(length, dtype=jnp.int32)[None]
-            hidden, _ = model(tokens[None], positions, adapter=adapter)
+            hidden = model(tokens[None], positions, adapter=adapter)
             return model.logits(hidden[:, at][:, None])[0, 0]
 
         self._forward = lambda tokens, at, adapter: forward(state, tokens, at, adapter)
