@@ -99,7 +99,7 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Arr
 
 
 def _attend(q, k, v, mask):
-    """Return the result of `attend`, and log Σ exp of each query's scores `[B, K, T * G, 1]`."""
+    """Return what `attend` does, and log Σ exp of each query's scores `[B, K, T * G, 1]`."""
     scores = _scores(_by_key_head(q * q.shape[-1] ** -0.5, k), k, mask)
     top = scores.max(axis=-1, keepdims=True)
     weights = jnp.exp(scores - top)

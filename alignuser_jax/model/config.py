@@ -21,9 +21,9 @@ class RopeScaling:
     """Scaled rotary positions of Llama 3.1, `rope_type: llama3` in a `config.json`.
 
     As in `transformers.modeling_rope_utils`, wavelengths longer than
-    `original_max_position_embeddings / low_freq_factor` are stretched by `factor`, those shorter
-    than `original_max_position_embeddings / high_freq_factor` stay, and those between are
-    interpolated.
+    `original_max_position_embeddings / low_freq_factor` are stretched by `factor`, those
+    shorter than `original_max_position_embeddings / high_freq_factor` stay, and those between
+    are interpolated.
 
     Attributes:
         factor: How much long wavelengths are stretched, 1 or more.

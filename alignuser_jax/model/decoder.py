@@ -142,7 +142,7 @@ class Block(nnx.Module):
         q = self.q(y, adapter.fold(0)).reshape(heads)
         k = self.k(y, adapter.fold(1)).reshape(heads)
         v = self.v(y, adapter.fold(2)).reshape(heads)
-        if self.q_norm is not None:
+        if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         q, k, v = (constrain(a, "batch", None, "heads", None) for a in (q, k, v))
         q, k = attention.rotate(q, rotation), attention.rotate(k, rotation)
@@ -194,7 +194,7 @@ class Decoder(nnx.Module):
         self.adapters = alone if adapters is None else adapters
         if (total := sum(rank for _, rank in self.adapters)) != self.lora.rank:
             raise ValueError(
-                f"the adapters {self.adapters} have ranks that sum to {total}, but lora has rank "
+                f"the ranks of the adapters {self.adapters} sum to {total}, but lora has rank "
                 f"{self.lora.rank}: give a LoraConfig whose rank is the sum"
             )
         self.dtype, self.param_dtype = jnp.dtype(dtype), jnp.dtype(param_dtype)

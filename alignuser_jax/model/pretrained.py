@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -37,10 +37,10 @@ _ONLY = "the only one"
 class _Rows(NamedTuple):
     """What a call computes on, each with B rows; `adapter [B]` counts from 1, 0 is the base."""
 
-    tokens: np.ndarray
-    segment_ids: np.ndarray | None
-    lengths: np.ndarray | None
-    adapter: np.ndarray
+    tokens: jax.Array
+    segment_ids: jax.Array | None
+    lengths: jax.Array | None
+    adapter: jax.Array
 
 
 def load_pretrained(
@@ -213,7 +213,7 @@ class LanguageModel:
         spread = 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
         missing = -count % spread  # devices get equal numbers of rows
 
-        def padded(array: jax.typing.ArrayLike) -> np.ndarray:
+        def padded(array: jax.typing.ArrayLike) -> Any:  # NumPy here, traced in `_forward`
             return _repeat_last(np.asarray(array, np.int32), missing)
 
         rows = _Rows(
@@ -272,6 +272,7 @@ def _forward(
         return decoder.logits(hidden)
     if result == "hidden":
         return hidden
+    assert lengths is not None  # an embedding is that of the last token
     last = jnp.take_along_axis(hidden, lengths[:, None, None] - 1, axis=1)[:, 0]
     last = last.astype(jnp.float32)
     return last / jnp.maximum(jnp.linalg.norm(last, axis=-1, keepdims=True), 1e-12)

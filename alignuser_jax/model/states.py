@@ -20,7 +20,8 @@ from alignuser_jax.randomness import named_generator
 
 def split(decoder: Decoder) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
     """Return structure, LoRA weights and base weights; do it once, the rest is plain JAX."""
-    graphdef, lora, base = nnx.split(decoder, nnx.LoRAParam, ...)
+    parts: Any = nnx.split(decoder, nnx.LoRAParam, ...)
+    graphdef, lora, base = parts
     return graphdef, lora, base
 
 

@@ -22,7 +22,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from orbax.checkpoint.checkpoint_managers import preservation_policy as policies
 
 from alignuser_jax.durable.whole import SOFTWARE, WRITTEN_BY, refuse_other
-from alignuser_jax.parallel.mesh import Tree
+from alignuser_jax.parallel.mesh import PyTree
 
 
 def flat(tree: Any) -> dict[str, Any]:
@@ -123,7 +123,7 @@ class Checkpoints:
 
         Args:
             step: Number of steps done.
-            state: Tree of arrays.
+            state: PyTree of arrays.
             data_state: State of the data iterator, as JSON.
             loss: Held-out loss, for `best`; None if it was not measured.
         """
@@ -138,7 +138,7 @@ class Checkpoints:
             metrics=None if loss is None else {"loss": loss},
         )
 
-    def restore(self, like: Tree, step: int | None = None) -> tuple[Tree, Any]:
+    def restore(self, like: PyTree, step: int | None = None) -> tuple[PyTree, Any]:
         """Read a checkpoint.
 
         Args:

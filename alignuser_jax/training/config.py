@@ -1,42 +1,79 @@
-"""`TrainConfig`: everything that decides what training computes (METHOD.md sections 9, 16)."""
+"""`TrainConfig`: everything that decides what is learned (docs/method.md sections 9 and 16)."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-ATTENTION = {"cpu": "xla", "gpu": "cudnn", "tpu": "splash"}
-"""The attention back end of each platform."""
+Implementation = Literal["auto", "xla", "cudnn", "splash"]
+
+ATTENTION: Mapping[str, Implementation] = {"cpu": "xla", "gpu": "cudnn", "tpu": "splash"}
+"""The attention implementation of each platform."""
+
 PACKS = ("xla", "splash")
-"""Those that keep the segments of a packed row apart."""
+"""The implementations that keep the segments of a packed row apart."""
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Defaults are the paper's where it gives a value (batch 16) and METHOD.md's otherwise.
+    """The settings of a training run.
 
-    `mix`: rows of each task per batch, as integer shares (`{"world_model": 1, "reflection": 1}`
-    with `batch_size=16` is 8 + 8); empty means one share for every task of the shards.
-    `task_weights`: the lambdas of the loss; a task that is not named has 1.
-    `normalize`: "task_tokens" divides a task's loss by its summed token weights,
-    "task_examples" weighs a token by 1 / (summed weights of its example) first.
-    `trainable`: "lora" updates the adapter only, "full" every parameter of a decoder without
-    one. `learning_rate` None: 1e-4 for "lora", 1e-5 for "full".
-    `seq_len`: tokens of an example, at most.
-    `packing`: several examples in a row; None packs where the attention back end keeps them
-    apart. Without it a batch has one of `length_buckets` row lengths: `seq_len`, half of it, a
-    quarter, ...; each is compiled once.
-    `row_len`: tokens of a packed row, None for `seq_len`. Longer rows are fuller, and cost
-    attention nothing more, since no token looks back farther than `seq_len`. Where rows are not
-    packed it has no part.
-    `attention`: "auto" is `ATTENTION`'s for the platform, where that takes the model (`on`).
-    `loss_chunk`: positions whose logits exist at the same time.
-    `spike_nats`: a loss so far above the median of the last 64 steps stops the run (0: never);
-    it counts per unit of the summed lambdas.
-    `keep_best`: so many checkpoints of the lowest held-out loss stay beside the last ones.
-    `result`: which step's weights are the run's result; "best" is that of the lowest held-out
-    loss (needs `keep_best`).
+    Defaults are the paper's where it gives a value (batch 16), and docs/method.md's otherwise.
+
+    Attributes:
+        steps: Optimizer steps.
+        trainable: "lora" updates the adapter only, "full" every parameter of a decoder without
+            an adapter.
+        batch_size: Rows of a step, over all devices and micro-batches.
+        accumulation: Micro-batches that a step is cut into, to save memory.
+        seq_len: Longest example, in tokens.
+        packing: Several examples in a row. None packs if the attention implementation keeps
+            them apart. Without packing a batch has one of `length_buckets` row lengths.
+        row_len: Tokens of a packed row, None for `seq_len`. Longer rows are fuller, and cost
+            attention nothing more, since no token looks back farther than `seq_len`. Without
+            packing it has no effect.
+        length_buckets: Number of row lengths without packing: `seq_len`, half of it, a
+            quarter, ...; each is compiled once.
+        mix: Rows of each task per batch, as integer shares (`{"world_model": 1, "reflection":
+            1}` with `batch_size=16` is 8 + 8); empty is one share for every task of the shards.
+        task_weights: The lambdas of the loss; a task that is not named has 1.
+        action_weight: Weight of the tokens of an action, relative to other trained tokens.
+        normalize: "task_tokens" divides a task's loss by its summed token weights;
+            "task_examples" first weighs a token by 1 / (summed weights of its example).
+        optimizer: "adamw" or "adafactor".
+        schedule: Learning rate after the warm-up: "cosine", "linear" or "constant".
+        learning_rate: Peak; None is 1e-4 for "lora" and 1e-5 for "full".
+        warmup_ratio: Share of the steps in which the rate rises from 0.
+        final_lr_ratio: Rate at the last step, as a share of the peak.
+        b1: AdamW's decay of the first moment.
+        b2: AdamW's decay of the second moment.
+        weight_decay: Decay of all weights but norms and biases.
+        clip_norm: Largest global norm of the gradient.
+        remat: What the backward pass keeps: "none", "dots" or "full" (`model.decoder.REMAT`).
+        attention: "xla", "cudnn", "splash"; "auto" is `ATTENTION`'s for the platform, if that
+            takes the model (`on`).
+        loss_chunk: Positions whose logits exist at the same time.
+        seed: Names the order of the data and the dropout masks.
+        spike_nats: A loss so far above the median of the last 64 steps stops the run (0:
+            never); it counts per unit of the summed lambdas.
+        eval_every: Steps between held-out losses; 0 measures at both ends only.
+        eval_batches: At most so many batches per task are measured; None is all.
+        save_every: Steps between checkpoints.
+        keep_checkpoints: How many of the last checkpoints stay.
+        keep_best: How many checkpoints of the lowest held-out loss stay beside them.
+        result: Which step's weights are the result: the "last", or the "best", which has the
+            lowest held-out loss (needs `keep_best`).
+        log_every: Steps between printed lines.
+        data_threads: Threads that read and tokenize.
+
+    Example:
+        >>> config = TrainConfig(steps=1000, mix={"world_model": 1, "reflection": 1})
+        >>> config.quotas({"world_model": 500, "reflection": 80})
+        {'reflection': 8, 'world_model': 8}
+        >>> config.on("cpu").attention
+        'xla'
     """
 
     steps: int
@@ -61,7 +98,7 @@ class TrainConfig:
     weight_decay: float = 0.0
     clip_norm: float = 1.0
     remat: str = "none"
-    attention: Literal["auto", "xla", "cudnn", "splash"] = "auto"
+    attention: Implementation = "auto"
     loss_chunk: int = 512
     seed: int = 0
     spike_nats: float = 5.0
@@ -84,7 +121,7 @@ class TrainConfig:
             *("save_every", "keep_checkpoints", "log_every", "data_threads"),
         ):
             check(getattr(self, name) >= 1, name, "1 or more")
-        for name, known in (
+        for name, choices in (
             ("trainable", ("lora", "full")),
             ("normalize", ("task_tokens", "task_examples")),
             ("optimizer", ("adamw", "adafactor")),
@@ -92,7 +129,7 @@ class TrainConfig:
             ("attention", ("auto", *ATTENTION.values())),
             ("result", ("last", "best")),
         ):
-            check(getattr(self, name) in known, name, " or ".join(map(repr, known)))
+            check(getattr(self, name) in choices, name, " or ".join(map(repr, choices)))
         check(
             self.batch_size % self.accumulation == 0,
             "accumulation",
@@ -102,6 +139,16 @@ class TrainConfig:
         check(all(w >= 0 for w in self.task_weights.values()), "task_weights", "weights >= 0")
         check(self.action_weight >= 0, "action_weight", "0 or more")
         check(0 <= self.warmup_ratio <= 1, "warmup_ratio", "a share of the steps, 0 to 1")
+        rate = self.learning_rate
+        check(rate is None or 0 <= rate < math.inf, "learning_rate", "None, 0 or more")
+        check(0 <= self.final_lr_ratio < math.inf, "final_lr_ratio", "0 or more")
+        for name in ("b1", "b2"):
+            check(0 <= getattr(self, name) < 1, name, "0 to below 1")
+        check(0 <= self.weight_decay < math.inf, "weight_decay", "0 or more")
+        check(self.clip_norm > 0, "clip_norm", "more than 0")
+        check(self.remat in ("none", "dots", "full"), "remat", "'none', 'dots' or 'full'")
+        batches = self.eval_batches
+        check(batches is None or batches >= 1, "eval_batches", "None (all) or 1 or more")
         check(self.eval_every >= 0, "eval_every", "0 (only at both ends) or more")
         check(self.spike_nats >= 0, "spike_nats", "0 (never stop) or more")
         check(self.keep_best >= (self.result == "best"), "keep_best", "1 or more for 'best'")
@@ -115,21 +162,22 @@ class TrainConfig:
             )
 
     def on(self, platform: str, dtype: str = "bfloat16", head_dim: int = 128) -> TrainConfig:
-        """These settings with `attention` and `packing` decided for "cpu", "gpu" or "tpu".
+        """Return the settings with `attention` and `packing` decided.
 
-        "auto" is "xla" where the platform's own back end does not take the shape or type.
+        "auto" becomes "xla" if the platform's own implementation does not take the shape or
+        the type.
+
+        Args:
+            platform: "cpu", "gpu" or "tpu".
+            dtype: Type of activations.
+            head_dim: Size of an attention head.
         """
         attention, packing = self.attention, self.packing
         if attention == "auto":
             attention = ATTENTION[platform]
-            if (
-                (
-                    attention == "cudnn"
-                    and (dtype == "float32" or head_dim % 8 or head_dim > 256)
-                )
-                or (attention == "cudnn" and packing)
-                or (attention == "splash" and (self.longest_row % 128 or head_dim % 64))
-            ):
+            no_cudnn = dtype == "float32" or head_dim % 8 or head_dim > 256 or packing
+            no_splash = self.longest_row % 128 or head_dim % 64
+            if {"cudnn": no_cudnn, "splash": no_splash}.get(attention):
                 attention = "xla"
         packing = attention in PACKS if packing is None else packing
         row_len = self.row_len if packing else None
@@ -137,12 +185,12 @@ class TrainConfig:
 
     @property
     def decided(self) -> bool:
-        """Whether attention and packing are."""
+        """Whether attention and packing are decided (`on`)."""
         return self.attention != "auto" and self.packing is not None
 
     @property
     def lengths(self) -> tuple[int, ...]:
-        """The lengths of rows, ascending: one where examples are packed."""
+        """The lengths that rows can have, ascending; one if examples are packed."""
         if self.packing:
             return (self.longest_row,)
         halved = {-(-self.seq_len // 2**n) for n in range(self.length_buckets)}
@@ -155,15 +203,20 @@ class TrainConfig:
 
     @property
     def peak_learning_rate(self) -> float:
+        """The learning rate after the warm-up."""
         if self.learning_rate is not None:
             return self.learning_rate
         return 1e-4 if self.trainable == "lora" else 1e-5
 
     def quotas(self, available: Mapping[str, int]) -> dict[str, int]:
-        """Rows per batch of each task, by name; `available` is the shards' count per task.
+        """Return rows per batch of each task, sorted by name.
 
-        Raises `ValueError` for a task without examples and for shares that do not divide
-        `batch_size`.
+        Args:
+            available: Number of examples of each task in the shards.
+
+        Raises:
+            ValueError: If a task has no example, `task_weights` names a task that is not
+                trained, or the shares do not divide `batch_size`.
         """
         shares = dict(self.mix) or {task: 1 for task, count in available.items() if count}
         missing = [task for task in shares if not available.get(task)]
@@ -174,7 +227,9 @@ class TrainConfig:
             )
         unknown = sorted(set(self.task_weights) - set(shares))
         if unknown:
-            raise ValueError(f"task_weights names {unknown}, trained are {sorted(shares)}")
+            raise ValueError(
+                f"task_weights names {unknown}, but the trained tasks are {sorted(shares)}"
+            )
         total = sum(shares.values())
         if self.batch_size % total:
             raise ValueError(

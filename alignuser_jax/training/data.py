@@ -1,10 +1,11 @@
 """Grain batches of the shards: a function of (shards, tokenizer, config) and the step alone.
 
-A batch holds fixed quotas of rows per task, and every row of the batch is a stream of its own:
-row r of a task's q rows takes every q-th example of the task's endless order, which (seed,
-epoch) shuffles, and packs them or pads them one by one. So a process reads the rows of its own
-devices only, and a batch is the same however many processes, devices or micro-batches share
-it. The state is one small JSON value per row, and setting it gives the same rows again.
+A batch holds fixed quotas of rows per task, and every row of the batch is a stream of its own.
+Row r of a task's q rows takes every q-th example of the task's endless order, which (seed,
+epoch) shuffles, and packs the examples or pads them one by one. So a process reads only the
+rows of its own devices, and a batch is the same however many processes, devices or
+micro-batches share it. The state is one small JSON value per row; setting it gives the same
+rows again.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import grain
 import numpy as np
 from jaxtyping import Float, Int
 
+from alignuser_jax.language import TextTokenizer
 from alignuser_jax.language.render import render
 from alignuser_jax.randomness import generator_of, stable_key
 from alignuser_jax.records import Example, Message
@@ -28,30 +30,48 @@ from alignuser_jax.training.config import TrainConfig
 
 PACKING_BINS = 16
 """Rows of a stream that are filled at the same time (first fit)."""
+
 SORTED = 64
-"""Examples of a stream that are sorted by length together, where rows are not packed."""
+"""Examples of a stream that are sorted by length together, without packing."""
+
 _GUARD = 512
+"""So many examples of a task are read before none fitting is an error."""
+
+Values = Any
+"""A field of a batch: a NumPy array as it is read, a JAX array once it is on the devices."""
 
 
 class Batch(NamedTuple):
-    """One step: A micro-batches of B rows; a row holds one task, packed or one example alone.
+    """The rows of one step: A micro-batches of B rows of T tokens.
 
-    `targets[a, b, t]` is the token after `tokens[a, b, t]` of the same example; `segment_ids`
-    0 is padding; `positions` restart at 0 with each segment; `weights` 0 is not trained on;
-    `task` is the index of the row's task in the sorted task names.
+    A row holds examples of one task, packed, or one example alone.
+
+    Attributes:
+        tokens: Token ids.
+        targets: `targets[a, b, t]` is the token after `tokens[a, b, t]` in the same example.
+        positions: Counted from 0 within each segment.
+        segment_ids: Number of the example within its row, from 1; 0 is padding.
+        weights: Weight in the loss; 0 is not trained on.
+        task: Index of the row's task in the sorted task names.
     """
 
-    tokens: Int[np.ndarray, "A B T"]
-    targets: Int[np.ndarray, "A B T"]
-    positions: Int[np.ndarray, "A B T"]
-    segment_ids: Int[np.ndarray, "A B T"]
-    weights: Float[np.ndarray, "A B T"]
-    task: Int[np.ndarray, "A B T"]
+    tokens: Int[Values, "A B T"]
+    targets: Int[Values, "A B T"]
+    positions: Int[Values, "A B T"]
+    segment_ids: Int[Values, "A B T"]
+    weights: Float[Values, "A B T"]
+    task: Int[Values, "A B T"]
 
 
 @dataclass
 class Counts:
-    """What became of the examples read so far by this process (look-ahead included)."""
+    """What became of the examples that this process has read, those read ahead included.
+
+    Attributes:
+        read: Number of examples.
+        left_truncated: How many lost tokens on their left.
+        refused: How many were too long, or had nothing to train on.
+    """
 
     read: int = 0
     left_truncated: int = 0
@@ -59,9 +79,9 @@ class Counts:
 
 
 def split_replies(example: Example) -> list[Example]:
-    """One example per trained reply: its conversation up to it, earlier replies not trained.
+    """Return one example per trained reply: the turns up to it, earlier replies untrained.
 
-    Needed where a chat template renders a reply differently once others follow it.
+    Needed if a chat template renders a reply differently once others follow it.
     """
     parts = []
     for end, message in enumerate(example.messages):
@@ -75,12 +95,24 @@ def split_replies(example: Example) -> list[Example]:
 
 
 def sequence(
-    tokenizer: Any, example: Example, config: TrainConfig, counts: Counts | None = None
+    tokenizer: TextTokenizer,
+    example: Example,
+    config: TrainConfig,
+    counts: Counts | None = None,
 ) -> dict[str, np.ndarray] | None:
-    """`tokens`, `targets`, `weights` (each `[n]`, n <= seq_len) of one conversation.
+    """Return one conversation as `tokens`, `targets` and `weights`, each `[n]`, n <= `seq_len`.
 
     Tokens after the last trained one are dropped. A longer conversation loses tokens on its
-    left if every trained token and one before it stay; otherwise it is refused (`None`).
+    left if every trained token, and one before it, stays; otherwise it is refused.
+
+    Args:
+        tokenizer: The decoder's tokenizer.
+        example: The conversation.
+        config: The training's settings.
+        counts: Is updated with what happened.
+
+    Returns:
+        The arrays by name, or None if the example is refused.
     """
     counts = counts if counts is not None else Counts()
     rendered = render(tokenizer, example.messages)
@@ -104,9 +136,11 @@ def sequence(
 
 
 class _Sequences(grain.transforms.Map):
-    """Record bytes to the sequences that it trains."""
+    """Map the bytes of a record to its sequences."""
 
-    def __init__(self, tokenizer: Any, task: str, config: TrainConfig, counts: Counts):
+    def __init__(
+        self, tokenizer: TextTokenizer, task: str, config: TrainConfig, counts: Counts
+    ):
         self._tokenizer, self._task, self._config = tokenizer, task, config
         self._counts = counts
         self._prefix_stable = getattr(tokenizer, "prefix_stable", True)
@@ -117,7 +151,7 @@ class _Sequences(grain.transforms.Map):
         own = Counts(read=len(examples))
         rows = [sequence(self._tokenizer, e, self._config, own) for e in examples]
         counts = self._counts
-        with _COUNTING:  # the streams of a task count together
+        with _COUNTING:  # the streams of a task share one count
             counts.read += own.read
             counts.refused += own.refused
             counts.left_truncated += own.left_truncated
@@ -134,10 +168,10 @@ _COUNTING = threading.Lock()
 
 
 class _Stream:
-    """A data source without end: every `stride`-th record from `start` on in a task's order.
+    """An endless data source: every `stride`-th record from `start` on in a task's order.
 
-    Each epoch of that order is a permutation named by (seed, name, epoch).
-    (Grain's own shuffle walks cycles of 2^16 indices: milliseconds a record of a small task.)
+    Each epoch of that order is a permutation named by (seed, name, epoch). (Grain's own shuffle
+    walks cycles of 2^16 indices: milliseconds a record of a small task.)
     """
 
     def __init__(
@@ -165,8 +199,9 @@ class _Flatten(grain.experimental.FlatMapTransform):
 
 
 class _ByLength(grain.experimental.FlatMapTransform):
-    """Windows in an order of length that all streams share, so that rows of one batch are of
-    similar length; the order itself is drawn once, lest lengths rise over and over.
+    """Order windows by length, alike in all streams, so that rows of a batch have like lengths.
+
+    The order is drawn once at random: ascending, lengths would rise over and over.
     """
 
     def __init__(self, seed: int):
@@ -179,7 +214,7 @@ class _ByLength(grain.experimental.FlatMapTransform):
 
 
 def _alone(row: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """One sequence as a row of its own, in the packer's field names, not yet padded."""
+    """Return one sequence as a row of its own, in the packer's field names, not yet padded."""
     n = len(row["tokens"])
     return {
         **row,
@@ -189,7 +224,7 @@ def _alone(row: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _rows(records: grain.MapDataset, sequences: _Sequences, threads: int) -> grain.IterDataset:
-    """The sequences of records, one after the other."""
+    """Return the sequences of records, one after the other."""
     read = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=16 * threads)
     return grain.experimental.FlatMapIterDataset(
         records.map(sequences).to_iter_dataset(read), _Flatten()
@@ -208,7 +243,7 @@ def _packed(
     )
 
 
-_PACKED_FIELDS = {
+_PACKED_FIELDS: dict[str, tuple[str, type[np.generic]]] = {
     "tokens": ("tokens", np.int32),
     "targets": ("targets", np.int32),
     "positions": ("tokens_positions", np.int32),
@@ -221,40 +256,54 @@ def _to_batch(
     rows: Sequence[dict[str, np.ndarray]],
     tasks: Sequence[int],
     config: TrainConfig,
-    taken: Sequence[int] | None = None,
+    places: Sequence[int] | None = None,
 ) -> Batch:
-    """Rows, padded to the shortest of the config's lengths that holds them all; of them those
-    at the places `taken`. `tasks` holds the task index of each row.
+    """Pad rows to the shortest of the config's lengths that holds them all.
+
+    Args:
+        rows: Rows in the packer's field names.
+        tasks: Index of each row's task.
+        config: The training's settings.
+        places: Which of the rows the batch holds; None is all.
     """
     longest = max(len(row["tokens"]) for row in rows)
     length = next(size for size in config.lengths if size >= longest)
-    taken = range(len(rows)) if taken is None else taken
+    places = range(len(rows)) if places is None else places
     shape = (config.accumulation, -1, length)
 
-    def field(name: str, dtype: type) -> np.ndarray:
-        values = np.zeros((len(taken), length), dtype)
-        for n, place in enumerate(taken):
+    def field(name: str, dtype: type[np.generic]) -> np.ndarray:
+        values: np.ndarray = np.zeros((len(places), length), dtype)
+        for n, place in enumerate(places):
             values[n, : len(rows[place][name])] = rows[place][name]
         return values.reshape(shape)
 
     fields = {name: field(*source) for name, source in _PACKED_FIELDS.items()}
-    task = np.repeat(np.asarray([tasks[n] for n in taken], np.int32), length)
+    task = np.repeat(np.asarray([tasks[n] for n in places], np.int32), length)
     return Batch(**fields, task=task.reshape(shape))
 
 
 class Batches:
-    """An endless iterator of `Batch`, made ahead by a thread, with a state per row.
+    """An endless iterator of `Batch`, filled ahead by a thread, with a state per row.
 
-    `quotas` is rows per batch of each task. The rows of a batch are numbered 0 to
-    `batch_size - 1`, micro-batch after micro-batch, the tasks in the order of their names;
-    `rows` (default all) are those that it yields. `counts` is filled with what was read of each
-    task; a task none of whose first 512 examples fits `seq_len` raises `ShardError`.
+    The rows of a batch are numbered 0 to `batch_size - 1`, micro-batch after micro-batch, the
+    tasks in the order of their names.
+
+    Args:
+        directory: Folder of the shards.
+        tokenizer: The decoder's tokenizer.
+        quotas: Rows per batch of each task.
+        config: The training's settings, decided (`TrainConfig.on`).
+        rows: Numbers of the rows that it yields; None is all.
+        counts: Is filled with what was read of each task.
+
+    Raises:
+        ShardError: While iterating, if none of the first 512 examples of a task fits `seq_len`.
     """
 
     def __init__(
         self,
         directory: str,
-        tokenizer: Any,
+        tokenizer: TextTokenizer,
         quotas: Mapping[str, int],
         config: TrainConfig,
         *,
@@ -262,11 +311,11 @@ class Batches:
         counts: dict[str, Counts] | None = None,
     ):
         if config.packing is None:
-            raise ValueError("packing is None: decide it first, config.on(platform)")
+            raise ValueError("packing is None, which is not decided: use config.on(platform)")
         counts = {} if counts is None else counts
         tasks = [(i, t, n) for i, t in enumerate(sorted(quotas)) for n in range(quotas[t])]
         rows = list(range(len(tasks))) if rows is None else list(rows)
-        # The length of a batch is that of its longest row, so then every process reads all.
+        # Without packing, a batch is as long as its longest row: every process reads all rows.
         self._streams = rows if config.packing else list(range(len(tasks)))
         threads = max(1, config.data_threads // len(self._streams))
         sources = {t: TaskRecords(directory, t) for t in quotas}
@@ -276,17 +325,17 @@ class Batches:
             source = _Stream(sources[task], config.seed, task, place, quotas[task])
             counted = counts.setdefault(task, Counts())
             read = _Sequences(tokenizer, task, config, counted)
-            found = _rows(grain.MapDataset.source(source), read, threads)
+            sequences = _rows(grain.MapDataset.source(source), read, threads)
             if config.packing:
-                return _packed(found, config, PACKING_BINS, shuffle=True)
-            windows = found.batch(SORTED, batch_fn=list)
+                return _packed(sequences, config, PACKING_BINS, shuffle=True)
+            windows = sequences.batch(SORTED, batch_fn=list)
             ordered = grain.experimental.FlatMapIterDataset(windows, _ByLength(config.seed))
             return ordered.map(_alone)
 
         indices = [tasks[row][0] for row in self._streams]
-        taken = [self._streams.index(row) for row in rows]
+        places = [self._streams.index(row) for row in rows]
         together = grain.experimental.ZipIterDataset([stream(row) for row in self._streams])
-        batches = together.map(lambda parts: _to_batch(parts, indices, config, taken))
+        batches = together.map(lambda parts: _to_batch(parts, indices, config, places))
         self._iterator = iter(
             grain.experimental.ThreadPrefetchIterDataset(batches, prefetch_buffer_size=2)
         )
@@ -298,26 +347,42 @@ class Batches:
         return next(self._iterator)
 
     def get_state(self) -> dict[str, Any]:
-        """Row number (as text) -> the state of its stream."""
+        """Return the state of each row's stream, by row number as text."""
         states = self._iterator.get_state()["parents"]
         return {str(row): state for row, state in zip(self._streams, states, strict=True)}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
-        """`state` may hold more rows than this process reads."""
+        """Go on from a state, which may hold more rows than this process reads."""
         self._iterator.set_state({"parents": [state[str(row)] for row in self._streams]})
 
 
 def validation_batches(
-    directory: str, tokenizer: Any, tasks: Sequence[str], task: str, config: TrainConfig
+    directory: str,
+    tokenizer: TextTokenizer,
+    tasks: Sequence[str],
+    task: str,
+    config: TrainConfig,
 ) -> Iterator[Batch]:
-    """Every held-out example of one task once, in shard order; the last batch is filled up
-    with empty rows. `tasks` are the trained tasks, by name: they decide `Batch.task`.
+    """Yield every held-out example of one task once, in shard order.
+
+    The last batch is filled up with empty rows.
+
+    Args:
+        directory: Folder of the held-out shards.
+        tokenizer: The decoder's tokenizer.
+        tasks: The trained tasks, by name: they decide `Batch.task`.
+        task: The task to read.
+        config: The training's settings, decided.
     """
     index = list(tasks).index(task)
     read = _Sequences(tokenizer, task, config, Counts())
     source = grain.MapDataset.source(TaskRecords(directory, task))
-    found = _rows(source, read, config.data_threads)
-    rows = _packed(found, config, 64, shuffle=False) if config.packing else found.map(_alone)
+    sequences = _rows(source, read, config.data_threads)
+    rows = (
+        _packed(sequences, config, 64, shuffle=False)
+        if config.packing
+        else sequences.map(_alone)
+    )
     empty = {name: np.zeros(0, dtype) for name, dtype in _PACKED_FIELDS.values()}
     for part in rows.batch(config.batch_size, batch_fn=list):
         part = [*part, *[empty] * (config.batch_size - len(part))]

@@ -1,8 +1,9 @@
-"""Model FLOPs per token, and the peak of the chips they are held against: what MFU means here.
+"""Model FLOPs per token, and the peak FLOP/s of chips: what MFU means here.
 
-Counted is what the model needs, by rule, whatever a program does to get it: work done again by
-rematerialisation, the norms and the adapters themselves (under 1 % at rank 16) are not, and the
-head is counted for every token though the loss skips positions without weight. No jax here.
+Counted is what the model needs, by rule, however a program computes it. Not counted are work
+that rematerialisation repeats, the norms, and the adapters themselves (under 1 % at rank 16);
+the head is counted for every token, though the loss skips positions without weight. No jax is
+imported here.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ from typing import Literal
 from alignuser_jax.model.config import DecoderConfig
 
 Trainable = Literal["lora", "full"]
+"""What a training updates: the adapter, or every weight."""
 
 
 def matmul_parameters(config: DecoderConfig) -> int:
-    """Weights that every token is multiplied by: the layers' projections and the head. The
-    embedding is looked up, and counts only where it is the head too.
+    """Return how many weights every token is multiplied by: projections of the layers and head.
+
+    The embedding is only looked up, so it counts only if it is the head too.
     """
     c = config
     attention = 2 * (c.num_heads + c.num_kv_heads) * c.head_dim * c.hidden_size  # q, o; k, v
@@ -26,11 +29,12 @@ def matmul_parameters(config: DecoderConfig) -> int:
 
 
 def matmul_flops(config: DecoderConfig, trainable: Trainable) -> int:
-    """FLOPs per token of the weights, forward and backward.
+    """Return FLOPs per token of the weights, forward and backward.
 
-    A weight costs 2 (multiply, add) in each product that it is part of: forward and gradient of
-    the input, and in full training the gradient of the weight. So 4N for LoRA, 6N in full
-    training (Kaplan et al. 2020, section 2.1), with N of `matmul_parameters`.
+    A weight costs 2 (multiply, add) in each product that it is part of: the forward pass, the
+    gradient of the input, and in full training the gradient of the weight. So it is 4N for
+    LoRA and 6N for full training (Kaplan et al. 2020, section 2.1), with N of
+    `matmul_parameters`.
     """
     if trainable not in ("lora", "full"):
         raise ValueError(f"trainable is {trainable!r}: expected 'lora' or 'full'")
@@ -38,33 +42,42 @@ def matmul_flops(config: DecoderConfig, trainable: Trainable) -> int:
 
 
 def attention_flops(config: DecoderConfig, length: float) -> float:
-    """FLOPs per token of causal attention's scores and sums, forward and backward.
+    """Return FLOPs per token of causal attention's scores and sums, forward and backward.
 
     A pair of query and key costs, per layer, 2·heads·head_dim in each of six products: forward
-    q·k and p·v, backward the gradients of q, k, p and v, which are activations, so LoRA saves
-    none. A causal query sees (length + 1) / 2 keys on average, taken as length / 2:
+    q·k and p·v, backward the gradients of q, k, p and v. Those are activations, so LoRA saves
+    none. A causal query sees (length + 1) / 2 keys on average, taken as length / 2, which gives
     6·layers·length·heads·head_dim. A sliding window w < length leaves w - w²/(2·length) keys.
 
-    `length`: tokens of a segment. In packed rows that is the mean over tokens, not over
-    segments: sum(n²) / sum(n) for segments of n tokens; the row length is an upper bound.
+    Args:
+        config: The decoder.
+        length: Tokens of a segment. In packed rows that is the mean over tokens, not over
+            segments: sum(n²) / sum(n) for segments of n tokens. The row length is an upper
+            bound.
     """
     keys = 0.0
     for window in config.windows():
-        whole = window is None or window >= length
-        keys += length / 2 if whole else window - window**2 / (2 * length)
+        if window is None or window >= length:
+            keys += length / 2
+        else:
+            keys += window - window**2 / (2 * length)
     return 12 * keys * config.num_heads * config.head_dim
 
 
 def train_flops(config: DecoderConfig, trainable: Trainable, length: float) -> float:
-    """Model FLOPs of one trained token; `length` as in `attention_flops`."""
+    """Return the model FLOPs of one trained token; `length` as in `attention_flops`."""
     return matmul_flops(config, trainable) + attention_flops(config, length)
 
 
 @dataclass(frozen=True)
 class Chip:
-    """One `jax.Device`: dense bf16 FLOP/s and bytes of HBM, from the vendor's data sheet.
+    """One `jax.Device`, by the vendor's data sheet.
 
-    `kinds`: what `jax.Device.device_kind` calls it.
+    Attributes:
+        name: Our short name.
+        peak_flops: Dense bf16 FLOP/s.
+        hbm_bytes: Bytes of high-bandwidth memory.
+        kinds: Values of `jax.Device.device_kind`.
     """
 
     name: str
@@ -112,9 +125,10 @@ CHIPS = (
 
 
 def find_chip(name: str) -> Chip:
-    """The chip of a name ("h100") or of a `jax.Device.device_kind` ("NVIDIA H200").
+    """Return the chip of a name ("h100") or of a `jax.Device.device_kind` ("NVIDIA H200").
 
-    Raises `ValueError`, with all known ones, for any other: a guessed peak is a wrong MFU.
+    Raises:
+        ValueError: If the chip is not in `CHIPS`: a guessed peak would be a wrong MFU.
     """
     for chip in CHIPS:
         if name.lower() in (chip.name, *(kind.lower() for kind in chip.kinds)):

@@ -243,7 +243,7 @@ class _Run(_Setup):
         if leave and not last:
             self.checkpoints.wait()
             self.watch.say(f"step {step}: saved after {signal.Signals(leave).name}, leaving")
-            raise SystemExit(EXIT_CODES[leave])
+            raise SystemExit(EXIT_CODES[signal.Signals(leave)])
         self.watch.begin()
 
 
@@ -389,7 +389,7 @@ def _about(config: TrainConfig, mesh: Mesh, manifest: Mapping[str, Any]) -> dict
 
 
 def _flops(decoder: DecoderConfig, trainable: Trainable, attended: float) -> float:
-    """Return one token's FLOPs; in a segment of n tokens `attended` is (n + 1) / 2 on average."""
+    """Return one token's FLOPs; a segment of n tokens has `attended` = (n + 1) / 2."""
     return train_flops(decoder, trainable, 2 * attended - 1)
 
 

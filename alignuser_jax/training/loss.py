@@ -1,10 +1,13 @@
-"""Cross entropy over the trained positions without ever a `[B, T, V]` array (decision 6).
+"""Cross entropy over the trained positions, without ever a `[B, T, V]` array.
 
-Positions are put in an order in which those with weight stand first, then taken in chunks by
-a loop that ends where the weights do, so that a batch costs what it trains. The forward pass
-of a differentiated chunk computes d(hidden), and d(head) where the head is trained, at once:
-logits are neither kept nor made twice, and a chunk's d(hidden) replaces its hidden states.
-Letters: B rows, T tokens, D hidden, V vocabulary, G groups of P positions, C of a chunk.
+The loss is that of docs/architecture.md decision 6. Positions are ordered so that those with
+weight come first, then taken in chunks by a loop that ends with the last weight, so that a
+batch costs what it trains. The forward pass of a differentiated chunk computes d(hidden), and
+d(head) if the head is trained, at once: logits are neither kept nor computed twice, and a
+chunk's d(hidden) replaces its hidden states.
+
+Letters in shapes: B rows, T tokens, D hidden, V vocabulary, G groups of P positions, C
+positions of a chunk.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from alignuser_jax.parallel import constrain
 def fold_weights(
     weights: Float[Array, "*shape"], task: Int[Array, "*shape"], lambdas: Float[Array, " K"]
 ) -> tuple[Float[Array, "*shape"], Float[Array, " K"]]:
-    """Per-token weights that make L a plain weighted sum, and each task's summed weight.
+    """Return per-token weights that make L a plain weighted sum, and each task's summed weight.
 
     L = Σ_task λ_task · Σ w·nll / Σ w = Σ w̃·nll with w̃ = λ_task · w / Σ_task w; the arrays
     hold the whole global batch, all accumulation steps. A task without weight adds 0.
@@ -34,7 +37,7 @@ def fold_weights(
 def task_sums(
     values: Float[Array, "*shape"], task: Int[Array, "*shape"], tasks: int
 ) -> Float[Array, " K"]:
-    """The sum of `values` per task index."""
+    """Return the sum of `values` of each task index, `[K]`."""
     axes = tuple(range(values.ndim))
     return jnp.stack([jnp.sum(jnp.where(task == k, values, 0.0), axes) for k in range(tasks)])
 
@@ -49,13 +52,21 @@ def cross_entropy(
     chunk: int = 512,
     groups: int = 1,
 ) -> tuple[Float[Array, ""], Float[Array, "B T"]]:
-    """`(Σ weights·nll, nll)`; only the first is differentiated, `nll` is 0 where weight is 0.
+    """Return Σ weights·nll and nll `[B, T]`; only the first is differentiated.
 
-    `trained_head=False` gives no gradient to `head` and raises `ValueError` where one is asked
-    for. `chunk`: positions whose logits exist at the same time. `groups`: parts of the batch
-    that are ordered apart; as many as the batch has shards, so that nothing crosses devices.
-    Logits, logsumexp and nll are float32. Under a mesh the head is gathered once, its
-    vocabulary stays split.
+    Logits, logsumexp and nll are f32. Under a mesh the head is gathered once, and its
+    vocabulary stays divided.
+
+    Args:
+        hidden: Hidden states.
+        head: Matrix from hidden states to logits.
+        targets: The token to predict at each position.
+        weights: Weight of each position; nll is 0 where it is 0.
+        trained_head: False gives no gradient to `head`, and raises `ValueError` if one is
+            wanted.
+        chunk: Positions whose logits exist at the same time.
+        groups: Parts of the batch that are ordered separately; as many as the batch has
+            shards, so that nothing crosses devices.
     """
     batch, length, width = hidden.shape
     if batch % groups:
@@ -76,12 +87,12 @@ def cross_entropy(
 
 
 def _split(values: Array) -> Array:
-    """Groups `[G, …]` laid out as the batch is."""
+    """Lay groups `[G, …]` out as the batch is."""
     return constrain(values, "batch", *(None,) * (values.ndim - 1))
 
 
 class _Order:
-    """Positions `[G, P]` in chunks of `size`, those with weight first and by place."""
+    """An order of positions `[G, P]` in chunks of `size`: those with weight first, by place."""
 
     def __init__(self, weights: Float[Array, "G P"], size: int):
         self.size, self.positions = size, weights.shape[1]
@@ -91,28 +102,28 @@ class _Order:
         trained = jnp.sum(weights != 0, axis=1)
         self._trained = trained[:, None]
         self.chunks = -(-jnp.max(trained) // size)
-        """How many have weight, in the group that has most."""
+        """How many chunks have weight, in the group that has most."""
 
     def sort(self, values: Array) -> Array:
-        """`[G, P, …]` to whole chunks `[G, P', …]`; what is filled in means nothing."""
+        """Order `[G, P, …]` into whole chunks `[G, P', …]`; the filling means nothing."""
         return _take(values, self._order)
 
     def restore(self, values: Array) -> Array:
-        """Back from `sort`, with 0 where there is no weight."""
+        """Undo `sort`, with 0 where there is no weight."""
         values = _take(values, self._back)
         trained = (self._back < self._trained).reshape(*self._back.shape, *_ones(values))
         return jnp.where(trained, values, 0)
 
     def chunk(self, values: Array, number: Array) -> Array:
-        """Chunk `number`, `[G, size, …]`, of sorted values."""
+        """Return chunk `number`, `[G, size, …]`, of sorted values."""
         return jax.lax.dynamic_slice_in_dim(values, number * self.size, self.size, axis=1)
 
     def put(self, values: Array, number: Array, chunk: Array) -> Array:
-        """Sorted values with chunk `number` replaced."""
+        """Return sorted values with chunk `number` replaced."""
         return jax.lax.dynamic_update_slice_in_dim(values, chunk, number * self.size, axis=1)
 
     def is_trained(self, number: Array) -> Array:
-        """Bool `[G, size]`: what of chunk `number` has weight."""
+        """Return bool `[G, size]`: which positions of chunk `number` have weight."""
         return number * self.size + jnp.arange(self.size) < self._trained
 
 
@@ -126,12 +137,12 @@ def _ones(values: Array) -> tuple[int, ...]:
 
 
 def _inside(table, number):
-    """Both, tied: else XLA takes the transpose of the table, a copy, out of the loop."""
+    """Tie both together: else XLA moves the transpose of the table, a copy, out of the loop."""
     return jax.lax.optimization_barrier((table, number))
 
 
 def _nll(hidden, table, targets):
-    """`(nll [G C], log Σ exp [G C 1], logits [G C V], target mask [G C V])` of one chunk."""
+    """Return nll `[G C]`, log Σ exp `[G C 1]`, logits and target mask `[G C V]` of a chunk."""
     logits = jnp.einsum("gcd,vd->gcv", hidden, table, preferred_element_type=jnp.float32)
     logits = constrain(logits, "batch", None, "vocab")
     total = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
@@ -143,7 +154,7 @@ def _nll(hidden, table, targets):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _fused(options, hidden, head, targets, weights):
-    """`(Σ w·nll, nll [G P])` of groups `[G, P, …]`, without gradients."""
+    """Return Σ w·nll and nll `[G P]` of groups `[G, P, …]`, without gradients."""
     order = _Order(weights, options[1])
     hidden, targets = order.sort(hidden), order.sort(targets)
 
@@ -161,8 +172,8 @@ def _fused_forward(options, hidden, head, targets, weights):
     trained_head, size = options
     if head.perturbed and not trained_head:
         raise ValueError(
-            "the frozen-head loss was asked for the gradient of the head (an output or tied"
-            " embedding is trainable): call cross_entropy with trained_head=True"
+            "the loss with a frozen head cannot give the gradient of the head, which is"
+            " trainable here (an output or tied embedding): use trained_head=True"
         )
     hidden, head, targets, weights = (x.value for x in (hidden, head, targets, weights))
     order = _Order(weights, size)

@@ -1,9 +1,9 @@
 """The dry run: what a training run needs and can reach, before a weight is read.
 
-Everything is shapes: the step is compiled for the mesh from `ShapeDtypeStruct`s and the
+Everything is shapes: the step is compiled for the mesh from `ShapeDtypeStruct`s, and the
 compiler says what memory it takes. It runs without the chips too, on simulated CPU devices
-(`devices_for`), where the compiler's part is a guide and not the chip's own number: XLA's CPU
-backend keeps float32 copies of bfloat16 weights and activations, which makes it larger, and
+(`devices_for`). There the compiler's part is a guide and not the chip's own number: XLA's CPU
+back end keeps float32 copies of bfloat16 weights and activations, which makes it larger, and
 orders the work in its own way.
 """
 
@@ -38,19 +38,34 @@ from alignuser_jax.training.step import (
 )
 
 MFU = 0.4
-"""Share of the peak that the expected speed assumes; good LoRA runs reach it (JAX.md, d)."""
+"""Share of the peak that the expected speed assumes; good LoRA runs reach it."""
 
 USABLE = 0.92
 """Share of the HBM that a run may fill. JAX takes 0.75 of a GPU unless
 XLA_PYTHON_CLIENT_MEM_FRACTION says otherwise; the GPU launch scripts say this."""
 
 WORKING = "working memory"
+"""Name of the memory that the compiler reports, in `Plan.memory_bytes`."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """`memory_bytes`: kind -> bytes on each device. All but `WORKING` follow from the shapes;
-    that one is the compiler's for `platform`: gradients, activations, gathered weights.
+    """What a training run needs and can reach.
+
+    Attributes:
+        base_parameters: Weights of the base model.
+        adapter_parameters: Weights of the adapter.
+        trainable: "lora" or "full".
+        mesh: Axis -> size.
+        chip: The chip that the run is meant for.
+        platform: What the step was compiled for: "cpu", "gpu" or "tpu".
+        rows: Rows of a step.
+        length: Tokens of a row.
+        accumulation: Micro-batches of a step.
+        memory_bytes: Kind -> bytes on each device. All but `WORKING` follow from the shapes;
+            that one is the compiler's for `platform`: gradients, activations, gathered weights.
+        matmul_flops_per_token: Model FLOPs of the weights.
+        attention_flops_per_token: Model FLOPs of attention.
     """
 
     base_parameters: int
@@ -68,21 +83,25 @@ class Plan:
 
     @property
     def devices(self) -> int:
+        """Number of devices."""
         return math.prod(self.mesh.values())
 
     @property
     def total_bytes(self) -> int:
-        """Per device."""
+        """Bytes in use on each device."""
         return sum(self.memory_bytes.values())
 
     @property
     def usable_bytes(self) -> int:
+        """Bytes of a device that a run may fill."""
         return int(USABLE * self.chip.hbm_bytes)
 
     @property
     def fits(self) -> bool | None:
-        """None: the shapes do and the CPU compiler's working memory on top does not, so that
-        only a dry run on the chip itself can tell.
+        """Whether the run fits.
+
+        None if the shapes fit, but not with the working memory that the CPU's compiler reports:
+        then only a dry run on the chip itself can tell.
         """
         if self.total_bytes <= self.usable_bytes:
             return True
@@ -91,24 +110,26 @@ class Plan:
 
     @property
     def flops_per_token(self) -> float:
+        """Model FLOPs of one token."""
         return self.matmul_flops_per_token + self.attention_flops_per_token
 
     @property
     def tokens_per_step(self) -> int:
-        """Padding included, over all devices."""
+        """Tokens of a step over all devices, padding included."""
         return self.rows * self.length
 
     @property
     def flops_per_step(self) -> float:
+        """Model FLOPs of one step."""
         return self.flops_per_token * self.tokens_per_step
 
     @property
     def tokens_per_second(self) -> float:
-        """On all devices together at `MFU`; padded ones, of which packing fills a share."""
+        """Tokens, padding included, of all devices together at `MFU`."""
         return self.devices * self.chip.peak_flops * MFU / self.flops_per_token
 
     def table(self) -> str:
-        """The plan as text, sizes in GiB."""
+        """Return the plan as text, sizes in GiB."""
         micro = f" in {self.accumulation} micro-batches" if self.accumulation > 1 else ""
         matmul = self.matmul_flops_per_token / 1e9
         attention = self.attention_flops_per_token / 1e9
@@ -161,21 +182,23 @@ class Plan:
 def plan(
     decoder: Decoder, tasks: Sequence[str], config: TrainConfig, mesh: Mesh, chip: str
 ) -> Plan:
-    """Compiles one step of `config` for the mesh and adds up; nothing is allocated.
+    """Compile one step of `config` for the mesh and add up; nothing is allocated.
+
+    XLA's own count of FLOPs is not used: it counts the body of a loop once, and the layers, the
+    micro-batches and the loss are loops.
 
     Args:
-      decoder: from `abstract_decoder`.
-      tasks: names of the shards' tasks.
-      mesh: from `parallel.make_mesh`, of real or simulated devices.
-      chip: what the run is meant for, a name of `flops.CHIPS` or a `device_kind`.
+        decoder: From `abstract_decoder`.
+        tasks: Names of the shards' tasks.
+        config: The training's settings.
+        mesh: From `parallel.make_mesh`, of real or simulated devices.
+        chip: What the run is meant for: a name of `flops.CHIPS` or a `device_kind`.
 
-    Raises `ValueError` for an unknown chip, for parameters that the mesh does not divide
-    (`parallel.shardings`), for rows that it does not divide, and as `trainable_parts` does.
-
-    XLA's own count of FLOPs is left out: it takes the body of a loop once, and the layers, the
-    micro-batches and the loss are loops.
+    Raises:
+        ValueError: If the chip is unknown, the mesh does not divide parameters or rows, or the
+            decoder does not suit `config.trainable`.
     """
-    found = find_chip(chip)
+    target = find_chip(chip)
     check_rows(config, mesh)
     platform = mesh.devices.flat[0].platform
     config = config.on(platform, str(decoder.dtype), decoder.config.head_dim)
@@ -184,14 +207,14 @@ def plan(
     state, batch = abstract_state(parts, config), abstract_batch(config, mesh)
     with jax.set_mesh(mesh):
         step = make_train_step(parts, tasks, config).lower(state, parts.frozen, batch)
-        memory = step.compile().memory_analysis()
+        memory: Any = step.compile().memory_analysis()
     _, lora, base = split(decoder)
     return Plan(
         base_parameters=count_parameters(base),
         adapter_parameters=count_parameters(lora),
         trainable=config.trainable,
         mesh=dict(mesh.shape),
-        chip=found,
+        chip=target,
         platform=platform,
         rows=config.batch_size,
         length=config.longest_row,
@@ -211,7 +234,7 @@ def plan(
 
 
 def abstract_batch(config: TrainConfig, mesh: Mesh) -> Batch:
-    """One global batch of shapes, `[accumulation, rows, T]`, rows over (data, fsdp)."""
+    """Return the shapes of a global batch `[accumulation, rows, T]`, rows over (data, fsdp)."""
     shape = (config.accumulation, config.batch_size // config.accumulation, config.longest_row)
     spread = NamedSharding(mesh, spec(None, "batch", None))
     dtypes = {name: jnp.float32 if name == "weights" else jnp.int32 for name in Batch._fields}
@@ -221,9 +244,9 @@ def abstract_batch(config: TrainConfig, mesh: Mesh) -> Batch:
 
 
 def devices_for(count: int) -> list[jax.Device]:
-    """`count` devices: this machine's own where it has as many, else simulated CPU ones.
+    """Return `count` devices: this machine's own if it has as many, else simulated CPU ones.
 
-    For the latter JAX's backends are started anew, so call it before any array is made.
+    For simulated ones JAX's back ends are started anew, so call it before any array exists.
     """
     if len(jax.devices()) < count:
         clear_backends()

@@ -165,7 +165,7 @@ def abstract_state(parts: Parts, config: TrainConfig) -> TrainState:
 
 
 def init_state(parts: Parts, config: TrainConfig) -> TrainState:
-    """Return the state at step 0, with its own copy of the weights (a step donates its state)."""
+    """Return the state at step 0 with its own copy of the weights: a step donates its state."""
     # Laid out from the start as restored and later states are, so that the step compiles once.
     places = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(parts, config))
     return jax.jit(functools.partial(_start, config), out_shardings=places)(parts.params)
@@ -236,7 +236,7 @@ def make_train_step(parts: Parts, tasks: Sequence[str], config: TrainConfig) -> 
 def make_eval_step(
     parts: Parts, tasks: Sequence[str], config: TrainConfig
 ) -> Callable[[nnx.State, nnx.State, Batch], tuple[Array, Array]]:
-    """Return the jitted `(params, frozen, batch) -> (Σ w·nll [K], Σ w [K])`, without dropout."""
+    """Return the jitted `(params, frozen, batch) -> (Σ w·nll [K], Σ w [K])`; no dropout."""
     _check_decided(config)
 
     def step(params: nnx.State, frozen: nnx.State, batch: Batch) -> tuple[Array, Array]:
@@ -251,7 +251,7 @@ def make_eval_step(
 def _check_decided(config: TrainConfig) -> None:
     if not config.decided:
         raise ValueError(
-            f"attention={config.attention!r} and packing={config.packing!r} are not decided: use"
+            f"attention={config.attention!r} and packing={config.packing!r} are undecided: use"
             " config.on(platform)"
         )
 

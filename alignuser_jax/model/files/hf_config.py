@@ -1,7 +1,7 @@
-"""`DecoderConfig` from and to Hugging Face `config.json`: nothing is guessed.
+"""Read and write `DecoderConfig` as Hugging Face `config.json`; nothing is guessed.
 
-What this decoder would compute differently is refused by name, and so is every field that is
-neither read nor known to change nothing: a new field may be a new architecture.
+A field that this decoder would compute differently is refused by name. So is every field that
+is neither read nor listed as without effect, because a new field may be a new architecture.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 from alignuser_jax.model.config import MODEL_TYPES, DecoderConfig, RopeScaling
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
+"""Names of the files in a model directory."""
 
 _SIZES = {
     "vocab_size": "vocab_size",
@@ -40,7 +41,7 @@ _FIXED: dict[str, tuple[Any, ...]] = {
     "auto_map": (None,),
     "pruned_heads": (None, {}),
 }
-"""Fields that may stand in the file with these values only."""
+"""Fields that may have these values only."""
 
 _WITHOUT_EFFECT = frozenset(
     """
@@ -57,11 +58,11 @@ _WITHOUT_EFFECT = frozenset(
     transformers_version typical_p unsloth_fixed unsloth_version use_bfloat16 use_cache
     """.split()  # noqa: SIM905
 )
-"""Fields about training, generation and bookkeeping: any value, nothing computed from it."""
+"""Fields about training, generation and bookkeeping, which this decoder ignores."""
 
 
 def strict_json(text: bytes) -> Any:
-    """The value; `ValueError` also for repeated keys, NaN and infinity."""
+    """Parse JSON; raise `ValueError` also for repeated keys, NaN and infinity."""
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         content = dict(pairs)
@@ -77,7 +78,7 @@ def strict_json(text: bytes) -> Any:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; `ValueError` naming the file for anything else."""
+    """Read a JSON object; raise `ValueError`, naming the file, for anything else."""
     try:
         content = strict_json(path.read_bytes())
     except (ValueError, RecursionError) as error:
@@ -88,14 +89,26 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_config(source: str | Path | Mapping[str, Any]) -> DecoderConfig:
-    """From a model directory, its `config.json` or that file's content.
+    """Read the shape of a decoder.
 
-    Raises `FileNotFoundError` without a file and `ValueError` for whatever this decoder would
-    compute differently (another architecture, an unknown field, a value out of range), all at
-    once and by name. The end-of-text ids are `generation_config.json`'s where there is one.
+    Args:
+        source: A model directory, its `config.json`, or that file's content.
+
+    Returns:
+        The configuration. The end-of-text ids are those of `generation_config.json` if there is
+        one.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If this decoder would compute anything differently (another architecture,
+            an unknown field, a value out of range); names all of it.
     """
-    content, generation, where = source, {}, "this config.json"
-    if not isinstance(source, Mapping):
+    content: Mapping[str, Any]
+    generation: Mapping[str, Any] = {}
+    where = "this config.json"
+    if isinstance(source, Mapping):
+        content = source
+    else:
         path = Path(source)
         path = path / CONFIG if path.is_dir() else path
         if not path.is_file():
@@ -115,7 +128,7 @@ def read_config(source: str | Path | Mapping[str, Any]) -> DecoderConfig:
 
 
 class _Reader:
-    """Takes fields out of the content and collects what is wrong with them."""
+    """Take fields out of the content, and collect what is wrong with them."""
 
     def __init__(self, content: dict[str, Any], prefix: str = ""):
         self.left, self.prefix = content, prefix
@@ -127,7 +140,7 @@ class _Reader:
         self.problems.append(f"{self.prefix}{name}={text} (supported: {expected})")
 
     def take(self, name: str, kind: str, default: Any = None, required: bool = False) -> Any:
-        """The field as "size", "number" or "flag"; None counts as absent."""
+        """Return the field as "size", "number" or "flag"; None counts as absent."""
         value = self.left.pop(name, None)
         if value is None:
             if required:
@@ -148,7 +161,7 @@ class _Reader:
         return value
 
     def finish(self) -> None:
-        """Names what nobody took."""
+        """Report every field that was not taken."""
         for name in sorted(self.left):
             if name not in _WITHOUT_EFFECT:
                 self.wrong(name, self.left[name], "a decoder without this field")
@@ -236,14 +249,14 @@ def _sliding(reader: _Reader, layers: int) -> dict[str, Any]:
         reader.wrong("max_window_layers", first, "a whole number of 0 or more")
     kinds = reader.left.pop("layer_types", None)
     if kinds is not None:
-        known = ["full_attention", "sliding_attention"]
+        choices = ["full_attention", "sliding_attention"]
         if (
             not isinstance(kinds, list)
             or len(kinds) != layers
-            or any(kind not in known for kind in kinds)
+            or any(kind not in choices for kind in kinds)
         ):
             reader.wrong(
-                "layer_types", kinds, f"one of {known} for each of num_hidden_layers={layers}"
+                "layer_types", kinds, f"one of {choices} for each of num_hidden_layers={layers}"
             )
             return {}
         slides = tuple(kind == "sliding_attention" for kind in kinds)
@@ -264,12 +277,12 @@ def _sliding(reader: _Reader, layers: int) -> dict[str, Any]:
 
 
 def _headless(reader: _Reader, model_type: str) -> bool:
-    found = reader.left.pop("architectures", None)
+    architectures = reader.left.pop("architectures", None)
     name = _CLASSES[model_type]
     causal, bare = [f"{name}ForCausalLM"], [f"{name}Model"]
-    if found not in (None, causal, bare):
-        reader.wrong("architectures", found, f"{causal} or {bare}")
-    return found == bare
+    if architectures not in (None, causal, bare):
+        reader.wrong("architectures", architectures, f"{causal} or {bare}")
+    return architectures == bare
 
 
 def _eos(reader: _Reader, generation: Mapping[str, Any]) -> tuple[int, ...]:
@@ -284,7 +297,7 @@ def _eos(reader: _Reader, generation: Mapping[str, Any]) -> tuple[int, ...]:
 
 
 def to_hf(config: DecoderConfig) -> dict[str, Any]:
-    """The content of a `config.json` that `transformers` (4 and 5) reads as this model."""
+    """Return the content of a `config.json` that `transformers` 4 and 5 read as this model."""
     name = _CLASSES[config.model_type]
     rope: dict[str, Any] = {"rope_type": "default"}
     if config.rope_scaling is not None:

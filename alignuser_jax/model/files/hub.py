@@ -1,6 +1,6 @@
-"""A model's local directory: a path as it is, a Hugging Face id through the shared cache.
+"""Find a model's local directory: a path as it is, a hub id through Hugging Face's cache.
 
-The processes of a host (one per accelerator) may all ask for one model: one downloads, the
+The processes of a host (one per accelerator) may all need one model: one downloads it, the
 others wait and read its files.
 """
 
@@ -15,19 +15,26 @@ from absl import logging
 
 READ = ("*.json", "*.safetensors", "*.model", "merges.txt", "vocab.txt", "*.jinja")
 UNREAD = ("*/*", "consolidated*")
-"""What is fetched, and what of it is not: subfolders (original/, onnx/) and second copies."""
+"""What is downloaded, and exceptions: subfolders (original/, onnx/) and second copies."""
 
-ID = r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*"
+ID_PATTERN = r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*"
 
 
 def local_directory(source: str | Path, revision: str | None = None) -> Path:
-    """The directory of a model that is a directory already, or is `owner/name` on the hub.
+    """Return the directory of a model, downloaded once if it is a hub id.
 
-    A directory is given back as it is. A hub id is downloaded into the cache of Hugging Face
-    (HF_HOME) at `revision`, a branch, tag or commit ("main" by default); a revision that the
-    cache holds whole is used without asking the network again. Raises `FileNotFoundError` for
-    what is neither, `PermissionError` for private and gated models, and `ConnectionError`
-    where the download fails; it can be asked again and goes on with the files that are missing.
+    A download goes into Hugging Face's cache (HF_HOME). A revision that the cache holds whole
+    is used without asking the network. After a failed download another call goes on with the
+    files that are missing.
+
+    Args:
+        source: A directory, or `owner/name` on the Hugging Face hub.
+        revision: Branch, tag or commit of the hub id; default "main".
+
+    Raises:
+        FileNotFoundError: If it is neither a directory nor a hub id, or lacks files.
+        PermissionError: If the model is private or gated.
+        ConnectionError: If the download fails.
     """
     if Path(source).is_dir():
         return Path(source)
@@ -35,19 +42,20 @@ def local_directory(source: str | Path, revision: str | None = None) -> Path:
     from filelock import FileLock
     from huggingface_hub import constants
 
-    found = _cached(name, revision)
-    if found is None:
+    folder = _cached(name, revision)
+    if folder is None:
         cache = Path(constants.HF_HUB_CACHE)
         cache.mkdir(parents=True, exist_ok=True)
         with FileLock(cache / f"models--{name.replace('/', '--')}.lock"):
-            found = _cached(name, revision) or _download(name, revision)
-    logging.info("%s lies in %s", name, found)
-    return found
+            folder = _cached(name, revision) or _download(name, revision)
+    logging.info("%s lies in %s", name, folder)
+    return folder
 
 
 def config_directory(source: str | Path, revision: str | None = None) -> Path:
-    """A directory that holds the model's config.json, perhaps nothing else: no weights are
-    downloaded. Raises as `local_directory` does.
+    """Return a directory with the model's config.json; no weights are downloaded.
+
+    Arguments and errors are those of `local_directory`.
     """
     if Path(source).is_dir():
         return Path(source)
@@ -56,9 +64,10 @@ def config_directory(source: str | Path, revision: str | None = None) -> Path:
 
 
 def _cached(name: str, revision: str | None) -> Path | None:
-    """The snapshot in the cache, None where it is not known to be whole: the listing of its
-    files lies beside it only if `snapshot_download` made it, one that another program made
-    may lack any file.
+    """Return the snapshot in the cache, None unless it is known to be whole.
+
+    Only `snapshot_download` puts the list of a model's files beside its snapshot; one that
+    another program made may lack any file.
     """
     from huggingface_hub import errors, get_cached_repo_tree
 
@@ -70,9 +79,9 @@ def _cached(name: str, revision: str | None) -> Path | None:
 
 
 def _checked(source: str | Path) -> str:
-    """A hub id."""
+    """Return the hub id; raise `FileNotFoundError` for anything else."""
     name = str(source)
-    wrong = not re.fullmatch(ID, name, re.ASCII) or re.search(r"\.\.|--", name)
+    wrong = not re.fullmatch(ID_PATTERN, name, re.ASCII) or re.search(r"\.\.|--", name)
     if wrong or Path(source).exists():
         raise FileNotFoundError(
             f"no directory {name}: give a model's directory, or its id on the Hugging Face "
@@ -81,14 +90,16 @@ def _checked(source: str | Path) -> str:
     return name
 
 
-def _download(name: str, revision: str | None, fetch: Callable | None = None) -> Path:
+def _download(
+    name: str, revision: str | None, fetch: Callable[[str, str | None], Path] | None = None
+) -> Path:
     from huggingface_hub import constants
 
     where = f"{name} (revision {revision or 'main'}) from {constants.ENDPOINT}"
     logging.info("downloading %s", where)
     try:
-        found = (fetch or _snapshot)(name, revision)
-    except Exception as error:  # those of its HTTP client share no base with its own
+        folder = (fetch or _snapshot)(name, revision)
+    except Exception as error:  # errors of its HTTP client share no base with its own
         status = _status(error)
         reason = " ".join(str(error).split()) or type(error).__name__
         message = f"no directory {name} here, and cannot download {where}: "
@@ -107,12 +118,12 @@ def _download(name: str, revision: str | None, fetch: Callable | None = None) ->
             f"{message}{reason}. Ask again once the hub answers (whole files are kept), or "
             "give a local directory; with HF_HUB_OFFLINE=1 only what is in the cache is used"
         ) from error
-    if fetch is None and (missing := _missing(found)):
+    if fetch is None and (missing := _missing(folder)):
         raise FileNotFoundError(
-            f"{name} in {found} lacks {', '.join(missing)}: expected a model with config.json "
+            f"{name} in {folder} lacks {', '.join(missing)}: expected a model with config.json "
             "and safetensors, whole; without network the cache must hold all of it"
         )
-    return found
+    return folder
 
 
 def _snapshot(name: str, revision: str | None, local_files_only: bool = False) -> Path:
@@ -136,7 +147,7 @@ def _config_only(name: str, revision: str | None) -> Path:
 
 
 def _missing(directory: Path) -> list[str]:
-    """What a model cannot do without, as far as the directory lacks it."""
+    """Return the files that a model needs and the directory lacks."""
     names = {"config.json"}
     index = directory / "model.safetensors.index.json"
     if index.is_file():
@@ -147,7 +158,7 @@ def _missing(directory: Path) -> list[str]:
 
 
 def _status(error: BaseException | None) -> int | None:
-    """The hub's answer behind an error, None where there was none."""
+    """Return the HTTP status behind an error, None if there was none."""
     while error is not None:
         response = getattr(error, "response", None)
         if response is not None:

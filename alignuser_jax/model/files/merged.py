@@ -1,8 +1,8 @@
-"""A base model with an adapter folded in, written as a Hugging Face directory.
+"""Write a base model with an adapter folded in, as a Hugging Face directory.
 
-File by file in NumPy, so that an 8B model needs the memory of one file and no accelerator;
-whatever else the base's directory holds for loading (config, tokenizer, chat template) is
-copied byte for byte.
+It goes file by file in NumPy, so that an 8B model needs the memory of one file and no
+accelerator. Whatever else the base's directory holds for loading (config, tokenizer, chat
+template) is copied byte for byte.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 
+from alignuser_jax.durable.whole import write_whole
 from alignuser_jax.model.files.hf_config import CONFIG
 from alignuser_jax.model.files.peft import read_adapter
 from alignuser_jax.model.files.tensors import FLOATS, INDEX, Tensor, find_tensors, write_tensors
@@ -34,12 +35,22 @@ def export_merged(
     dtype: str | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> None:
-    """Writes `output`, a model that computes what base and adapter do together.
+    """Write a model that computes what base and adapter do together.
 
-    Each kernel is `W + scale * (B A)` in f32, rounded to the base's type or to `dtype`
-    ("float32", "bfloat16", "float16"). Files that are already there whole are kept, so that an
-    interrupted export goes on. Raises `ValueError` and `FileNotFoundError` as reading both
-    does, and `FileExistsError` where `output` holds another model.
+    Each kernel is `W + scale * (B A)` in f32, rounded to the base's type or to `dtype`. Files
+    that are whole already are kept, so that an interrupted export goes on.
+
+    Args:
+        base: Directory of the base model.
+        adapter: PEFT directory of the adapter.
+        output: Directory to write.
+        dtype: "float32", "bfloat16" or "float16"; None is the base's type.
+        say: Is called with a line for each file.
+
+    Raises:
+        FileNotFoundError: If a file of base or adapter is missing.
+        ValueError: If base, adapter or `dtype` do not fit.
+        FileExistsError: If `output` holds something else.
     """
     base, output = Path(base), Path(output)
     names = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
@@ -58,12 +69,12 @@ def export_merged(
     for name, tensor in tensors.items():
         files.setdefault(tensor.path, {})[name] = tensor
     kind = FLOATS[names[dtype]] if dtype else None
-    for path, its in files.items():
+    for path, contents in files.items():
         if (output / path.name).is_file():
-            say(f"{path.name}: already there")
+            say(f"{path.name}: already written")
             continue
         merged = {}
-        for name, tensor in its.items():
+        for name, tensor in contents.items():
             values = tensor.read()
             match = _KERNEL.fullmatch(name)
             if match and match[2] in lora.targets:
@@ -80,7 +91,7 @@ def export_merged(
     for pattern in _COPIED:
         for path in sorted(base.glob(pattern)):
             shutil.copyfile(path, output / path.name)
-    if dtype is not None:
+    if dtype is not None and kind is not None:
         _restate(output, dtype, tensors, kind)
     (output / _CLAIM).unlink()
     say(f"{output}: {total / 1e6:,.1f} MB of weights in {len(files)} file(s)")
@@ -89,8 +100,8 @@ def export_merged(
 _CLAIM = ".export.json"
 
 
-def _claim(output: Path, origin: dict) -> None:
-    """Marks the folder as the result of this export until it is whole."""
+def _claim(output: Path, origin: Mapping[str, str | None]) -> None:
+    """Mark the folder as the result of this export, until it is whole."""
     text = json.dumps(origin, sort_keys=True)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         mark = output / _CLAIM
@@ -99,17 +110,17 @@ def _claim(output: Path, origin: dict) -> None:
                 f"{output} is not empty: give another folder, or remove what is there"
             )
     output.mkdir(parents=True, exist_ok=True)
-    (output / _CLAIM).write_text(text)
+    write_whole(output / _CLAIM, text)
 
 
 def _restate(output: Path, dtype: str, tensors: dict[str, Tensor], kind: np.dtype) -> None:
-    """The copied config and index name the new type and size."""
+    """Write the new type and size into the copied config and index."""
     content = json.loads((output / CONFIG).read_text())
     content.pop("torch_dtype", None)
     content["dtype"] = dtype
-    (output / CONFIG).write_text(json.dumps(content, indent=2) + "\n")
+    write_whole(output / CONFIG, json.dumps(content, indent=2) + "\n")
     if (output / INDEX).is_file():
         index = json.loads((output / INDEX).read_text())
         size = sum(int(np.prod(t.shape, dtype=np.int64)) for t in tensors.values())
         index["metadata"] = {"total_size": size * kind.itemsize}
-        (output / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+        write_whole(output / INDEX, json.dumps(index, indent=2) + "\n")

@@ -1,8 +1,8 @@
-"""Adapters from and to PEFT directories (`adapter_config.json`, `adapter_model.safetensors`).
+"""Read and write adapters as PEFT directories (`adapter_config.json` and safetensors).
 
-PEFT is the one format of adapters here: what is trained is saved so, and what `peft` wrote is
-read. PEFT's `lora_A [rank, in]` and `lora_B [out, rank]` of each layer are stacked and
-transposed here; every adapter array is f32 `[layers, in, rank]` or `[layers, rank, out]`.
+PEFT is the one format of adapters here: training saves it, and what `peft` wrote is read.
+PEFT's `lora_A [rank, in]` and `lora_B [out, rank]` of each layer are stacked and transposed
+here, so that every adapter array is f32 `[layers, in, rank]` or `[layers, rank, out]`.
 """
 
 from __future__ import annotations
@@ -16,9 +16,16 @@ from typing import Any
 
 import numpy as np
 
+from alignuser_jax.durable.whole import write_whole
 from alignuser_jax.model.config import PROJECTIONS, DecoderConfig, LoraConfig
 from alignuser_jax.model.files.hf_config import read_json
-from alignuser_jax.model.files.tensors import FLOATS, listed, read_headers, write_tensors
+from alignuser_jax.model.files.tensors import (
+    FLOATS,
+    Tensor,
+    listed,
+    read_headers,
+    write_tensors,
+)
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 _NAME = re.compile(
@@ -26,7 +33,7 @@ _NAME = re.compile(
     r"(q|k|v|o|gate|up|down)_proj\.lora_([AB])(?:\.default)?\.weight"
 )
 Arrays = dict[str, np.ndarray]
-"""`layers.<projection>.a` and `.b` -> the stacked adapter weights."""
+"""Stacked adapter weights, named `layers.<projection>.a` and `.b`."""
 
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "peft_type": ("LORA",),
@@ -50,15 +57,19 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "monteclora_config": (None,),
     "init_lora_weights": (True, False, None, "gaussian", "eva", "orthogonal"),
 }
-"""Fields that change what an adapter computes (or the base it was trained on), with the
-values under which it is plain LoRA."""
+"""Fields that change what an adapter computes, with their values in plain LoRA."""
 
 
 def save_adapter(
     directory: str | Path, arrays: Mapping[str, np.ndarray], config: LoraConfig, base: str = ""
 ) -> None:
-    """Writes what `peft`, vLLM and `read_adapter` read; `base` is the base model's directory
-    or hub id, kept as `base_model_name_or_path`.
+    """Write a directory that `peft`, vLLM and `read_adapter` read.
+
+    Args:
+        directory: The directory; it is created.
+        arrays: Stacked adapter weights, as in `named_arrays`.
+        config: The adapter's shape.
+        base: Directory or hub id of the base model, saved as `base_model_name_or_path`.
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
@@ -83,7 +94,7 @@ def save_adapter(
         "inference_mode": True,
         "modules_to_save": None,
     }
-    (directory / CONFIG).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+    write_whole(directory / CONFIG, json.dumps(content, indent=2, sort_keys=True) + "\n")
 
 
 def _spelled(layer: int, projection: str, which: str) -> str:
@@ -92,17 +103,26 @@ def _spelled(layer: int, projection: str, which: str) -> str:
 
 
 def base_of(directory: str | Path) -> str:
-    """The base model that an adapter names, "" where it names none."""
+    """Return the base model that an adapter names, "" if it names none."""
     return read_json(_file(directory, CONFIG)).get("base_model_name_or_path") or ""
 
 
 def read_adapter(
     directory: str | Path, decoder: DecoderConfig | None = None
 ) -> tuple[LoraConfig, Arrays]:
-    """An adapter that fits `decoder` (not checked where None).
+    """Read an adapter.
 
-    Raises `FileNotFoundError` where a file is absent and `ValueError` naming all that is not
-    plain LoRA on the seven projections of every layer, or does not fit.
+    Args:
+        directory: Its PEFT directory.
+        decoder: The decoder that it must fit; None checks no sizes.
+
+    Returns:
+        The adapter's shape and its stacked weights.
+
+    Raises:
+        FileNotFoundError: If a file is missing.
+        ValueError: If it is not plain LoRA on the seven projections of every layer, or does not
+            fit; names all that is wrong.
     """
     content = read_json(_file(directory, CONFIG))
     problems = [
@@ -110,7 +130,8 @@ def read_adapter(
         for name, allowed in _NEUTRAL.items()
         if name in content and content[name] not in allowed
     ]
-    rank, alpha = content.get("r"), content.get("lora_alpha")
+    rank: Any = content.get("r")
+    alpha: Any = content.get("lora_alpha")
     dropout, rslora = content.get("lora_dropout", 0.0), content.get("use_rslora", False)
     if type(rank) is not int or not 1 <= rank < 2**16:
         problems.append(f"r={rank!r}, expected a rank of 1 or more")
@@ -123,33 +144,34 @@ def read_adapter(
     if problems:
         raise ValueError(listed(f"the adapter in {directory} cannot be used", problems))
     tensors = read_headers([_file(directory, WEIGHTS)])
-    found: dict[tuple[str, str], dict[int, Any]] = {}
+    by_kind: dict[tuple[str, str], dict[int, Tensor]] = {}
     for name, tensor in tensors.items():
         match = _NAME.fullmatch(name)
         if match is None:
             problems.append(f"unexpected {name}")
             continue
         layer, projection, which = int(match[1]), match[2], match[3]
-        found.setdefault((projection, which), {})[layer] = tensor
-    targets = tuple(p for p in PROJECTIONS if (p, "A") in found or (p, "B") in found)
-    layers = decoder.num_layers if decoder else 1 + max(map(max, found.values()), default=-1)
+        by_kind.setdefault((projection, which), {})[layer] = tensor
+    targets = tuple(p for p in PROJECTIONS if (p, "A") in by_kind or (p, "B") in by_kind)
+    layers = decoder.num_layers if decoder else 1 + max(map(max, by_kind.values()), default=-1)
     if not targets:
         problems.append("no lora_A or lora_B of any layer")
     arrays: Arrays = {}
     for projection in targets:
         for which in "AB":
-            parts = found.get((projection, which), {})
+            parts = by_kind.get((projection, which), {})
             for layer in sorted(set(range(min(layers, 1 << 16))) ^ parts.keys()):
                 state = "missing" if layer not in parts else "unexpected"
                 problems.append(f"{state} {_spelled(layer, projection, which)}")
             for layer, tensor in parts.items():
                 if layer < layers:
-                    problems += _misfit(tensor, layer, projection, which, rank, decoder)
+                    name = _spelled(layer, projection, which)
+                    problems += _misfit(tensor, name, (projection, which), rank, decoder)
     if problems:
         raise ValueError(listed(f"the adapter in {directory} does not fit", problems))
     for projection in targets:
         for which in "AB":
-            parts = found[projection, which]
+            parts = by_kind[projection, which]
             stacked = [parts[layer].read().T.astype(np.float32) for layer in range(layers)]
             arrays[f"layers.{projection}.{which.lower()}"] = np.stack(stacked)
     return LoraConfig(rank, float(alpha), float(dropout), targets, rslora), arrays
@@ -165,9 +187,11 @@ def _file(directory: str | Path, name: str) -> Path:
     return path
 
 
-def _misfit(tensor, layer, projection, which, rank, decoder) -> list[str]:
-    """What is wrong with one tensor of an adapter."""
-    name, problems = _spelled(layer, projection, which), []
+def _misfit(
+    tensor: Tensor, name: str, side: tuple[str, str], rank: int, decoder: DecoderConfig | None
+) -> list[str]:
+    """Say what is wrong with an adapter's tensor; `side` is a projection and "A" or "B"."""
+    (projection, which), problems = side, []
     if tensor.dtype not in FLOATS:
         problems.append(f"{name} is {tensor.dtype}, expected one of {', '.join(FLOATS)}")
     expected: tuple[int | None, int | None] = (rank, None) if which == "A" else (None, rank)
@@ -184,7 +208,7 @@ def _misfit(tensor, layer, projection, which, rank, decoder) -> list[str]:
 
 
 def widths(config: DecoderConfig, projection: str) -> tuple[int, int]:
-    """(in, out) of a projection."""
+    """Return sizes of input and output of a projection."""
     hidden, inner = config.hidden_size, config.intermediate_size
     queries = config.num_heads * config.head_dim
     keys = config.num_kv_heads * config.head_dim
@@ -202,17 +226,23 @@ def widths(config: DecoderConfig, projection: str) -> tuple[int, int]:
 def join_adapters(
     adapters: Mapping[str, tuple[LoraConfig, Arrays]],
 ) -> tuple[LoraConfig, tuple[tuple[str, int], ...], Arrays]:
-    """Several adapters side by side as one: its config, (name, rank) of each, its arrays.
+    """Put several adapters side by side into one.
 
     Ranks add up, scales move into `B`, and a projection that one of them does not adapt gets
     zeros there. A gate over the joined rank then chooses per row (`lora.Adapter`). One adapter
     alone stays as it is.
+
+    Args:
+        adapters: Shape and weights by name.
+
+    Returns:
+        The joined shape, (name, rank) of each adapter, and the joined weights.
     """
-    bank = tuple((name, config.rank) for name, (config, _) in adapters.items())
+    ranks = tuple((name, config.rank) for name, (config, _) in adapters.items())
     if len(adapters) == 1:
         (config, arrays) = next(iter(adapters.values()))
-        return config, bank, arrays
-    total = sum(rank for _, rank in bank)
+        return config, ranks, arrays
+    total = sum(rank for _, rank in ranks)
     some = {path: array for _, arrays in adapters.values() for path, array in arrays.items()}
     joined = {
         path: np.zeros(
@@ -233,4 +263,4 @@ def join_adapters(
                 joined[path][:, begin:end] = array * np.float32(config.scale)
         begin = end
     targets = tuple(p for p in PROJECTIONS if f"layers.{p}.a" in joined)
-    return LoraConfig(total, float(total), 0.0, targets), bank, joined
+    return LoraConfig(total, float(total), 0.0, targets), ranks, joined

@@ -1,7 +1,8 @@
-"""Tensors in safetensors files: found, checked before anything is read, and read by slices.
+"""Tensors in safetensors files: find them, check them before anything is read, read slices.
 
 The headers are read here and not by the `safetensors` package, because a checkpoint that is
-wrong in many places should say all of them, and a slice should cost no more than its own bytes.
+wrong in many places should be told all of them at once, and a slice should cost no more than
+its own bytes.
 """
 
 from __future__ import annotations
@@ -34,34 +35,47 @@ PIECE = 32 << 20  # bytes of a file that are mapped at once
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """One tensor of a file: what it is and where its bytes begin."""
+    """One tensor of a file.
+
+    Attributes:
+        path: The file.
+        dtype: The type, by safetensors' name.
+        shape: The shape.
+        offset: Where its bytes begin, from the start of the file.
+    """
 
     path: Path
-    dtype: str  # safetensors' name of it
+    dtype: str
     shape: tuple[int, ...]
-    offset: int  # bytes from the start of the file
+    offset: int
 
     @property
     def nbytes(self) -> int:
+        """Size in bytes."""
         return math.prod(self.shape) * _BITS[self.dtype] // 8
 
     def pieces(self, index: tuple[slice, ...] = ()) -> Iterator[tuple[slice, np.ndarray]]:
-        """A slice (of step 1) piece by piece: where along the result's first axis, and the
-        values, to be copied at once. Only a piece of the file is mapped at a time, so what the
-        slice passes over does not fill the process.
+        """Yield a slice (of step 1) in pieces.
+
+        Only one piece of the file is mapped at a time, so that what the slice passes over does
+        not fill the process.
+
+        Yields:
+            Where the piece belongs along the result's first axis, and its values, which are to
+            be copied at once.
         """
-        (begin, end, _), *inner = self._extents(index)
-        inner = tuple(slice(*extent) for extent in inner)
+        (begin, end, _), *others = self._extents(index)
+        inner = tuple(slice(*extent) for extent in others)
         row_bytes = self.nbytes // max(self.shape[0], 1)
         rows = max(1, PIECE // max(row_bytes, 1))
         for first in range(begin, end if row_bytes else begin, rows):
             last = min(first + rows, end)
             place, shape = self.offset + first * row_bytes, (last - first, *self.shape[1:])
             mapped = np.memmap(self.path, FLOATS[self.dtype], "r", place, shape)
-            yield slice(first - begin, last - begin), mapped[:, *inner]
+            yield slice(first - begin, last - begin), mapped[(slice(None), *inner)]
 
     def read(self, index: tuple[slice, ...] = ()) -> np.ndarray:
-        """A copy of a slice (of step 1)."""
+        """Return a copy of a slice (of step 1)."""
         shape = [len(range(*extent)) for extent in self._extents(index)]
         result = np.empty(shape, FLOATS[self.dtype])
         for where, values in self.pieces(index):
@@ -74,11 +88,17 @@ class Tensor:
 
 
 def find_tensors(directory: Path, problems: list[str] | None = None) -> dict[str, Tensor]:
-    """Every tensor of `model.safetensors`, or of the files of an index, by name.
+    """Find every tensor of `model.safetensors`, or of the files of an index, by name.
 
-    Raises `FileNotFoundError` naming absent files, and `ValueError` naming everything that is
-    wrong with a file: no header, truncated tensors, overlaps, an index that disagrees. Given
-    `problems`, these are added there instead, for a caller that has more to say.
+    Args:
+        directory: The model directory.
+        problems: What is wrong is added here instead of raised, for a caller that has more to
+            say.
+
+    Raises:
+        FileNotFoundError: If files are missing; names them.
+        ValueError: If a file has no header, truncated or overlapping tensors, or the index
+            disagrees with it; names all that is wrong.
     """
     weight_map: Mapping[str, str] | None = None
     if (directory / INDEX).is_file():
@@ -106,8 +126,12 @@ def read_headers(
     weight_map: Mapping[str, str] | None = None,
     collected: list[str] | None = None,
 ) -> dict[str, Tensor]:
-    """The tensors of several files by name; `weight_map` says which file each should be in.
-    What is wrong is raised as one `ValueError`, or added to `collected`.
+    """Return the tensors of several files by name; raise `ValueError` for what is wrong.
+
+    Args:
+        paths: The files.
+        weight_map: Name of the file that each tensor should be in.
+        collected: What is wrong is added here instead of raised.
     """
     found: dict[str, Tensor] = {}
     problems: list[str] = [] if collected is None else collected
@@ -127,8 +151,9 @@ def read_headers(
 
 
 def write_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
-    """Writes one file, never torn at its own name and readable by whom the umask says
-    (safetensors alone makes it the owner's only).
+    """Write one file, never torn at its own name, readable by whom the umask says.
+
+    `safetensors` alone makes it readable by its owner only.
     """
     with replacing(path) as partial:
         partial.touch()
@@ -138,13 +163,13 @@ def write_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
 
 
 def listed(what: str, problems: list[str], most: int = 40) -> str:
-    """`what: problem; problem; …`, at most `most` of them spelled out."""
+    """Return `what: problem; problem; …`, with at most `most` of them spelled out."""
     rest = [f"and {len(problems) - most} more"] if len(problems) > most else []
     return f"{what}: " + "; ".join(problems[:most] + rest)
 
 
 def _header(path: Path, problems: list[str]) -> dict[str, Tensor]:
-    """The header of one file; what is wrong is told, and read by nobody then."""
+    """Return the tensors in the header of one file, and add what is wrong to `problems`."""
 
     def wrong(text: str) -> dict:
         problems.append(f"{path.name}: {text}")

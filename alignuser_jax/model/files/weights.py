@@ -1,6 +1,6 @@
-"""Weights from and to a Hugging Face directory (`config.json` and safetensors), without torch.
+"""Read and write weights as a Hugging Face directory, without torch.
 
-One table drives both directions. Layers are stacked here and separate there, linear maps are
+One table drives both directions. Layers are stacked here and separate there; linear maps are
 `[in, out]` here and `[out, in]` there. Reading takes one device's block of one stacked tensor
 at a time: that is all the host memory it needs beside the result, and each byte is read once.
 """
@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,10 +20,11 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, Sharding, SingleDeviceSharding
 
+from alignuser_jax.durable.whole import write_whole
 from alignuser_jax.model.config import PROJECTIONS, DecoderConfig, LoraConfig
 from alignuser_jax.model.decoder import Block, Decoder
 from alignuser_jax.model.files.hf_config import CONFIG, GENERATION, read_config, to_hf
-from alignuser_jax.model.files.peft import join_adapters, read_adapter
+from alignuser_jax.model.files.peft import Arrays, join_adapters, read_adapter
 from alignuser_jax.model.files.tensors import (
     FLOATS,
     INDEX,
@@ -44,7 +46,7 @@ _NORMS = {
 MODULES = {
     name: f"{'self_attn' if name in 'qkvo' else 'mlp'}.{name}_proj" for name in PROJECTIONS
 }
-"""Our projection -> Hugging Face's module within a layer."""
+"""Our projection to Hugging Face's module within a layer."""
 
 TABLE: tuple[tuple[str, str, bool], ...] = (
     ("embedding", "model.embed_tokens.weight", False),
@@ -63,7 +65,7 @@ TABLE: tuple[tuple[str, str, bool], ...] = (
         for ours, theirs in MODULES.items()
     ),
 )
-"""(path in the base state, name in the file with `{i}` the layer, transposed there)."""
+"""Path in the base state, name in the file (`{i}`: the layer), whether transposed there."""
 
 TILE = 128
 _IGNORED = re.compile(r"(model\.)?(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq")
@@ -79,28 +81,40 @@ def load_decoder(
     param_dtype: jnp.dtype | None = None,
     mesh: Mesh | None = None,
 ) -> Decoder:
-    """The decoder in `directory`, with fresh adapters (`B` = 0) where `lora` has a rank, or
-    with trained `adapters` (name -> PEFT directory) side by side.
+    """Load the decoder in a Hugging Face directory.
 
     Args:
-      param_dtype: of base weights; default `dtype`. Files in bf16, f16 or f32 are converted.
-      mesh: lays each weight out by its logical axes; every process reads its own part only.
+        directory: The model directory.
+        lora: Shape of fresh adapters (`B` = 0); None or rank 0 adds none.
+        adapters: Trained adapters, name to PEFT directory, which lie side by side. Give either
+            fresh adapters or trained ones.
+        seed: Names the random weights of fresh adapters.
+        dtype: Type of activations.
+        param_dtype: Type of base weights, default `dtype`. Files in bf16, f16 or f32 are
+            converted.
+        mesh: Lays each weight out by its logical axes; every process reads its own part only.
 
-    Raises `FileNotFoundError` where there is nothing to read, and `ValueError` naming every
-    tensor that is missing, unexpected, truncated, of another shape or not of floats, before
-    anything is allocated.
+    Raises:
+        FileNotFoundError: If a file is missing.
+        ValueError: If a tensor is missing, unexpected, truncated, of another shape or not of
+            floats; names all of them. Both are raised before anything is allocated.
+
+    Example:
+        >>> decoder = load_decoder("models/qwen3-0.6b", LoraConfig(rank=16))  # doctest: +SKIP
     """
     if lora is not None and adapters:
         raise ValueError("give fresh adapters (lora) or trained ones (adapters), not both")
     directory = Path(directory)
     config, tensors = checked_tensors(directory)
-    bank, learned = None, {}
+    ranks: tuple[tuple[str, int], ...] | None = None
+    learned: Arrays = {}
     if adapters:
         read = {name: read_adapter(path, config) for name, path in adapters.items()}
-        lora, bank, learned = join_adapters(read)
+        lora, ranks, learned = join_adapters(read)
     param_dtype = dtype if param_dtype is None else param_dtype
-    options = {"adapters": bank, "dtype": dtype, "param_dtype": param_dtype}
-    abstract = abstract_decoder(config, lora, **options)
+    abstract = abstract_decoder(
+        config, lora, adapters=ranks, dtype=dtype, param_dtype=param_dtype
+    )
     graphdef, low_rank, base = split(abstract)
     local = SingleDeviceSharding(jax.local_devices()[0])
     layout = shardings(base, mesh) if mesh else jax.tree.map(lambda _: local, base)
@@ -123,14 +137,16 @@ def load_decoder(
 
 
 def checked_tensors(directory: Path) -> tuple[DecoderConfig, dict[str, Tensor]]:
-    """What a model directory holds, once it is known to be a decoder: its config, and its
-    tensors by the names of `TABLE`. Raises as `load_decoder` does; reads headers only.
+    """Return config and tensors of a model directory, checked; only headers are read.
+
+    The tensors have the names of `TABLE`. Errors are those of `load_decoder`.
     """
     config = read_config(directory)
-    tensors = find_tensors(directory, problems := [])
+    problems: list[str] = []
+    tensors = find_tensors(directory, problems)
     if config.num_layers > len(tensors):
-        said = f"num_hidden_layers={config.num_layers}, but {len(tensors)} tensors in all"
-        raise ValueError(_refusal(directory, [said, *problems]))
+        few = f"num_hidden_layers={config.num_layers}, but {len(tensors)} tensors in all"
+        raise ValueError(_refusal(directory, [few, *problems]))
     config, tensors = _with_full_names(config, tensors)
     problems += _misfits(tensors, config, split(abstract_decoder(config))[2])
     if problems:
@@ -141,10 +157,17 @@ def checked_tensors(directory: Path) -> tuple[DecoderConfig, dict[str, Tensor]]:
 def save_pretrained(
     decoder: Decoder, directory: str | Path, shard_bytes: int = 5 << 30
 ) -> None:
-    """Writes what `load_decoder` and `transformers`' `AutoModelForCausalLM` read.
+    """Write a directory that `load_decoder` and `transformers` read.
 
-    Base weights only, in their own type; a decoder with adapters or with a list of layers is
-    refused. More than `shard_bytes` go into several files and an index.
+    Only base weights are written, in their own type.
+
+    Args:
+        decoder: A stacked decoder without adapters.
+        directory: The directory; it is created.
+        shard_bytes: More bytes than this go into several files and an index.
+
+    Raises:
+        ValueError: If the decoder has adapters, or a list of layers.
     """
     if decoder.lora.rank or not isinstance(decoder.layers, Block):
         raise ValueError(
@@ -162,7 +185,7 @@ def save_pretrained(
             size = 0
         shards[-1][name] = tensor
         size += tensor.nbytes
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for n, shard in enumerate(shards, start=1):
         file = f"model-{n:05d}-of-{len(shards):05d}.safetensors" if len(shards) > 1 else WHOLE
         write_tensors(directory / file, shard)
@@ -170,15 +193,15 @@ def save_pretrained(
     if len(shards) > 1:
         total = sum(tensor.nbytes for shard in shards for tensor in shard.values())
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-        (directory / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+        write_whole(directory / INDEX, json.dumps(index, indent=2) + "\n")
     if ends := list(decoder.config.eos_token_ids):
-        (directory / GENERATION).write_text(json.dumps({"eos_token_id": ends}) + "\n")
+        write_whole(directory / GENERATION, json.dumps({"eos_token_id": ends}) + "\n")
     config = to_hf(decoder.config) | {"dtype": decoder.param_dtype.name}
-    (directory / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+    write_whole(directory / CONFIG, json.dumps(config, indent=2) + "\n")
 
 
 def _tensors(decoder: Decoder) -> Iterator[tuple[str, np.ndarray]]:
-    """The base weights as the file has them."""
+    """Yield the base weights as the file has them."""
     base = split(decoder)[2]
     for ours, template, transposed in TABLE:
         node = find(base, ours)
@@ -195,19 +218,20 @@ def _names(template: str, layers: int) -> list[str]:
     return [template.format(i=i) for i in range(layers if "{i}" in template else 1)]
 
 
-def find(state: nnx.State, path: str):
-    """The variable at a dotted path; None where the state lacks it (a tied head)."""
+def find(state: nnx.State, path: str) -> Any:
+    """Return the variable at a dotted path; None if the state lacks it (a tied head)."""
+    node: Any = state
     for part in path.split("."):
-        if part not in state:
+        if part not in node:
             return None
-        state = state[part]
-    return state
+        node = node[part]
+    return node
 
 
 def _with_full_names(
     config: DecoderConfig, tensors: dict[str, Tensor]
 ) -> tuple[DecoderConfig, dict[str, Tensor]]:
-    """A bare backbone (Qwen3-Embedding) lacks the prefix `model.`, and the head if untied."""
+    """Add the prefix `model.`, which a bare backbone (Qwen3-Embedding) lacks."""
     if "model.embed_tokens.weight" in tensors or "embed_tokens.weight" not in tensors:
         return config, tensors
     full = {
@@ -225,7 +249,7 @@ def _refusal(directory: Path, problems: list[str]) -> str:
 def _misfits(
     tensors: Mapping[str, Tensor], config: DecoderConfig, base: nnx.State
 ) -> list[str]:
-    """What is missing, unexpected, of another shape or not of floats."""
+    """Say which tensors are missing, unexpected, of another shape or not of floats."""
     expected: dict[str, tuple[int, ...]] = {}
     for ours, template, transposed in TABLE:
         node = find(base, ours)
@@ -257,9 +281,10 @@ def _place(
     want: jax.ShapeDtypeStruct,
     where: Sharding,
 ) -> jax.Array:
-    """One (stacked) weight, each block read once and sent to every device that holds it."""
+    """Return one (stacked) weight; each block is read once, for all devices that hold it."""
     devices: dict[tuple, list] = {}
     for device, index in where.addressable_devices_indices_map(want.shape).items():
+        assert index is not None  # the device is addressable
         extents = tuple(s.indices(n) for s, n in zip(index, want.shape, strict=True))
         devices.setdefault(extents, []).append(device)
     arrays = []
@@ -278,7 +303,7 @@ def _place(
 
 
 def _copy(into: np.ndarray, values: np.ndarray) -> None:
-    """`into[...] = values` in tiles that stay in cache: transposed, four times faster."""
+    """Do `into[...] = values` in tiles that stay in cache: four times faster if transposed."""
     if into.dtype == values.dtype and into.dtype.itemsize == 2:  # NumPy is slow with bfloat16
         into, values = into.view(np.uint16), values.view(np.uint16)
     if into.ndim < 2 or values.flags.c_contiguous:

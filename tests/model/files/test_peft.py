@@ -98,9 +98,7 @@ def test_several_adapters_share_one_base(base, theirs, tokens):
     for row, name in enumerate(chosen):
         assert_close(got[row], alone[name][row])
     assert_close(ours.logits(tokens, adapter="wide"), alone["wide"])
-    with pytest.raises(
-        ValueError, match=r"several adapters are loaded, \['wide', 'narrow'\]"
-    ):
+    with pytest.raises(ValueError, match=r"several adapters are loaded, \['wide', 'narrow'\]"):
         ours.logits(tokens)
     with pytest.raises(ValueError, match="adapter='other': expected one of"):
         ours.logits(tokens, adapter="other")

@@ -119,8 +119,8 @@ def _byte_pairs(model: GgufModel, tokens: Sequence[str]) -> Tokenizer:
     if name not in PRE_TOKENIZERS:
         raise GgufError(
             f"{model.path} has the pre-tokenizer {name!r}; {', '.join(PRE_TOKENIZERS)} are "
-            "read. Another would cut numbers and spaces otherwise: give the model's Hugging Face "
-            "directory instead"
+            "read. Another would cut numbers and spaces otherwise: give the Hugging Face "
+            "directory of the model instead"
         )
     how = PRE_TOKENIZERS[name]
     merges = []
