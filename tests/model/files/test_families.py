@@ -232,7 +232,7 @@ def test_a_trained_llama_writes_what_numpy_writes(shared_data, tmp_path):
     @jax.jit
     def step(pages, token, at):
         token, at, valid = token.reshape(1, 1), at.reshape(1, 1), jnp.ones((1, 1), bool)
-        hidden, pages = forward(decoder, token, at, table, pages, valid, adapter)
+        hidden, pages = forward(decoder, TokenBlock(token, at, valid, adapter), table, pages)
         return decoder.logits(hidden)[0, 0], pages
 
     ids, ours = [1], [1]

@@ -170,7 +170,7 @@ def test_a_merged_model_of_another_type_that_was_interrupted(tmp_path, base, the
         export_merged(base, directory, again, dtype="float16")
     said = []
     export_merged(base, directory, again, dtype="bfloat16", say=said.append)
-    assert said[0] == "model.safetensors: already there"
+    assert said[0] == "model.safetensors: already written"
     for path in (tmp_path / "straight").iterdir():
         assert (again / path.name).read_bytes() == path.read_bytes()
     assert len(list(again.iterdir())) == len(list((tmp_path / "straight").iterdir()))
