@@ -147,4 +147,4 @@ def test_rollouts_by_a_server_that_fails(program, server, tmp_path):
     files = [sorted((tmp_path / f).glob("*.arrayrecord")) for f in ("whole", "shards")]
     assert files[0] and [a.read_bytes() for a in files[0]] == [b.read_bytes() for b in files[1]]
     both = program(collect, *flags, out, "--policy")
-    assert both.returncode == 2 and "give one" in both.stdout + both.stderr
+    assert both.returncode == 2 and "give only one" in both.stdout + both.stderr
