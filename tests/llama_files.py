@@ -149,6 +149,27 @@ def small_sentencepiece(texts):
     return model.getvalue()
 
 
+def byte_level(texts, vocab_size, pre_tokenizer, normalizer=None):
+    """A fast byte-level BPE of transformers trained on `texts`, with ChatML's markers."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer, bpe.decoder = pre_tokenizer, decoders.ByteLevel()
+    if normalizer is not None:
+        bpe.normalizer = normalizer
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=["<|im_start|>", "<|im_end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(texts, trainer)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<|im_end|>")
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>"]})
+    return tokenizer
+
+
 def small_ranks(tokenizer):
     """The vocabulary of a byte-level BPE as lines of base64 tokens and ranks."""
     from transformers.convert_slow_tokenizer import bytes_to_unicode

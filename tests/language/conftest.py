@@ -61,22 +61,10 @@ def small(tmp_path_factory):
 @pytest.fixture(scope="session")
 def fast():
     """A byte-level BPE made here, whose template keeps earlier replies as they were."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
+    from tokenizers import pre_tokenizers
 
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = decoders.ByteLevel()
-    marks = ["<|im_start|>", "<|im_end|>"]
-    trainer = trainers.BpeTrainer(
-        vocab_size=500,
-        special_tokens=marks,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    bpe.train_from_iterator(TEXTS, trainer)
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<|im_end|>")
-    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>"]})
+    level = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer = llama_files.byte_level(TEXTS, 500, level)
     tokenizer.chat_template = CHATML
     return HuggingFaceTokenizer(tokenizer)
 

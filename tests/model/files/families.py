@@ -65,14 +65,21 @@ def make_checkpoint(name, directory, base_model=False, seed=0):
     config = getattr(transformers, f"{family}Config")(**SHARED | settings)
     kind = "Model" if base_model else "ForCausalLM"
     model = getattr(transformers, family + kind)(config)
+    draw_norms_and_biases(model)
+    model.save_pretrained(directory)
+    return model.eval()
+
+
+def draw_norms_and_biases(model):
+    """Put norms and biases off the values that they begin with, so that both are tested."""
+    import torch
+
     with torch.no_grad():
         for path, parameter in model.named_parameters():
             if "norm" in path:
                 parameter.uniform_(0.5, 1.5)
             elif path.endswith("bias"):
                 parameter.normal_(0, 0.3)
-    model.save_pretrained(directory)
-    return model.eval()
 
 
 def torch_logits(model, tokens):

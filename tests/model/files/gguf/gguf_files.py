@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from tests.language.conftest import CHATML
+from tests.model.files.families import draw_norms_and_biases
 
 TOKEN_TYPE = {"normal": 1, "unknown": 2, "control": 3, "user": 4, "unused": 5, "byte": 6}
 
@@ -66,12 +67,7 @@ def torch_model(case, vocabulary, seed=0):
         vocab_size=vocabulary, **SHARED | settings
     )
     model = getattr(transformers, f"{family}ForCausalLM")(config)
-    with torch.no_grad():
-        for path, parameter in model.named_parameters():
-            if "norm" in path:
-                parameter.uniform_(0.5, 1.5)
-            elif path.endswith("bias"):
-                parameter.normal_(0, 0.3)
+    draw_norms_and_biases(model)
     return model.eval()
 
 

@@ -57,23 +57,10 @@ def same(ours, theirs, texts):
         assert ours.encode(text, add_special_tokens=False).ids == expected, text
 
 
-def trained(pre_tokenizer, normalizer=None):
+def trained(pre_tokenizer):
     """A byte-level BPE of transformers with a pre-tokenizer of its own."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer, bpe.decoder = pre_tokenizer, decoders.ByteLevel()
-    if normalizer is not None:
-        bpe.normalizer = normalizer
-    trainer = trainers.BpeTrainer(
-        vocab_size=700,
-        special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    bpe.train_from_iterator([*HARD, *TEXTS, "1995 1995 1996 12 123 1234"] * 3, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<|im_end|>")
+    texts = [*HARD, *TEXTS, "1995 1995 1996 12 123 1234"] * 3
+    return llama_files.byte_level(texts, 700, pre_tokenizer)
 
 
 def test_gpt_2_and_smollm(tmp_path, texts):
