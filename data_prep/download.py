@@ -1,11 +1,11 @@
-"""Download a published data set: its terms shown first, resumed where it broke off, checked.
+"""Download a published data set: it shows the terms first, resumes, and checks the files.
 
-    alignuser download                                   # what there is
+    alignuser download                                   # a list of the data sets
     alignuser download movielens-1m                      # its terms
     alignuser download movielens-1m --accept_licence --output=downloads/movielens-1m
 
-Archives are unpacked; `alignuser import-logs` is the next step. Nothing is passed on by us: the
-files come from their publishers, or from your own mirror (--url).
+Archives are unpacked; `alignuser import-logs` is the next step. This project passes no data on:
+the files come from their publishers, or from your own mirror (--url).
 """
 
 import sys
@@ -21,7 +21,7 @@ from alignuser_jax.runs.flags import run as run_program
 FLAGS = flags.FLAGS
 flags.DEFINE_string("output", None, "Folder to write to (default: downloads/DATASET).")
 flags.DEFINE_bool("accept_licence", False, "You have read the terms and accept them.")
-flags.DEFINE_list("url", [], "Your mirror's URL of each file, in the order that is shown.")
+flags.DEFINE_list("url", [], "Your mirror's URL of each file, in the order of the list.")
 flags.DEFINE_string("hub_endpoint", None, "Another Hugging Face hub, as HF_ENDPOINT.")
 flags.DEFINE_bool("gunzip", False, "Unpack .gz files (import-logs reads them as they are).")
 
@@ -45,15 +45,15 @@ def terms(name: str, published: Published) -> str:
     )
 
 
-def main(given: list[str]) -> None:
-    if not given:
+def main(names: list[str]) -> None:
+    if not names:
         print(catalogue())
         return
-    if len(given) > 1 or given[0] not in PUBLISHED:
+    if len(names) > 1 or names[0] not in PUBLISHED:
         raise app.UsageError(
-            f"no data set {' '.join(given)!r}: expected one of {', '.join(PUBLISHED)}"
+            f"no data set {' '.join(names)!r}: expected one of {', '.join(PUBLISHED)}"
         )
-    name, published = given[0], PUBLISHED[given[0]]
+    name, published = names[0], PUBLISHED[names[0]]
     print(terms(name, published))
     if not FLAGS.accept_licence:
         print(

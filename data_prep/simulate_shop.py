@@ -1,12 +1,12 @@
-"""Simulate scripted shoppers in the generated shop and hold their sessions against human ones.
+"""Simulate scripted shoppers in the generated shop, and compare their sessions with human ones.
 
     alignuser simulate-shop --out=runs/shop [--goals=DIR] [--compare=UCI.csv]
 
 --goals names a folder with WebShop's files (human_goals, goal_query_map, items_ins_v2_1000);
-the products are synthetic with and without it. Writes `sessions.jsonl`, one session a line, in
-OPeRA's wire form; the same command again goes on where it was, and with more --sessions adds
-to them. --compare prints page counts and purchase rates beside those of UCI's
-online_shoppers_intention.csv. --shards also writes epsilon-greedy rollouts there, as
+the products are synthetic with and without it. Writes `sessions.jsonl`, one session per line,
+in OPeRA's wire form. The same command again goes on where it stopped, and with more --sessions
+adds to them. --compare prints page counts and purchase rates beside those of UCI's
+online_shoppers_intention.csv. --shards also writes epsilon-greedy rollouts to a folder, as
 world-model shards to train on (docs/method.md section 7; the greedy actions are the scripted
 shopper's).
 """
@@ -35,13 +35,13 @@ flags.DEFINE_string("goals", None, "Folder of WebShop's goals (default: generate
 flags.DEFINE_string("compare", None, "UCI's online_shoppers_intention.csv, or .csv.gz.")
 flags.DEFINE_integer("sessions", 500, "Sessions to simulate.", lower_bound=1)
 flags.DEFINE_integer("catalogue_goals", 120, "Goals in the shop.", lower_bound=1)
-flags.DEFINE_integer("seed", 0, "Names catalogue, goals and shoppers.")
+flags.DEFINE_integer("seed", 0, "Names the catalogue, the goals and the shoppers.")
 flags.DEFINE_string("shards", None, "Folder of world-model shards of rollouts (default: none).")
 flags.DEFINE_integer("episodes", 1000, "Rollouts in the shards.", lower_bound=1)
 flags.DEFINE_float("epsilon_start", 1.0, "Share of random actions in the first rollout.", 0, 1)
 flags.DEFINE_float("epsilon_end", 0.1, "Share of random actions in the last.", 0, 1)
 flags.DEFINE_integer("max_actions", 30, "Actions per rollout, at most.", lower_bound=1)
-flags.DEFINE_bool("progress", True, "Show how far it is.")
+flags.DEFINE_bool("progress", True, "Show progress bars.")
 
 
 def main() -> None:
@@ -50,14 +50,14 @@ def main() -> None:
     config = CatalogueConfig(goals=FLAGS.catalogue_goals, seed=FLAGS.seed)
     shop = GeneratedShop(make_catalogue(goals, config))
 
-    def shown(things: Iterable, done: int, total: int, unit: str) -> Iterable:
+    def with_bar(things: Iterable, done: int, total: int, unit: str) -> Iterable:
         return tqdm(things, initial=done, total=total, unit=unit, disable=not FLAGS.progress)
 
     def progress(sessions: Iterable, done: int) -> Iterable:
-        return shown(sessions, done, FLAGS.sessions, "session")
+        return with_bar(sessions, done, FLAGS.sessions, "session")
 
     if FLAGS.shards and Path(FLAGS.shards).resolve() == Path(FLAGS.out).resolve():
-        raise ValueError(f"--shards={FLAGS.shards} is --out: give them a folder of their own")
+        raise ValueError(f"--shards={FLAGS.shards} is also --out: give another folder")
     shapes = write_sessions(shop, FLAGS.out, FLAGS.sessions, FLAGS.seed, progress)
     where = f"{FLAGS.out}/sessions.jsonl"
     print(f"{FLAGS.sessions} synthetic sessions ({shop.catalogue.source}): {where}")
@@ -70,7 +70,7 @@ def main() -> None:
             FLAGS.shards,
             schedule,
             FLAGS.seed,
-            lambda episodes: shown(episodes, 0, FLAGS.episodes, "rollout"),
+            lambda episodes: with_bar(episodes, 0, FLAGS.episodes, "rollout"),
         )
         count = manifest["tasks"]["world_model"]["count"]
         print(f"{count} synthetic transitions of {FLAGS.episodes} rollouts: {FLAGS.shards}")

@@ -202,12 +202,7 @@ def bandit_feedback(
     rounds = [row for row in rows if row["kind"] == "page"]
     if not rounds:
         raise ValueError(f"the events of arm {arm or rows[0]['arm']!r} show no page")
-    codes = {item: code for code, item in enumerate(dataset.item_ids)}
-    if strange := sorted({row["item_id"] for row in rounds} - set(codes)):
-        raise ValueError(
-            f"{len(strange)} items of the events are not in {dataset.name!r}, e.g. "
-            f"{strange[0]!r}: give the dataset that was simulated on"
-        )
+    codes = _item_codes(dataset, rounds)
     rewards = _rewards(rows, reward)
     propensities = np.array([row["probability"] for row in rounds])
     genres, of_item = _genre_matrix(dataset)
@@ -238,6 +233,17 @@ def _arm_rows(events: pa.Table, arm: str) -> list[dict[str, Any]]:
         raise ValueError(f"the events have the arms {arms}: name one, not {arm!r}")
     events = events.filter(pc.equal(events["arm"], arm or arms[0]))
     return events.select(list(EVENT_COLUMNS)).to_pylist()
+
+
+def _item_codes(dataset: Dataset, rounds: list[dict[str, Any]]) -> dict[str, int]:
+    """Return the code of each item; items of other datasets are refused."""
+    codes = {item: code for code, item in enumerate(dataset.item_ids)}
+    if strange := sorted({row["item_id"] for row in rounds} - set(codes)):
+        raise ValueError(
+            f"{len(strange)} items of the events are not in {dataset.name!r}, e.g. "
+            f"{strange[0]!r}: give the dataset that was simulated on"
+        )
+    return codes
 
 
 def _round_key(row: dict[str, Any]) -> tuple[Any, ...]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from tabulate import tabulate
@@ -87,8 +87,13 @@ class LogFormat:
     has_split: bool = False
 
 
+def _common(s: ImportSettings) -> dict[str, Any]:
+    """Return the arguments that the readers of files of interactions share."""
+    return {"descriptions": s.descriptions, "strict": s.strict, "split": s.split}
+
+
 def _read_movielens(s: ImportSettings) -> Dataset:
-    return movielens.read(s.source, descriptions=s.descriptions, strict=s.strict, split=s.split)
+    return movielens.read(s.source, **_common(s))
 
 
 def _read_steam(s: ImportSettings) -> Dataset:
@@ -97,9 +102,7 @@ def _read_steam(s: ImportSettings) -> Dataset:
         games=s.items,
         rating=s.steam_rating,
         crawl_year=s.crawl_year,
-        descriptions=s.descriptions,
-        strict=s.strict,
-        split=s.split,
+        **_common(s),
     )
 
 
@@ -107,9 +110,7 @@ def _read_amazon(s: ImportSettings) -> Dataset:
     return amazon.read(
         s.source,
         metadata=s.items,
-        descriptions=s.descriptions,
-        strict=s.strict,
-        split=s.split,
+        **_common(s),
     )
 
 
@@ -121,9 +122,7 @@ def _read_usermirrorer(s: ImportSettings) -> Dataset:
     return usermirrorer.read(
         s.source,
         rating=s.behavior,
-        descriptions=s.descriptions,
-        strict=s.strict,
-        split=s.split,
+        **_common(s),
     )
 
 
@@ -131,9 +130,7 @@ def _read_recbole(s: ImportSettings) -> Dataset:
     return recbole.read(
         s.source,
         columns=s.columns,
-        descriptions=s.descriptions,
-        strict=s.strict,
-        split=s.split,
+        **_common(s),
     )
 
 
@@ -142,9 +139,7 @@ def _read_tabular(s: ImportSettings) -> Dataset:
         TableFile(s.source, s.columns),
         items=TableFile(s.items, s.item_columns) if s.items else None,
         users=TableFile(s.users, s.user_columns) if s.users else None,
-        descriptions=s.descriptions,
-        strict=s.strict,
-        split=s.split,
+        **_common(s),
     )
 
 

@@ -43,6 +43,11 @@ class _Retry(Exception):
         super().__init__(reason)
         self.wait_seconds = wait_seconds
 
+    def wait(self, failures: int) -> float:
+        """Return the seconds until the next attempt: the server's, or doubled each failure."""
+        wait = 2.0**failures if self.wait_seconds is None else self.wait_seconds
+        return min(wait, MAX_WAIT_SECONDS)
+
 
 class _AnotherFile(Exception):
     """What arrives does not continue what has been fetched."""
@@ -131,8 +136,7 @@ def fetch(
                     f"{url}: {error}{kept}: run the same command again to go on, or give "
                     "another --url"
                 ) from error
-            wait = 2.0**failures if error.wait_seconds is None else error.wait_seconds
-            sleep(min(wait, MAX_WAIT_SECONDS))
+            sleep(error.wait(failures))
     fetched = _checked(part, path, url, md5, total)
     part.rename(path)
     state_file.unlink(missing_ok=True)

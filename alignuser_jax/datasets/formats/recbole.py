@@ -71,15 +71,7 @@ def read(
     path = matching_file(source, ("*.inter", "*.inter.gz"), ".inter file")
     name = path.name.partition(".inter")[0]
     mapping = INTERACTION_COLUMNS | dict(columns or {})
-    if unknown := sorted(set(mapping) - set(INTERACTION_COLUMNS)):
-        raise InputError(f"unknown roles {unknown}: expected {list(INTERACTION_COLUMNS)}")
-    table = _read(path, report, mapping.values())
-    interactions = pa.table(
-        {
-            **{target: table[mapping[role]] for role, target in INTERACTION_COLUMNS.items()},
-            LINE: table[LINE],
-        }
-    )
+    interactions = _interactions(path, mapping, report)
     files = [path]
 
     def beside(ending: str) -> Path | None:
@@ -107,6 +99,14 @@ def read(
     )
     dataset = build_dataset(raw, report)
     return dataset if graph is None else with_extra_tables(dataset, {"graph": graph})
+
+
+def _interactions(path: Path, mapping: Mapping[str, str], report: Report) -> pa.Table:
+    if unknown := sorted(set(mapping) - set(INTERACTION_COLUMNS)):
+        raise InputError(f"unknown roles {unknown}: expected {list(INTERACTION_COLUMNS)}")
+    table = _read(path, report, mapping.values())
+    columns = {name: table[mapping[role]] for role, name in INTERACTION_COLUMNS.items()}
+    return pa.table({**columns, LINE: table[LINE]})
 
 
 def _read(path: Path, report: Report, required: Iterable[str]) -> pa.Table:

@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 import zipfile
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 from urllib.parse import unquote, urlsplit
@@ -23,6 +23,7 @@ from alignuser_jax.datasets.fetch.published import PUBLISHED
 from alignuser_jax.datasets.formats import movielens
 from tests.datasets.fetch.file_server import FileServer, breaks_off
 from tests.datasets.formats.movielens_files import write_latest
+from tests.http_answers import BodyAnswers
 
 ROOT = Path(__file__).parents[3]
 
@@ -212,24 +213,7 @@ class Hub(ThreadingHTTPServer):
         Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
 
 
-class HubAnswers(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, *_):
-        pass
-
-    def answer(self, status, body=b"", **headers):
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name.replace("_", "-"), value)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(body)
-
-    def do_HEAD(self):
-        self.do_GET()
-
+class HubAnswers(BodyAnswers):
     def do_GET(self):
         hub, path = self.server, unquote(urlsplit(self.path).path)
         if hub.status:

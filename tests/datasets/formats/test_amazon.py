@@ -9,6 +9,7 @@ import pytest
 from alignuser_jax.datasets.formats import amazon
 from alignuser_jax.datasets.reading.delimited import InputError
 from alignuser_jax.datasets.report import DirtyInput
+from tests.datasets.formats.logs import rows
 
 REVIEWS_2014 = [
     '{"reviewerID": "A10000012B7CGYKOMPQ4L", "asin": "000100039X", "reviewerName": "Adam", '
@@ -63,14 +64,6 @@ def write(path, lines):
     data = "".join(f"{line}\n" for line in lines).encode()
     path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
     return path
-
-
-def rows(dataset):
-    log = dataset.log
-    return [
-        (dataset.user_ids[u], dataset.item_ids[i], float(r), int(t))
-        for u, i, r, t in zip(log.user, log.item, log.rating, log.timestamp, strict=True)
-    ]
 
 
 def test_2014(tmp_path):

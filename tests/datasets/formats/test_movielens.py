@@ -12,16 +12,8 @@ from alignuser_jax.datasets import load_dataset
 from alignuser_jax.datasets.formats import movielens
 from alignuser_jax.datasets.reading.delimited import InputError
 from alignuser_jax.records import Interaction, Item
+from tests.datasets.formats.logs import rows
 from tests.datasets.formats.movielens_files import write_1m, write_100k, write_latest
-
-
-def rows(dataset):
-    """(user, item, rating, timestamp) in the dataset's order."""
-    log = dataset.log
-    return [
-        (dataset.user_ids[u], dataset.item_ids[i], float(r), int(t))
-        for u, i, r, t in zip(log.user, log.item, log.rating, log.timestamp, strict=True)
-    ]
 
 
 @pytest.mark.parametrize("gzipped", [False, True])

@@ -10,6 +10,7 @@ from alignuser_jax.datasets import check_leaks
 from alignuser_jax.datasets.formats import steam
 from alignuser_jax.datasets.reading.delimited import InputError
 from alignuser_jax.datasets.report import DirtyInput
+from tests.datasets.formats.logs import rows
 
 KANG_MCAULEY = [  # Python 2 literals, as the dump has them
     "{u'username': u'Chaos Syren', u'hours': 0.1, u'products': 41, u'product_id': u'10', "
@@ -51,14 +52,6 @@ def write(path, lines, gzipped=False):
     data = "".join(f"{line}\n" for line in lines).encode()
     path.write_bytes(gzip.compress(data) if gzipped else data)
     return path
-
-
-def rows(dataset):
-    log = dataset.log
-    return [
-        (dataset.user_ids[u], dataset.item_ids[i], float(r), int(t))
-        for u, i, r, t in zip(log.user, log.item, log.rating, log.timestamp, strict=True)
-    ]
 
 
 @pytest.mark.parametrize("gzipped", [False, True])

@@ -11,6 +11,7 @@ from alignuser_jax.datasets.formats import tabular
 from alignuser_jax.datasets.formats.tabular import TableFile
 from alignuser_jax.datasets.reading.delimited import InputError
 from alignuser_jax.records import Item
+from tests.datasets.formats.logs import rows
 
 HEADER = "when,who,what,stars,note"
 LINES = (
@@ -24,14 +25,6 @@ COLUMNS = {"user": "who", "item": "what", "rating": "stars", "timestamp": "when"
 def write(path, *lines, separator=","):
     path.write_text("".join(line.replace(",", separator) + "\n" for line in lines))
     return path
-
-
-def rows(dataset):
-    log = dataset.log
-    return [
-        (dataset.user_ids[u], dataset.item_ids[i], float(r), int(t))
-        for u, i, r, t in zip(log.user, log.item, log.rating, log.timestamp, strict=True)
-    ]
 
 
 EXPECTED = [
