@@ -31,9 +31,9 @@ class JournalError(RuntimeError):
 def replacing(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`, and rename it to `path` when the block succeeds.
 
-    The temporary path keeps the suffix of `path`, since some writers choose a format by it
-    (`numpy.savez`) or append one. If the block raises, the temporary file is removed and `path`
-    stays as it was.
+    The temporary path is `path` with ".partial" behind it, so that no reader that looks for a
+    suffix takes what a killed program left. If the block raises, the temporary file is removed
+    and `path` stays as it was.
 
     Example:
         >>> import tempfile
@@ -44,7 +44,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
         'whole'
     """
     path = Path(path)
-    partial = path.with_name(f"{path.stem}.partial{path.suffix}")
+    partial = path.with_name(f"{path.name}.partial")
     try:
         yield partial
         partial.replace(path)
