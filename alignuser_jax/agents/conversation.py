@@ -20,6 +20,7 @@ from alignuser_jax.records import (
     Item,
     Message,
     Persona,
+    check_drawing,
 )
 from alignuser_jax.world import RecommendationSite
 from alignuser_jax.world.site.page import NONE
@@ -113,11 +114,23 @@ class SessionConfig:
     fail_fast: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("history_items", "memory_items", "max_clicks", "reasoning_tokens"):
+        """Refuse settings that make no sense, by name."""
+        for name in (
+            *("history_items", "memory_items", "max_clicks"),
+            *("reasoning_tokens", "rate_reasoning_tokens", "page_reserve_tokens"),
+        ):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected 0 or more")
         if self.max_actions < 1:
             raise ValueError(f"max_actions is {self.max_actions}, expected 1 or more")
+        if self.context_tokens is not None and self.context_tokens < 1:
+            raise ValueError(
+                f"context_tokens is {self.context_tokens}, expected 1 or more, or None for no "
+                "limit"
+            )
+        if not self.item_type.strip():
+            raise ValueError('item_type is empty: say what the site recommends ("movies")')
+        check_drawing(self.temperature, self.top_p)
 
 
 def screen_recall(user: AgentUser, config: SessionConfig, slate: Sequence[str]) -> list[str]:

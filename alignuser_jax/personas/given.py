@@ -31,9 +31,9 @@ _TEXTS = ("age", "occupation", "personality", "habits")
 _LEVELS = ("pickiness", "engagement", "conformity", "variety")
 _BESIDE = ("answers", "interview")
 """Columns of a dataset's `surveys.parquet` that are not part of a persona."""
-UNKNOWN: Mapping[str, Any] = {"age": "", "occupation": "", "big_five": ()}
+UNKNOWN_DEMOGRAPHICS: Mapping[str, Any] = {"age": "", "occupation": "", "big_five": ()}
 """Replaces the demographics of a user without a match."""
-FIELDS = tuple(f.name for f in dataclasses.fields(Persona) if f.name != "user_id")
+PERSONA_FIELDS = tuple(f.name for f in dataclasses.fields(Persona) if f.name != "user_id")
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class GivenPersonas:
                 f"dataset; its user ids are such as {next(iter(self.rows), '(none)')!r}, the "
                 f"dataset's such as {next(iter(computed), '(none)')!r}"
             )
-        others = UNKNOWN if self.about else {}
+        others = UNKNOWN_DEMOGRAPHICS if self.about else {}
         return {
             user: replace(persona, **self.rows.get(user, others))
             for user, persona in computed.items()
@@ -204,10 +204,12 @@ def _persona_of(row: Any, where: str) -> tuple[str, dict[str, Any]]:
     for name, value in row.items():
         if name in ("user_id", *_BESIDE) or value is None:
             continue
-        if name not in FIELDS:
-            near = get_close_matches(name, FIELDS, n=1)
+        if name not in PERSONA_FIELDS:
+            near = get_close_matches(name, PERSONA_FIELDS, n=1)
             hint = f"did you mean {near[0]!r}? " if near else ""
-            raise ValueError(f"{where}: no field {name!r}; {hint}it has {', '.join(FIELDS)}")
+            raise ValueError(
+                f"{where}: no field {name!r}; {hint}it has {', '.join(PERSONA_FIELDS)}"
+            )
         value = tuple(value) if isinstance(value, list) else value
         if not _fits(name, value):
             raise ValueError(f"{where}: {name} is {value!r}, expected {_EXPECTED[name]}")
@@ -258,7 +260,7 @@ def persona_row(match: Match) -> dict[str, Any]:
     """
     persona = match.persona
     if persona is None:
-        return {"user_id": match.user_id, **UNKNOWN}
+        return {"user_id": match.user_id, **UNKNOWN_DEMOGRAPHICS}
     return {"user_id": match.user_id, **persona._asdict()}
 
 

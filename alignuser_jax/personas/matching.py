@@ -27,6 +27,7 @@ from alignuser_jax.records import (
     Message,
     Persona,
     Request,
+    check_drawing,
 )
 
 FIT_TOKENS = 16
@@ -89,6 +90,12 @@ class MatchConfig:
         for name in ("propose_reasoning_tokens", "fit_reasoning_tokens"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected 0 or more")
+        if self.context_tokens is not None and self.context_tokens < 1:
+            raise ValueError(
+                f"context_tokens is {self.context_tokens}, expected 1 or more, or None for no "
+                "limit"
+            )
+        check_drawing(self.temperature, self.top_p)
         for name in ("ages", "occupations"):
             values = getattr(self, name)
             bad = [v for v in values if not v.strip() or "\n" in v or v != v.strip()]

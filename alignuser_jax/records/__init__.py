@@ -28,6 +28,7 @@ from alignuser_jax.records.language import (
     Span,
     Ticket,
     Usage,
+    check_drawing,
 )
 from alignuser_jax.records.protocols import (
     Generator,
@@ -74,4 +75,5 @@ __all__ = [
     "Transition",
     "Usage",
     "World",
+    "check_drawing",
 ]

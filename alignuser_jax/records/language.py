@@ -132,6 +132,27 @@ class Request:
     timeout_seconds: float | None = None
 
 
+def check_drawing(temperature: float, top_p: float) -> None:
+    """Refuse settings with which no token can be drawn; the bounds are those of every back end.
+
+    Settings call it, rather than `Request`, which is built hundreds of thousands of times.
+
+    Raises:
+        ValueError: `temperature` is neither 0 nor 1e-6 to 1e6, or `top_p` not 1e-6 to 1.
+
+    Example:
+        >>> check_drawing(temperature=-1, top_p=1)
+        Traceback (most recent call last):
+        ValueError: temperature is -1, expected 0 (the likeliest token), or 1e-6 to 1e6
+    """
+    if not (temperature == 0 or 1e-6 <= temperature <= 1e6):
+        raise ValueError(
+            f"temperature is {temperature}, expected 0 (the likeliest token), or 1e-6 to 1e6"
+        )
+    if not 1e-6 <= top_p <= 1:
+        raise ValueError(f"top_p is {top_p}, expected at least 1e-6 and at most 1")
+
+
 class Usage(NamedTuple):
     """The tokens that one request took.
 
