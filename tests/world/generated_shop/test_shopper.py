@@ -173,7 +173,7 @@ def test_the_program(tmp_path):
     bad = run(f"--out={tmp_path / 'o'}", f"--goals={tmp_path}")
     assert bad.returncode == 2 and "error: no human_goals.json" in bad.stderr
     same = run(f"--out={tmp_path / 'o'}", f"--shards={tmp_path / 'x' / '..' / 'o'}")
-    assert same.returncode == 2 and "a folder of their own" in same.stderr
+    assert same.returncode == 2 and "is also --out: give another folder" in same.stderr
 
 
 @pytest.mark.slow
