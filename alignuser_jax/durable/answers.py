@@ -24,6 +24,10 @@ Answer = Completion | Slate | str
 """The answers to the three kinds of `Question`, in the same order."""
 
 
+LATER_FIELDS = frozenset({"reply_start", "lines", "line_tokens", "no_repeat"})
+"""Fields of a question that were added after journals and recordings had been written."""
+
+
 def _plain(value: Any) -> Any:
     """Encode what msgpack does not know: dataclasses, sets and NumPy values."""
     if dataclasses.is_dataclass(value):
@@ -41,8 +45,16 @@ def pack(value: Any) -> bytes:
 
 
 def field_hashes(question: Question) -> dict[str, bytes]:
-    """Return an 8-byte hash of the question's type and of each of its fields, by name."""
-    values = {f.name: getattr(question, f.name) for f in dataclasses.fields(question)}
+    """Return an 8-byte hash of the question's type and of each of its fields, by name.
+
+    A field of `LATER_FIELDS` counts only where it is set, so that journals and recordings from
+    before it was added are still read.
+    """
+    values = {
+        f.name: getattr(question, f.name)
+        for f in dataclasses.fields(question)
+        if f.name not in LATER_FIELDS or getattr(question, f.name) != f.default
+    }
     values["type"] = type(question).__name__
     return {
         name: hashlib.blake2b(pack(value), digest_size=8).digest()

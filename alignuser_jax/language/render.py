@@ -107,6 +107,23 @@ def answer_token_paths(
     ]
 
 
+def start_tokens(tokenizer: TextTokenizer, text: str, first: bool = True) -> list[int]:
+    """Return the tokens of what a reply, or a line of it, begins with; none for "".
+
+    Text that spells a chat marker is broken by a space like all content.
+
+    Args:
+        tokenizer: A tokenizer of `TextTokenizer.load`.
+        text: What the reply begins with.
+        first: Whether nothing of the reply comes before it.
+    """
+    if not text:
+        return []
+    if isinstance(tokenizer, HuggingFaceTokenizer):
+        text = tokenizer.safe(text)
+    return tokenizer.encode((tokenizer.reply_opening if first else "") + text)
+
+
 def _mark(
     spans: Sequence[tuple[int, int, Span]], offsets: Offsets
 ) -> tuple[np.ndarray, np.ndarray]:

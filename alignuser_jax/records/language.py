@@ -75,7 +75,9 @@ class Request:
 
     A reply is free text (the reasoning), then the answer: one line per entry of `answer`, each
     exactly one of that entry's alternatives, joined by newlines. With an empty `answer` the
-    whole reply is free text.
+    whole reply is free text. With `lines` it is one line per entry instead: the entry itself,
+    then free text without a newline. Only a back end that can constrain its replies keeps it to
+    them.
 
     A token is drawn in this order: the distribution is tempered by `temperature`; of it the
     `top_k` likeliest tokens stay; of these the fewest whose probabilities reach `top_p`; and of
@@ -102,6 +104,15 @@ class Request:
         stop: Strings that end free text; the first that appears is cut off.
         timeout_seconds: When the request comes back as an error, in seconds after it was
             submitted; `None` for no limit.
+        reply_start: What the reply begins with. The model goes on from there, and
+            `Completion.text` holds it too. Not with an `answer`.
+        lines: What each line of the reply begins with, such as "WHY:" and "LESSON:"; the reply
+            ends with the last of them. () for no such lines. Not with an `answer`.
+        line_tokens: The most tokens of each of these lines after what it begins with; the line
+            is cut there, in the middle of a sentence if need be. `max_tokens` says nothing of
+            such a reply.
+        no_repeat: No run of so many tokens comes twice in the free text of one reply; 0 for no
+            such rule. Servers do not know it: readers of their replies check for repeats.
 
     Example:
         >>> from alignuser_jax.randomness import stable_key
@@ -130,6 +141,10 @@ class Request:
     min_p: float = 0.0
     stop: tuple[str, ...] = ()
     timeout_seconds: float | None = None
+    reply_start: str = ""
+    lines: tuple[str, ...] = ()
+    line_tokens: int = 0
+    no_repeat: int = 0
 
 
 def check_drawing(temperature: float, top_p: float) -> None:

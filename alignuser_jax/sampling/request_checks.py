@@ -6,7 +6,10 @@ import numpy as np
 
 from alignuser_jax.records import Request
 
-COUNTS = (("samples", 1), ("max_tokens", 1), ("reasoning_tokens", 0), ("top_k", 0))
+COUNTS = (
+    *(("samples", 1), ("max_tokens", 1), ("reasoning_tokens", 0), ("top_k", 0)),
+    *(("line_tokens", 0), ("no_repeat", 0)),
+)
 """The whole numbers of a request, each with its least value."""
 
 MOST = 2**31
@@ -32,6 +35,7 @@ def check_request(request: Request) -> None:
             f"a scored request needs exactly one answer line, got {len(request.answer)}"
         )
     _check_numbers(request)
+    _check_form(request)
     if request.stop and (request.answer or not all(request.stop)):
         raise ValueError(
             f"stop={request.stop}: stop strings are not empty and go with free text; a reply "
@@ -40,6 +44,31 @@ def check_request(request: Request) -> None:
     if request.timeout_seconds is not None and not request.timeout_seconds > 0:
         raise ValueError(
             f"timeout_seconds={request.timeout_seconds}: expected more than 0, or None"
+        )
+
+
+def _check_form(request: Request) -> None:
+    """Refuse a start or lines of a reply that do not fit each other, or an answer."""
+    for name in ("reply_start", "lines", "no_repeat"):
+        if request.answer and (value := getattr(request, name)):
+            raise ValueError(
+                f"{name}={value!r}: it is for replies of free text; this request has an answer "
+                "of its own"
+            )
+    if bool(request.lines) != bool(request.line_tokens):
+        raise ValueError(
+            f"lines={request.lines!r} and line_tokens={request.line_tokens}: give what lines "
+            "begin with and the tokens of a line, or neither"
+        )
+    if any(not line.strip() or "\n" in line for line in request.lines):
+        raise ValueError(
+            f"lines={request.lines!r}: each begins with some text, and has no newline in it"
+        )
+    start = request.reply_start
+    if start and request.lines and ("\n" in start or not start.startswith(request.lines[0])):
+        raise ValueError(
+            f"reply_start={start!r}: expected the beginning of the first line, which begins "
+            f"with {request.lines[0]!r}"
         )
 
 

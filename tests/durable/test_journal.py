@@ -180,3 +180,11 @@ def test_a_second_answer_to_one_question_is_damage(tmp_path):
         journal.append(ASKED, QUESTION, "two")
     with pytest.raises(JournalError, match="second answer"):
         Journal.open(tmp_path, MANIFEST)
+
+
+def test_fields_that_came_later_count_only_where_they_are_set():
+    """Journals and recordings from before these fields were added are still read."""
+    plain = Request((), "reflect")
+    assert "reply_start" not in field_hashes(plain) and "min_p" in field_hashes(plain)
+    started = field_hashes(replace(plain, reply_start="WHY: I", no_repeat=3))
+    assert started.keys() - field_hashes(plain).keys() == {"reply_start", "no_repeat"}

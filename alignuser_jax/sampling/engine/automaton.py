@@ -2,8 +2,9 @@
 
 The tables are padded to `[Q, E]`, so that one compiled decode loop serves every answer. A free
 state takes any token, the end of turn only if it is an edge. A token that is an edge follows
-it; any other token leads to LINE after a newline, and to MID elsewhere. States that are not
-free take edges only. The answer may begin at LINE: while free text happens to spell an
+it; any other token leads where `onward` says: in free text to LINE after a newline, and to MID
+elsewhere; in a line that has a limit, to a state that has counted one token more. States that
+are not free take edges only. The answer may begin at LINE: while free text happens to spell an
 alternative of the first line, the automaton follows it, and falls back to free text where it
 departs. `forced[q]` is the state from which q continues once the limit of reasoning is reached.
 
@@ -26,19 +27,28 @@ LINE = 1
 MID = 2
 """The state of free text in the middle of a line."""
 
+LEAST_LINE = 2
+"""A line with a limit has at least so many tokens after what it begins with."""
+
+ANY_TEXT, LINE_TEXT, OPEN_LINE = 0, 1, 2
+"""What free text a state takes: any; that of one line; that of a line which may not end yet."""
+
 Path = tuple[int, ...]
 """The tokens of one alternative, with those that end its line."""
 
 
 @dataclass(frozen=True)
 class Automaton:
-    """The tables of one answer. `compile_answer` and `free_text` make them.
+    """The tables of one answer. `compile_answer`, `compile_lines` and `free_text` make them.
 
     Attributes:
         token: int32 `[Q, E]`, the token of each edge; -1 where there is no edge.
         next: int32 `[Q, E]`, the state to which each edge leads.
         free: bool `[Q]`, whether the state takes any token.
         forced: int32 `[Q]`, where the state continues once the limit of reasoning is reached.
+        onward: int32 `[Q, 2]`, where a token that is no edge leads: one that does not end a
+            line, and one that does.
+        within: int8 `[Q]`, which free text the state takes (`ANY_TEXT`, ...).
         start: The first state.
         longest: The most tokens that a reply takes after its reasoning; 0 for free text.
         lines: The number of alternatives of each answer line.
@@ -53,6 +63,8 @@ class Automaton:
     next: np.ndarray
     free: np.ndarray
     forced: np.ndarray
+    onward: np.ndarray
+    within: np.ndarray
     start: int
     longest: int
     lines: tuple[int, ...]
@@ -119,6 +131,8 @@ class _Builder:
         self.leaf: list[dict[int, int]] = []
         self.free: list[bool] = []
         self.forced: list[int] = []
+        self.onward: list[tuple[int, int]] = []
+        self.within: list[int] = []
         self.line: list[int] = []
         self.depth: list[int] = []
         self.branch: list[dict[int, int]] = []
@@ -133,9 +147,19 @@ class _Builder:
         self.branch.append({})
         self.free.append(free)
         self.forced.append(number if forced is None else forced)
+        self.onward.append((MID, LINE))
+        self.within.append(ANY_TEXT)
         self.line.append(line)
         self.depth.append(depth)
         return number
+
+    def chain(self, path: Path, end: int) -> int:
+        """Add states that take exactly `path` and lead to `end`; return the first of them."""
+        for token in reversed(path):
+            state = self.state()
+            self.edges[state][token] = end
+            end = state
+        return end
 
     def trie(
         self,
@@ -205,6 +229,8 @@ class _Builder:
             next=target,
             free=column(self.free, bool),
             forced=column(self.forced, np.int32),
+            onward=np.array([*self.onward, *[(0, 0)] * (states - used)], np.int32),
+            within=column(self.within, np.int8),
             start=start,
             longest=longest,
             lines=tuple(lines),
@@ -284,6 +310,64 @@ def compile_answer(
         states=states,
         edges=edges,
     )
+
+
+def compile_lines(
+    openings: Sequence[Path],
+    line_tokens: int,
+    newline: Path,
+    end_ids: Sequence[int],
+    *,
+    started: bool = False,
+    states: int = 256,
+    edges: int = 32,
+) -> Automaton:
+    """Return the automaton of one line of free text per opening, each of limited length.
+
+    A line ends with a token whose text ends with a newline, the last one with the end of turn
+    too. At its limit it is ended. Every token of a line has a state of its own, so that the
+    limit is a part of the automaton.
+
+    Args:
+        openings: The tokens that each line begins with.
+        line_tokens: The most tokens of a line after its opening.
+        newline: The tokens of a newline.
+        end_ids: Ids that end the last line, and with it the reply.
+        started: Whether the first opening, and the beginning of its line, is already there.
+        states: The most states that the automaton may need.
+        edges: The most edges of a state.
+
+    Raises:
+        ValueError: There is no line, or more states or edges are needed.
+
+    Example:
+        >>> lines = compile_lines([(5, 6), (7,)], 4, (1,), [0])
+        >>> int(lines.token[lines.start, 0])
+        5
+    """
+    if not openings or not all(openings) or line_tokens < 1:
+        raise ValueError(
+            f"{len(openings)} lines of {line_tokens} tokens: expected at least one line with "
+            "an opening, and at least one token for it"
+        )
+    builder = _Builder()
+    builder.state()  # ACCEPT
+    following = forced = first = ACCEPT
+    for opening in reversed(openings):
+        text, last = forced, following == ACCEPT
+        for place in reversed(range(line_tokens)):
+            at = builder.state(free=True)
+            may_end = place >= min(LEAST_LINE, line_tokens - 1)
+            builder.onward[at] = text, following
+            builder.within[at] = LINE_TEXT if may_end else OPEN_LINE
+            if last and may_end:
+                builder.edges[at] |= dict.fromkeys(end_ids, ACCEPT)
+            text = at
+        first = text
+        following = builder.chain(opening, text)
+        forced = builder.chain(newline, following)
+    start = first if started else following
+    return builder.build(start=start, longest=0, lines=(), states=states, edges=edges)
 
 
 def _force_answer(builder: _Builder, root: int, newline: Path) -> None:

@@ -21,6 +21,8 @@ def empty_tables(config: EngineConfig) -> AutomatonTables[np.ndarray]:
         next=np.zeros((size, states, edges), np.int32),
         free=np.zeros((size, states), bool),
         forced=np.zeros((size, states), np.int32),
+        onward=np.zeros((size, states, 2), np.int32),
+        within=np.zeros((size, states), np.int8),
     )
 
 
@@ -54,7 +56,7 @@ class AutomatonCache:
         if key not in self._places:
             place = self._free.pop() if self._free else self._evict()
             new = AutomatonTables(
-                automaton.token, automaton.next, automaton.free, automaton.forced
+                *(getattr(automaton, name) for name in AutomatonTables._fields)
             )
             self.tables = self._install(self.tables, np.int32(place), new)
             self._places[key], self._users[key] = (place, automaton), 0
@@ -64,8 +66,7 @@ class AutomatonCache:
 
     def warm_up(self) -> None:
         """Compile `install`, by installing the content of the first place there again."""
-        token, following, free, forced = (np.asarray(table[0]) for table in self.tables)
-        first = AutomatonTables(token, following, free, forced)
+        first = AutomatonTables(*(np.asarray(table[0]) for table in self.tables))
         self.tables = self._install(self.tables, np.int32(0), first)
 
     def release(self, automaton: Automaton) -> None:

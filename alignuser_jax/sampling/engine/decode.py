@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from alignuser_jax.model import Decoder
-from alignuser_jax.sampling.engine.automaton import ACCEPT, LINE, MID
+from alignuser_jax.sampling.engine.automaton import ACCEPT, ANY_TEXT, OPEN_LINE
 from alignuser_jax.sampling.engine.forward import (
     Pages,
     Strips,
@@ -39,6 +39,13 @@ JUMP = 4
 """Tokens of one step inside an answer: one that is drawn, and those that follow from it."""
 
 
+MOST_REPEAT = 8
+"""The longest run of tokens that a request may forbid to come twice."""
+
+WRITTEN = 512
+"""The most tokens of a reply in which runs must not come twice."""
+
+
 class DecodeRows(NamedTuple, Generic[ArrayT]):
     """What a decode call must know of each row.
 
@@ -55,6 +62,9 @@ class DecodeRows(NamedTuple, Generic[ArrayT]):
         adapter: int32 `[G]`, the number of the row's adapter, from 1; 0 for the base model.
         params: How the row draws.
         key: uint32 `[G, 2]`, the words of the row's jax key.
+        no_repeat: int32 `[G]`, tokens of a run that must not come twice; 0 for no such rule.
+        written: int32 `[G, WRITTEN]`, the reply's tokens before this call, at the right end;
+            -1 in front of them, and everywhere in rows without that rule.
     """
 
     slot: ArrayT
@@ -68,6 +78,8 @@ class DecodeRows(NamedTuple, Generic[ArrayT]):
     adapter: ArrayT
     params: SamplingParams[ArrayT]
     key: ArrayT
+    no_repeat: ArrayT
+    written: ArrayT
 
 
 class AutomatonTables(NamedTuple, Generic[ArrayT]):
@@ -78,12 +90,16 @@ class AutomatonTables(NamedTuple, Generic[ArrayT]):
         next: int32 `[A, Q, E]`.
         free: bool `[A, Q]`.
         forced: int32 `[A, Q]`.
+        onward: int32 `[A, Q, 2]`.
+        within: int8 `[A, Q]`.
     """
 
     token: ArrayT
     next: ArrayT
     free: ArrayT
     forced: ArrayT
+    onward: ArrayT
+    within: ArrayT
 
 
 class Vocabulary(NamedTuple, Generic[ArrayT]):
@@ -92,10 +108,12 @@ class Vocabulary(NamedTuple, Generic[ArrayT]):
     Attributes:
         allowed: bool `[V]`, ids that free text may use.
         ends_line: bool `[V]`, tokens whose text ends with a newline.
+        spans_lines: bool `[V]`, tokens whose text has a newline and then something else.
     """
 
     allowed: ArrayT
     ends_line: ArrayT
+    spans_lines: ArrayT
 
 
 class Decoded(NamedTuple, Generic[ArrayT]):
@@ -271,18 +289,36 @@ class Decoding:
             logits_of(self.decoder, loop.hidden),
             self.automata.token[self.rows.automaton, at],
             self.automata.free[self.rows.automaton, at] & active,
-            self.vocabulary.allowed,
+            self._allowed(loop, at),
             self.end_ids,
             self.rows.params,
             jax.vmap(jax.random.fold_in)(self.keys, length),
         )
 
+    def _allowed(self, loop: DecodeLoop, at: jax.Array) -> jax.Array:
+        """Return bool `[G, V]`, the tokens that each row's free text may go on with."""
+        rows, words = self.rows, self.vocabulary
+        within = self.automata.within[rows.automaton, at][:, None]
+        everything = jnp.broadcast_to(words.allowed, (len(within), len(words.allowed)))
+
+        def restricted(_):
+            open_ = everything & ~((within != ANY_TEXT) & words.spans_lines)
+            open_ &= ~((within == OPEN_LINE) & words.ends_line)
+            tokens = jnp.concatenate([rows.written, loop.out.token], axis=1)
+            length = WRITTEN + loop.out.length
+            repeats = would_repeat(tokens, length, rows.no_repeat)
+            at_token = jnp.where(repeats, tokens, open_.shape[1])
+            return open_.at[jnp.arange(len(tokens))[:, None], at_token].set(False, mode="drop")
+
+        needed = jnp.any(within != ANY_TEXT) | jnp.any(rows.no_repeat > 0)
+        return lax.cond(needed, restricted, lambda _: everything, None)
+
     def _follow(self, drawn: NextToken, at: jax.Array, active: jax.Array, width: int) -> _Jump:
         """Return the drawn token and up to `width - 1` tokens of states with a single edge."""
         automata, which = self.automata, self.rows.automaton
         onward = automata.next[which, at, jnp.maximum(drawn.edge, 0)]
-        fallback = jnp.where(self.vocabulary.ends_line[drawn.token], LINE, MID)
-        state = jnp.where(drawn.edge >= 0, onward, fallback)
+        ends = self.vocabulary.ends_line[drawn.token].astype(jnp.int32)
+        state = jnp.where(drawn.edge >= 0, onward, automata.onward[which, at, ends])
         tokens, states, valid = [drawn.token], [at], [active]
         for _ in range(width - 1):
             edges = automata.token[which, state]
@@ -360,6 +396,26 @@ def _repeat(
     return lax.while_loop(
         lambda loop: (loop.steps - start < steps) & active(loop).any(), step, loop
     )
+
+
+def would_repeat(tokens: jax.Array, length: jax.Array, run: jax.Array) -> jax.Array:
+    """Return bool `[G, T]`, which tokens would complete a run of tokens for the second time.
+
+    Such a token followed, earlier in the row, the same `run - 1` tokens as end the row.
+
+    Args:
+        tokens: int32 `[G, T]`; -1 for none.
+        length: int32 `[G]`, the number of places that are filled; the row ends there.
+        run: int32 `[G]`, the tokens of a run, at most `MOST_REPEAT`; 0 for rows without a rule.
+    """
+    order = jnp.arange(tokens.shape[1])
+    same = (order < length[:, None]) & (tokens >= 0) & (run > 0)[:, None]
+    for back in range(1, MOST_REPEAT):
+        newest = jnp.take_along_axis(tokens, length[:, None] - back, axis=1)
+        before = jnp.pad(tokens, ((0, 0), (back, 0)), constant_values=-1)[:, : len(order)]
+        there = (newest >= 0) & (length >= back)[:, None]
+        same &= ((before == newest) & there) | (back >= run)[:, None]
+    return same
 
 
 def logits_of(decoder: Decoder, hidden: jax.Array) -> jax.Array:

@@ -73,7 +73,7 @@ class Device:
         self.block_table = np.zeros((config.slots, config.row_pages), np.int32)
         allowed = np.arange(decoder.config.vocab_size) < tokenizer.vocab_size
         allowed[list(tokenizer.special_ids)] = False
-        self._vocabulary = Vocabulary(allowed, np.zeros_like(allowed))
+        self._vocabulary = Vocabulary(allowed, *2 * [np.zeros_like(allowed)])
         self._knows_line_ends = False
         self._memory: Memory | None = None
         # by their length in pages, with the rows that they hold
@@ -173,7 +173,7 @@ class Device:
 
     def decode(self, rows: Sequence[DecodingRow]) -> tuple[dict[int, Decoded[np.ndarray]], int]:
         """Decode some steps of each row; return what was added, by slot, and the steps."""
-        if any(decoding.row.reasoning for decoding in rows):
+        if any(decoding.row.needs_line_ends for decoding in rows):
             self._learn_line_ends()
         results, steps = {}, 0
         for pages, of_length in self._by_strip(rows).items():
@@ -282,11 +282,12 @@ class Device:
         return nullcontext() if self._mesh is None else jax.set_mesh(self._mesh)
 
     def _learn_line_ends(self) -> None:
-        """Find out which tokens end a line; only reasoning before an answer needs it."""
+        """Find out which tokens end a line, or go on after it; few requests need it."""
         if self._knows_line_ends:
             return
-        ends = np.zeros_like(self._vocabulary.ends_line)
+        ends, spans = (np.zeros_like(self._vocabulary.ends_line) for _ in range(2))
         for token in range(self._tokenizer.vocab_size):
-            ends[token] = self._tokenizer.decode([token]).endswith("\n")
-        self._vocabulary = self._vocabulary._replace(ends_line=ends)
+            text = self._tokenizer.decode([token])
+            ends[token], spans[token] = text.endswith("\n"), "\n" in text.rstrip("\n")
+        self._vocabulary = self._vocabulary._replace(ends_line=ends, spans_lines=spans)
         self._knows_line_ends = True

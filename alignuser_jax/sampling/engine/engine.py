@@ -350,7 +350,10 @@ class Engine:
             return
         with self._timed("decode"):
             rows = [
-                DecodingRow(w.slot, w.row, automaton, w.place, w.state, w.length)
+                DecodingRow(
+                    *(w.slot, w.row, automaton, w.place, w.state, w.length),
+                    replies.written(w.row, w.calls),
+                )
                 for w, automaton in ready
             ]
             decoded, steps = self._device.decode(rows)

@@ -12,7 +12,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from alignuser_jax.sampling.engine.automaton import Automaton, Path
-from alignuser_jax.sampling.engine.decode import JUMP, DecodeRows
+from alignuser_jax.sampling.engine.decode import JUMP, WRITTEN, DecodeRows
 from alignuser_jax.sampling.engine.kernels import (
     PageCopies,
     PromptChunks,
@@ -74,6 +74,7 @@ class DecodingRow(NamedTuple):
         place: The automaton's place on the device.
         state: The automaton's state.
         length: How many tokens are decoded.
+        written: The reply's tokens so far, if its request has `no_repeat`; else none.
     """
 
     slot: int
@@ -82,6 +83,7 @@ class DecodingRow(NamedTuple):
     place: int
     state: int
     length: int
+    written: Sequence[int] = ()
 
 
 def pack_prompts(
@@ -208,12 +210,16 @@ def pack_rows(rows: Sequence[DecodingRow], *, group: int) -> DecodeRows[np.ndarr
             min_p=zeros(np.float32),
         ),
         key=np.zeros((group, 2), np.uint32),
+        no_repeat=zeros(),
+        written=np.full((group, WRITTEN), -1, np.int32),
     )
-    for i, (slot, row, _, place, state, length) in enumerate(rows):
+    for i, (slot, row, _, place, state, length, written) in enumerate(rows):
         packed.slot[i], packed.start[i] = slot, len(row.tokens)
         packed.automaton[i], packed.state[i], packed.length[i] = place, state, length
         packed.reasoning[i], packed.limit[i] = row.reasoning, row.limit
         packed.adapter[i], packed.key[i] = row.adapter, key_words(row.key)
+        packed.no_repeat[i] = row.request.no_repeat
+        packed.written[i, WRITTEN - len(written) :] = written
         for name, values in packed.params._asdict().items():
             values[i] = getattr(row.request, name)
     return packed

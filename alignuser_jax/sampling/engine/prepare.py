@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from alignuser_jax.language.render import answer_token_paths, render
+from alignuser_jax.language.render import answer_token_paths, render, start_tokens
 from alignuser_jax.language.tokenizer import SentencePieceTokenizer, TextTokenizer
 from alignuser_jax.randomness import stable_key
 from alignuser_jax.records import Message, Request, Ticket
@@ -21,8 +21,10 @@ from alignuser_jax.sampling.engine.automaton import (
     Path,
     closed_set,
     compile_answer,
+    compile_lines,
     free_text,
 )
+from alignuser_jax.sampling.engine.decode import MOST_REPEAT, WRITTEN
 from alignuser_jax.sampling.request_checks import check_request
 
 ANSWERS_CACHED = 1024
@@ -51,6 +53,7 @@ class Row:
         opening_set: The same for a reply in which no reasoning comes before the answer.
         reasoning: The most tokens of reasoning.
         limit: The most tokens that are decoded.
+        started: How many tokens at the end of the prompt begin the reply.
     """
 
     ticket: Ticket
@@ -66,6 +69,17 @@ class Row:
     opening_set: ClosedSet | None
     reasoning: int
     limit: int
+    started: int = 0
+
+    @property
+    def needs_line_ends(self) -> bool:
+        """Whether decoding the row must know which tokens end a line."""
+        return bool(self.reasoning or self.request.lines)
+
+    @property
+    def start_tokens(self) -> np.ndarray:
+        """The tokens of the reply that are prefilled; the prompt ends with them."""
+        return self.tokens[self.prompt_length - self.started : self.prompt_length]
 
     @property
     def most_positions(self) -> int:
@@ -109,6 +123,7 @@ class Preparation:
         self._adapters |= {name: n for n, name in enumerate(adapters, start=1)}
         self._adapters[None] = min(len(adapters), 1)
         self._answers: dict[tuple, _CompiledAnswer] = {}
+        self._end_ids = tuple(end_ids)
         self._free_text = free_text(end_ids, states=config.states, edges=config.edges)
         self._message = functools.lru_cache(MESSAGES_CACHED)(
             lambda message: render(tokenizer, (message,)).tokens
@@ -124,11 +139,15 @@ class Preparation:
         check_request(request)
         self._check_engine_has(request)
         tokens = self._prompt(request.messages)
+        start = np.array(start_tokens(self._tokenizer, request.reply_start), np.int32)
+        tokens = np.concatenate([tokens, start])
         prompt_length = len(tokens)
         adapter = self._adapters[request.adapter]
         answer = _CompiledAnswer(self._free_text)
         automaton: Automaton | None = answer.automaton
         reasoning, limit = 0, request.max_tokens
+        if request.lines:
+            automaton, limit = self._lines(request)
         if request.answer:
             answer = self._answer(request)
             automaton = answer.automaton
@@ -151,6 +170,7 @@ class Preparation:
             opening_set=answer.opening_set,
             reasoning=reasoning,
             limit=limit,
+            started=len(start),
         )
         self._check_fit(row)
         if request.samples == 1:
@@ -178,6 +198,28 @@ class Preparation:
             raise ValueError("the row has no alternatives to score")
         tokens = np.concatenate([row.tokens, reasoning, np.array(closed.prefix, np.int32)])
         return replace(row, tokens=tokens, closed=closed, automaton=None, limit=0)
+
+    def _lines(self, request: Request) -> tuple[Automaton, int]:
+        """Return the automaton of a request's lines, and the most tokens that they take."""
+        openings = [tuple(start_tokens(self._tokenizer, line, False)) for line in request.lines]
+        newline = tuple(self._tokenizer.encode("\n"))
+        started = bool(request.reply_start)
+        key = (request.lines, request.line_tokens, started)
+        if key not in self._answers:
+            if len(self._answers) >= ANSWERS_CACHED:
+                self._answers.clear()
+            automaton = compile_lines(
+                openings,
+                request.line_tokens,
+                newline,
+                self._end_ids,
+                started=started,
+                states=self._config.states,
+                edges=self._config.edges,
+            )
+            self._answers[key] = _CompiledAnswer(automaton)
+        limit = sum(len(line) + request.line_tokens + len(newline) for line in openings)
+        return self._answers[key].automaton, limit
 
     def _answer(self, request: Request) -> _CompiledAnswer:
         reasoning = request.reasoning_tokens > 0
@@ -227,6 +269,11 @@ class Preparation:
                 f"a scored request has {len(request.answer[0])} alternatives: this engine's "
                 f"edges={edges} allow no more (EngineConfig.edges)"
             )
+        if request.no_repeat > MOST_REPEAT:
+            raise ValueError(
+                f"no_repeat={request.no_repeat}: the engine looks for runs of at most "
+                f"{MOST_REPEAT} tokens"
+            )
         if request.adapter not in self._adapters:
             names = [name for name in self._adapters if name is not None]
             raise ValueError(
@@ -241,4 +288,10 @@ class Preparation:
                 f"a prompt of {row.prompt_length} tokens and a reply of up to "
                 f"{row.most_positions - row.prompt_length} do not fit the context of {room}: "
                 "shorten the conversation, or raise EngineConfig.context (or .pages)"
+            )
+        if row.request.no_repeat and row.limit + row.started > WRITTEN:
+            raise ValueError(
+                f"no_repeat={row.request.no_repeat} with a reply of up to "
+                f"{row.limit + row.started} tokens: the engine keeps a reply of at most "
+                f"{WRITTEN} from repeating itself; give fewer tokens, or no such rule"
             )

@@ -20,6 +20,14 @@ def failed(error: Exception) -> Completion:
     return Completion("", finish_reason="error", error=f"{type(error).__name__}: {error}")
 
 
+def written(row: Row, calls: Sequence[Decoded[np.ndarray]]) -> list[int]:
+    """Return the tokens of a row's reply so far, if its request has `no_repeat`; else none."""
+    if not row.request.no_repeat:
+        return []
+    parts = [row.start_tokens, *(call.token[: call.length] for call in calls)]
+    return np.concatenate(parts).tolist()
+
+
 def join_calls(calls: Sequence[Decoded[np.ndarray]]) -> Decoded[np.ndarray]:
     """Return what several decode calls added to one row as one."""
 
@@ -59,7 +67,7 @@ def from_decoded(
     finished = bool(decoded.final == ACCEPT)
     choices: tuple[int, ...] = ()
     probabilities: tuple[tuple[float, ...], ...] = ()
-    begin = length - finished
+    begin = length - (finished and bool(decoded.edge[length - 1] >= 0))  # the end of turn
     if row.request.answer:
         choices, probabilities, begin = automaton.read_choices(
             decoded.state, decoded.edge, decoded.edge_logprobs
@@ -68,8 +76,9 @@ def from_decoded(
         alternatives[choice]
         for alternatives, choice in zip(row.request.answer, choices, strict=True)
     )
+    text = tokenizer.decode(decoded.token[:begin].tolist()) + answer
     return Completion(
-        tokenizer.decode(decoded.token[:begin].tolist()) + answer,
+        row.request.reply_start + (text.rstrip("\n") if row.request.lines else text),
         choices=choices,
         choice_probabilities=probabilities,
         tokens=tuple(decoded.token.tolist()),
@@ -97,8 +106,9 @@ def at_stop(
         else:
             low = middle + 1
     text = tokenizer.decode(tokens[:low])
+    text = text[: min(at for at in map(text.find, row.request.stop) if at >= 0)]
     return Completion(
-        text[: min(at for at in map(text.find, row.request.stop) if at >= 0)],
+        row.request.reply_start + text,
         tokens=tuple(tokens[:low]),
         logprobs=tuple(decoded.logprob[:low].tolist()),
         usage=Usage(generated_tokens=low),

@@ -144,7 +144,7 @@ def draw_next_token(
     logits: Float[Array, "S V"],
     edges: Int[Array, "S E"],
     free: Bool[Array, " S"],
-    allowed: Bool[Array, " V"],
+    allowed: Bool[Array, "S V"],
     end_ids: Sequence[int],
     params: SamplingParams[jax.Array],
     keys: jax.Array,
@@ -155,8 +155,8 @@ def draw_next_token(
         logits: The model's logits.
         edges: The tokens of the state's edges; -1 where there is no edge.
         free: Whether the state takes any token, rather than its edges only.
-        allowed: Which ids free text may use. Others are markers of turns, or ids of an
-            embedding that is wider than its tokenizer.
+        allowed: Which ids free text may use. Others are markers of turns, ids of an embedding
+            that is wider than its tokenizer, or against a rule of the request.
         end_ids: Ids that end free text; a free state takes them only if they are edges.
         params: How each row draws.
         keys: One jax key per row.

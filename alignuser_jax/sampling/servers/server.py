@@ -24,11 +24,15 @@ from alignuser_jax.records import Completion, Message, Request, Ticket, Usage
 from alignuser_jax.sampling.generate import errors_of, with_samples
 from alignuser_jax.sampling.request_checks import check_request
 from alignuser_jax.sampling.servers.structured import (
+    BEGIN_WITH,
+    CONTINUE,
     MODES,
     PROBE,
     Mode,
     as_lines,
     constraint,
+    continues,
+    lines_constraint,
     token_limit,
 )
 from alignuser_jax.sampling.servers.transport import (
@@ -370,7 +374,8 @@ class ServerGenerator:
         if isinstance(reply, Refused):
             return _error(str(reply))
         if not request.answer:
-            return _free_text(reply, request.stop)
+            start = request.reply_start if continues(self.mode) else ""
+            return _free_text(reply, request.stop, start)
         usage = reply.usage
         for attempt in (1, 2):
             try:
@@ -402,7 +407,14 @@ class ServerGenerator:
         return "none" if request.reasoning_tokens else self.mode
 
     def _constraint(self, request: Request) -> dict[str, Any]:
-        return constraint(self._mode(request), request.answer) if request.answer else {}
+        if request.answer:
+            return constraint(self._mode(request), request.answer)
+        start, fields = request.reply_start, dict[str, Any]()
+        if request.lines:
+            fields = lines_constraint(self.mode, request.lines, request.line_tokens, start)
+        if start and continues(self.mode):
+            fields["extra_body"] = fields.get("extra_body", {}) | CONTINUE
+        return fields
 
     async def _call(
         self,
@@ -421,12 +433,14 @@ class ServerGenerator:
             Refused: The server refuses the call.
         """
         limit = request.max_tokens
+        if request.lines:
+            limit = sum(request.line_tokens + len(line.encode()) + 1 for line in request.lines)
         if request.answer:
             mode = mode or self._mode(request)
             limit = request.reasoning_tokens + token_limit(mode, request.answer)
         body = {
             "model": model,
-            "messages": [{"role": m.role, "content": m.content} for m in messages],
+            "messages": self._turns(request, messages),
             "temperature": request.temperature,
             "top_p": request.top_p,
             "seed": (request.key if key is None else key) & SEED_MASK,
@@ -457,6 +471,19 @@ class ServerGenerator:
             for n, c in enumerate(choices)
         ]
 
+    def _turns(self, request: Request, messages: Sequence[Message]) -> list[dict[str, str]]:
+        """Return the messages as they are sent, with the start of the reply if there is one.
+
+        A server that cannot go on with a reply is asked in words to begin with it, and what it
+        replies is the whole reply.
+        """
+        turns = [{"role": m.role, "content": m.content} for m in messages]
+        if start := request.reply_start:
+            if continues(self.mode):
+                return [*turns, {"role": "assistant", "content": start}]
+            turns[-1]["content"] += "\n" + BEGIN_WITH.format(start=start)
+        return turns
+
 
 @dataclass(frozen=True)
 class _Reply:
@@ -479,7 +506,8 @@ def _printable(content: Any) -> str:
     return content.encode(errors="replace").decode() if isinstance(content, str) else ""
 
 
-def _free_text(reply: _Reply, stop: Sequence[str]) -> Completion:
+def _free_text(reply: _Reply, stop: Sequence[str], start: str) -> Completion:
+    """Return the completion of free text that goes on from `start`."""
     if not reply.text and not (stop and reply.finish_reason == "stop"):
         return _error(f"the server's reply is empty ({reply.finish_reason})", reply.usage)
     if reply.finish_reason == "content_filter":
@@ -487,7 +515,9 @@ def _free_text(reply: _Reply, stop: Sequence[str]) -> Completion:
     ends = [at for at in map(reply.text.find, stop) if at >= 0]
     text = reply.text[: min(ends)] if ends else reply.text  # some servers keep stop strings
     cut = reply.finish_reason == "length" and not ends
-    return Completion(text, finish_reason="length" if cut else "stop", usage=reply.usage)
+    return Completion(
+        start + text, finish_reason="length" if cut else "stop", usage=reply.usage
+    )
 
 
 def _error(why: str, usage: Usage = Usage()) -> Completion:  # noqa: B008

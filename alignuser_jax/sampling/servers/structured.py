@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from alignuser_jax.language.answers import AnswerLines
@@ -26,6 +27,16 @@ MODES: tuple[Mode, ...] = ("vllm", "guided", "sglang", "json_schema", "none")
 
 PROBE: AnswerLines = (("quartz 7351",),)
 """An answer that no model gives by itself: a server that gives it obeys the constraint."""
+
+
+LINE_CHARACTERS = 6
+"""Characters of a line's text that are allowed for each of its tokens; English has some 4.5."""
+
+CONTINUE = {"continue_final_message": True, "add_generation_prompt": False}
+"""Fields by which vLLM and SGLang go on with the reply that ends the messages."""
+
+BEGIN_WITH = "Begin your reply with: {start}"
+"""How a server that cannot go on with a reply is asked for its start."""
 
 
 def constraint(mode: Mode, answer: AnswerLines) -> dict[str, Any]:
@@ -52,9 +63,43 @@ def constraint(mode: Mode, answer: AnswerLines) -> dict[str, Any]:
 
 def pattern(answer: AnswerLines) -> str:
     """Return a regular expression of exactly the answers, in syntax that all servers share."""
-    lines = ("|".join(re.sub(r"([\\.^$*+?()\[\]{}|])", r"\\\1", a) for a in line)
-             for line in answer)  # fmt: skip
+    lines = ("|".join(map(_quoted, line)) for line in answer)
     return r"\n".join(f"({line})" for line in lines)
+
+
+def continues(mode: Mode) -> bool:
+    """Whether servers of this kind go on with a reply that ends the messages."""
+    return mode in ("vllm", "guided", "sglang")
+
+
+def lines_constraint(
+    mode: Mode, lines: Sequence[str], line_tokens: int, start: str
+) -> dict[str, Any]:
+    r"""Return the fields that keep a reply to one line per entry of `lines`, where they can.
+
+    Args:
+        mode: How the server constrains replies.
+        lines: What each line begins with.
+        line_tokens: The most tokens of a line after that.
+        start: The part of the reply that is already there.
+
+    Example:
+        >>> lines_constraint("sglang", ("WHY:", "LESSON:"), 2, "WHY: I")
+        {'extra_body': {'regex': '[^\\n]{1,12}\\nLESSON:[^\\n]{1,12}'}}
+    """
+    if not continues(mode):
+        return {}
+    text = rf"[^\n]{{1,{line_tokens * LINE_CHARACTERS}}}"
+    parts = [("" if start and n == 0 else _quoted(line)) + text for n, line in enumerate(lines)]
+    regex = r"\n".join(parts)
+    if mode == "vllm":
+        return {"extra_body": {"structured_outputs": {"regex": regex}}}
+    return {"extra_body": {"guided_regex" if mode == "guided" else "regex": regex}}
+
+
+def _quoted(text: str) -> str:
+    """Return a regular expression of the text, in syntax that all servers share."""
+    return re.sub(r"([\\.^$*+?()\[\]{}|])", r"\\\1", text)
 
 
 def reply_schema(answer: AnswerLines) -> dict[str, Any]:

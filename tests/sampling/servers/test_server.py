@@ -1,6 +1,7 @@
 """The client of OpenAI-compatible servers against one that misbehaves in every known way."""
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -345,3 +346,33 @@ def test_the_room_imports_neither_jax_nor_the_client():
         "assert not {'jax', 'openai'} & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# --- replies that begin with a given text, and replies of tagged lines --------------------
+
+TAGGED = {"lines": ("WHY:", "LESSON:"), "line_tokens": 10, "reply_start": "WHY: I"}
+
+
+@pytest.mark.parametrize("mode", ["vllm", "guided", "sglang"])
+def test_a_started_reply_is_sent_where_servers_go_on_with_it(hostile, connect, mode):
+    server = hostile(lambda body, n: completion(" like it.\nLESSON: Watch more."))
+    (done,) = generate(connect(server, structured=mode), [say(**TAGGED)])
+    assert done.text == "WHY: I like it.\nLESSON: Watch more."
+    (body,) = server.bodies[-1:]
+    assert body["messages"][-1] == {"role": "assistant", "content": "WHY: I"}
+    assert (body["continue_final_message"], body["add_generation_prompt"]) == (True, False)
+    regex = r"[^\n]{1,60}\nLESSON:[^\n]{1,60}"
+    names = {"guided": "guided_regex", "sglang": "regex"}
+    sent = body["structured_outputs"]["regex"] if mode == "vllm" else body[names[mode]]
+    assert sent == regex and re.fullmatch(sent, " like it.\nLESSON: Watch more.")
+    assert body["max_tokens"] == 2 * 10 + len("WHY:") + len("LESSON:") + 2
+
+
+@pytest.mark.parametrize("mode", ["none", "json_schema"])
+def test_other_servers_are_asked_in_words_to_begin_with_it(hostile, connect, mode):
+    server = hostile(lambda body, n: completion("WHY: I like it.\nLESSON: More."))
+    (done,) = generate(connect(server, structured=mode), [say(**TAGGED)])
+    assert done.text == "WHY: I like it.\nLESSON: More."
+    (body,) = server.bodies[-1:]
+    assert body["messages"][-1]["content"] == "Tell me.\nBegin your reply with: WHY: I"
+    assert "continue_final_message" not in body and "response_format" not in body
