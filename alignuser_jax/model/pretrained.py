@@ -21,7 +21,7 @@ from jax.sharding import Mesh
 from alignuser_jax.model.attention import RowLayout
 from alignuser_jax.model.config import DecoderConfig
 from alignuser_jax.model.decoder import Decoder, Execution
-from alignuser_jax.model.files.hub import local_directory
+from alignuser_jax.model.files.backbone import backbone_directory
 from alignuser_jax.model.files.weights import load_decoder
 from alignuser_jax.model.states import merge, split
 
@@ -51,10 +51,11 @@ def load_pretrained(
     adapters: str | Path | Sequence[str | Path] | Mapping[str, str | Path] | None = None,
     attention: str = "xla",
 ) -> LanguageModel:
-    """Load a model from a Hugging Face directory or by its hub id (downloaded once per host).
+    """Load a model from its directory, hub id (downloaded once per host) or GGUF file.
 
     Args:
-        directory: A model's directory, or its id `owner/name` on the Hugging Face hub.
+        directory: A model's directory, its id `owner/name` on the Hugging Face hub, a GGUF
+            file, or the name of a published model (`files.backbone`).
         dtype: Type of weights and activations; norms, softmax and accumulation are f32 always.
         mesh: From `parallel.make_mesh`; every device reads its own part of each weight.
         adapters: PEFT directories that share this base. A mapping names them, otherwise each
@@ -63,8 +64,8 @@ def load_pretrained(
 
     Raises:
         FileNotFoundError: If there is no such model or a file of it is missing.
-        ValueError: If its configuration, tensors or adapters do not fit. Both are raised before
-            anything is allocated.
+        ValueError: If its configuration, tensors or adapters do not fit, or its GGUF file
+            cannot be imported. Both are raised before anything is allocated.
 
     Example:
         >>> model = load_pretrained(  # doctest: +SKIP
@@ -84,9 +85,8 @@ def load_pretrained(
                 f"adapters share a folder name, {names}: give a mapping from names to folders"
             )
         adapters = dict(zip(names, adapters, strict=True))
-    decoder = load_decoder(
-        local_directory(directory), adapters=adapters, dtype=dtype, mesh=mesh
-    )
+    folder = backbone_directory(directory, jnp.dtype(dtype).name)
+    decoder = load_decoder(folder, adapters=adapters, dtype=dtype, mesh=mesh)
     return LanguageModel(decoder, mesh, attention)
 
 

@@ -229,7 +229,7 @@ def _served(
     count_tokens: CountTokens = estimated_tokens
     counted_by = ESTIMATE
     if choice.tokenizer:
-        tokenizer = TextTokenizer.load(choice.tokenizer)
+        tokenizer = _tokenizer_of(choice)
         count_tokens, counted_by = tokenizer.count, tokenizer.fingerprint
     generator = ServerGenerator(server)
     about = {"tokens": counted_by, "context_tokens": choice.context_tokens}
@@ -243,6 +243,13 @@ def _served(
         concurrency=server.transport.concurrency * len(server.transport.urls),
     )
     return OpenedBackend(backend, with_context(experiment, choice.context_tokens))
+
+
+def _tokenizer_of(choice: BackendChoice) -> TextTokenizer:
+    """The tokenizer that --tokenizer names."""
+    from alignuser_jax.model.files.backbone import backbone_tokenizer_directory
+
+    return TextTokenizer.load(backbone_tokenizer_directory(choice.tokenizer))
 
 
 def _replayed(
@@ -283,7 +290,7 @@ def _counter_of(
             f"{choice.replay} was made with a --tokenizer, of fingerprint {counted_by[:12]}: "
             "give its folder"
         )
-    tokenizer = TextTokenizer.load(choice.tokenizer)
+    tokenizer = _tokenizer_of(choice)
     if tokenizer.fingerprint != counted_by:
         raise ValueError(
             f"--tokenizer={choice.tokenizer} has fingerprint {tokenizer.fingerprint[:12]}, "

@@ -50,7 +50,8 @@ class Experiment:
         decoder: Shape of a model that is trained from scratch.
         pretrain: Training of the first stage: all parameters.
         pretrain_shards: Examples of the first stage: world-model text and reconstructed visits.
-        backbone: Hugging Face directory or hub id; its own `config.json` says its shape.
+        backbone: A model's folder, its hub id, a GGUF file, or the name of a published model
+            such as "smollm2" (`model/files/backbone.py`); its own `config.json` says its shape.
         vocabulary: Pieces of the tokenizer that a model from scratch gets.
         dtype: Type of the weights and of the computation.
         lora: Rank, scale and targets of the adapters.

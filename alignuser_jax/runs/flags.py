@@ -72,7 +72,9 @@ def backend_flags(adapter: str | None = None, *, adapter_flag: bool = True) -> N
     )
     flags.DEFINE_string("server_extra", "{}", "JSON fields for the body of every call.")
     flags.DEFINE_list("prices", [], "Prompt and generated price per million tokens.")
-    flags.DEFINE_string("tokenizer", "", "Folder of the served model's tokenizer.")
+    flags.DEFINE_string(
+        "tokenizer", "", "The served model's tokenizer: a folder, hub id or GGUF file."
+    )
     flags.DEFINE_integer("context_tokens", 8192, "The served model's context.", lower_bound=128)
     flags.DEFINE_string("record", "", "Keep every answer in this file; it is not asked again.")
     flags.DEFINE_string("replay", "", "Answer from such a file, without a model.")

@@ -237,6 +237,7 @@ def train_stage(
         stage: "pretrain" or "align".
         options: How this training differs from the stage's own.
     """
+    from alignuser_jax.model.files.backbone import backbone_name
     from alignuser_jax.training.loop import RunOptions, train_decoder
     from alignuser_jax.training.step import check_rows
 
@@ -257,7 +258,7 @@ def train_stage(
             mesh=options.mesh,
             checkpoints_dir=options.checkpoints,
             validation_dir=validation if validation.is_dir() else None,
-            base=experiment.backbone,
+            base=backbone_name(experiment.backbone, experiment.dtype),
             about={"experiment": resolved(experiment), "stage": stage, "dataset": dataset.hash},
             profile=options.profile,
         ),

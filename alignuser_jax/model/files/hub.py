@@ -63,6 +63,17 @@ def config_directory(source: str | Path, revision: str | None = None) -> Path:
     return _cached(name, revision) or _download(name, revision, _config_only)
 
 
+def tokenizer_directory(source: str | Path, revision: str | None = None) -> Path:
+    """Return a directory with the model's tokenizer; no weights are downloaded.
+
+    Arguments and errors are those of `local_directory`.
+    """
+    if Path(source).is_dir():
+        return Path(source)
+    name = _checked(source)
+    return _cached(name, revision) or _download(name, revision, _words_only)
+
+
 def _cached(name: str, revision: str | None) -> Path | None:
     """Return the snapshot in the cache, None unless it is known to be whole.
 
@@ -121,7 +132,8 @@ def _download(
     if fetch is None and (missing := _missing(folder)):
         raise FileNotFoundError(
             f"{name} in {folder} lacks {', '.join(missing)}: expected a model with config.json "
-            "and safetensors, whole; without network the cache must hold all of it"
+            "and safetensors, whole; without network the cache must hold all of it. If its "
+            "weights are GGUF files, download one and give that file"
         )
     return folder
 
@@ -144,6 +156,17 @@ def _config_only(name: str, revision: str | None) -> Path:
     from huggingface_hub import hf_hub_download
 
     return Path(hf_hub_download(name, "config.json", revision=revision)).parent
+
+
+def _words_only(name: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+
+    patterns = [pattern for pattern in READ if not pattern.endswith("safetensors")]
+    return Path(
+        snapshot_download(
+            name, revision=revision, allow_patterns=patterns, ignore_patterns=list(UNREAD)
+        )
+    )
 
 
 def _missing(directory: Path) -> list[str]:

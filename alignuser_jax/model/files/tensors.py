@@ -15,6 +15,7 @@ from pathlib import Path
 
 import ml_dtypes
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from alignuser_jax.durable.whole import replacing
@@ -154,11 +155,21 @@ def write_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
     """Write one file, never torn at its own name, readable by whom the umask says.
 
     `safetensors` alone makes it readable by its owner only.
+
+    Raises:
+        OSError: If it cannot be written, as on a full disk.
     """
     with replacing(path) as partial:
         partial.touch()
         mode = partial.stat().st_mode
-        save_file(dict(tensors), partial, {"format": "pt"})
+        try:
+            save_file(dict(tensors), partial, {"format": "pt"})
+        except SafetensorError as error:  # no OSError, whatever the system said
+            needed = sum(values.nbytes for values in tensors.values()) / 1e6
+            raise OSError(
+                f"cannot write {path} ({needed:,.0f} MB): {error}; make room, or choose a "
+                "folder on another disk"
+            ) from error
         partial.chmod(mode)
 
 

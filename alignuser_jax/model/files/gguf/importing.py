@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from alignuser_jax.durable.room import require_room
 from alignuser_jax.durable.whole import write_whole
 from alignuser_jax.model.config import DecoderConfig
 from alignuser_jax.model.files.gguf.header import GgufError
@@ -75,6 +76,7 @@ def import_gguf(
         FileNotFoundError: If the file or a part is missing.
         FileExistsError: If the directory holds something else.
         GgufError: If the file is broken, or holds what cannot be computed; says what.
+        OSError: If the disk has no room for the weights.
 
     Example:
         >>> import_gguf("SmolLM2-135M-Instruct.Q4_1.gguf", "smollm2")
@@ -93,6 +95,7 @@ def import_gguf(
     _check_shapes(model, config)
     _check_template(model, vocabulary)
     output.mkdir(parents=True, exist_ok=True)
+    _check_room(model, config, output, dtype)
     write_whole(output / _CLAIM, json.dumps(origin, sort_keys=True) + "\n")
     _write_weights(model, config, output, dtype, shard_bytes, say)
     _write_words(config, vocabulary, output, dtype)
@@ -152,6 +155,19 @@ def _is_finished(output: Path, origin: dict) -> bool:
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise FileExistsError(f"{output} is not empty: give a new directory")
     return False
+
+
+def _by_content(origin: dict) -> dict:
+    """The same without the names of the files: a file that was renamed is the same model."""
+    return origin | {"files": list(origin["files"].values())}
+
+
+def _check_room(model: GgufModel, config: DecoderConfig, output: Path, dtype: str) -> None:
+    """Refuse a disk without room for the weights; those of an interrupted import count."""
+    width = WEIGHT_TYPES[dtype].itemsize
+    sizes = (_elements(tensor.shape) for tensor, _ in named_tensors(model, config).values())
+    there = sum(file.stat().st_size for file in output.glob("*.safetensors"))
+    require_room(output, width * sum(sizes) - there, f"{model.path.name} as {dtype}")
 
 
 def _check_shapes(model: GgufModel, config: DecoderConfig) -> None:
