@@ -45,8 +45,10 @@ class TrainConfig:
         optimizer: "adamw" or "adafactor".
         schedule: Learning rate after the warm-up: "cosine", "linear" or "constant".
         learning_rate: Peak; None is 1e-4 for "lora" and 1e-5 for "full".
-        warmup_ratio: Share of the steps in which the rate rises from 0.
-        final_lr_ratio: Rate at the last step, as a share of the peak.
+        warmup_ratio: Share of the steps in which the rate rises to the peak; of w such steps
+            the first has 1 / w of it.
+        final_lr_ratio: Rate that the schedule reaches one step after the last, as a share of
+            the peak.
         b1: AdamW's decay of the first moment.
         b2: AdamW's decay of the second moment.
         weight_decay: Decay of all weights but norms and biases.

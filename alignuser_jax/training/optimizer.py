@@ -14,19 +14,29 @@ from alignuser_jax.training.config import TrainConfig
 def learning_rate(config: TrainConfig) -> optax.Schedule:
     """Return the learning rate as a function of the step.
 
-    It rises linearly from 0 to the peak, then follows the schedule down to `final_lr_ratio` of
-    the peak at the last step ("constant" stays at the peak).
+    Over w steps of warm-up it rises by peak / w a step, from peak / w at the first one to the
+    peak at the last, so that no step is without effect. Then it follows the schedule, which
+    would reach `final_lr_ratio` of the peak one step after the last ("constant" stays at the
+    peak).
     """
-    warmup = min(math.ceil(config.warmup_ratio * config.steps), config.steps - 1)
     peak, last = config.peak_learning_rate, config.peak_learning_rate * config.final_lr_ratio
-    left = config.steps - warmup
+    # Steps of the rise before the peak: a warm-up of one step is at the peak already.
+    rising = max(warmup_steps(config) - 1, 0)
+    left = config.steps - rising
     after = {
         "cosine": optax.cosine_decay_schedule(peak, left, config.final_lr_ratio),
         "linear": optax.linear_schedule(peak, last, left),
         "constant": optax.constant_schedule(peak),
     }[config.schedule]
-    rise = optax.linear_schedule(0.0, peak, max(warmup, 1))
-    return optax.join_schedules([rise, after], [warmup]) if warmup else after
+    if not rising:
+        return after
+    rise = optax.linear_schedule(peak / (rising + 1), peak, rising)
+    return optax.join_schedules([rise, after], [rising])
+
+
+def warmup_steps(config: TrainConfig) -> int:
+    """Return the number of steps of the warm-up: at most all but the last."""
+    return min(math.ceil(config.warmup_ratio * config.steps), config.steps - 1)
 
 
 def decayed(params: Any) -> Any:

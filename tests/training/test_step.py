@@ -8,7 +8,7 @@ from alignuser_jax.model import split
 from alignuser_jax.model.attention import RowLayout
 from alignuser_jax.training.config import TrainConfig
 from alignuser_jax.training.data import Batches
-from alignuser_jax.training.optimizer import decayed, learning_rate
+from alignuser_jax.training.optimizer import decayed, learning_rate, warmup_steps
 from alignuser_jax.training.step import (
     init_state,
     make_eval_step,
@@ -108,9 +108,26 @@ def test_structure_and_setting_must_agree(make_decoder):
 def test_schedule_warms_up_and_decays():
     rate = learning_rate(config(steps=100, warmup_ratio=0.1, final_lr_ratio=0.1))
     values = [float(rate(step)) for step in range(101)]
-    assert values[0] == 0 and max(values) == pytest.approx(1e-2) == values[10]
-    assert np.all(np.diff(values[10:]) < 0) and values[100] == pytest.approx(1e-3)
-    assert float(learning_rate(config(steps=1))(0)) == pytest.approx(1e-2)
+    rise = np.arange(1, 11) / 10 * 1e-2  # the first step has a tenth of the peak, not 0
+    np.testing.assert_allclose(values[:10], rise, rtol=1e-6)
+    assert np.all(np.diff(values[9:]) < 0) and values[100] == pytest.approx(1e-3)
+    halfway = 9 + (100 - 9) / 2
+    at_half = (values[int(halfway)] + values[int(halfway) + 1]) / 2
+    assert at_half == pytest.approx((1e-2 + 1e-3) / 2, rel=1e-3)  # of a cosine
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
+@pytest.mark.parametrize("steps", [1, 2, 3, 7, 50])
+@pytest.mark.parametrize("warmup", [0.0, 0.03, 0.5, 1.0])
+def test_no_step_has_a_rate_of_0(schedule, steps, warmup):
+    settings = config(steps=steps, schedule=schedule, warmup_ratio=warmup)
+    rate = learning_rate(settings)
+    values = np.array([float(rate(step)) for step in range(steps)])
+    assert (values > 0).all() and values.max() == pytest.approx(1e-2)
+    count = warmup_steps(settings)
+    np.testing.assert_allclose(
+        values[:count], np.arange(1, count + 1) / count * 1e-2, rtol=1e-5
+    )
 
 
 def test_norms_do_not_decay(make_decoder):
