@@ -146,7 +146,8 @@ def _is_finished(output: Path, origin: dict) -> bool:
     """Whether the directory holds this import, whole; refuses one that holds something else."""
     for mark in (SOURCE_FILE, _CLAIM):
         if (output / mark).is_file():
-            if json.loads((output / mark).read_text()) == origin:
+            before = json.loads((output / mark).read_text())
+            if _by_content(before) == _by_content(origin):
                 return mark == SOURCE_FILE
             raise FileExistsError(
                 f"{output} was imported from another file, or with another type: give another "
