@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from alignuser_jax.language import prompts
-from alignuser_jax.language.render import MESSAGE_TOKENS
+from alignuser_jax.language.answers import AnswerLines
+from alignuser_jax.language.render import MESSAGE_TOKENS, MOST_MESSAGE_TOKENS
 from alignuser_jax.memory import EpisodicMemory, Recollection, mean_level
 from alignuser_jax.records import (
     CountTokens,
@@ -83,9 +84,11 @@ class SessionConfig:
         rate_reasoning_tokens: The most tokens of reasoning before a rating.
         temperature: Of the draws; 0 takes the likeliest reply.
         top_p: The probability that the tokens to draw from must reach; 1 for all tokens.
-        context_tokens: The most tokens of a conversation; `None` for no limit.
-        page_reserve_tokens: The tokens that must be left, beside the reasoning, after a page is
-            shown; where they would not be, the conversation starts anew.
+        context_tokens: The most tokens of a request with its longest reply; `None` for no
+            limit. Where a request would not fit, the conversation starts anew at the page.
+        page_reserve_tokens: The tokens that should be left, beside the reasoning, after a page
+            is shown; where they would not be, the conversation starts anew there. Too few only
+            mean that more conversations start anew late, and repeat what was said on the page.
         fail_fast: Whether a session ends at the model's first error; otherwise it goes on with
             a default action.
 
@@ -192,19 +195,46 @@ def site_openings(
         ratings //= 2
 
 
+class ContextTooSmall(ValueError):
+    """Not even the shortest opening, a page and a question fit into the context."""
+
+
+class _Page(NamedTuple):
+    """The page that the agent is on, and how the conversation came to it.
+
+    Attributes:
+        text: The page.
+        memory: What the openings of a new conversation repeat.
+        begin: Index of the message that begins with the page.
+        lead: The text of that message up to the page's end.
+    """
+
+    text: str
+    memory: Any
+    begin: int
+    lead: str
+
+
 class Conversation:
     """The messages between one agent and the model.
+
+    The limit is `SessionConfig.context_tokens`, and holds for every request of `messages_with`
+    together with its longest reply. A conversation that would exceed it starts anew: at a new
+    page that leaves less than the reserve, and else where a question does not fit. Then the new
+    conversation begins at the page too, and repeats what was said on it.
 
     Attributes:
         messages: The turns so far.
         pending: The text with which the next question begins: a new page, or the echo of the
             last action.
-        starts: How often the conversation was started.
+        starts: How often a conversation was started in which something was asked.
 
     Args:
         user: Whose conversation it is.
         config: What is shown, and how long the conversation may grow.
-        count_tokens: Counts the tokens of a text; needed for `config.context_tokens`.
+        count_tokens: Counts the tokens of a text; needed for `config.context_tokens`. With a
+            `language.counting.TokenCounter` the limit is exact; with another counter each
+            message counts `MESSAGE_TOKENS` more.
         openings: Makes the system message and the opening of the first user message.
     """
 
@@ -223,52 +253,123 @@ class Conversation:
         self._openings = openings
         self._count = count_tokens
         self._counted: dict[str, int] = {}
+        self._page = _Page("", None, 0, "")
+        self._asked = False
 
     def show_page(self, text: str, memory: Any) -> None:
-        """Put a page before the next question; start anew if it would not fit.
+        """Put a page before the next question; start anew if it would leave no reserve.
 
         Args:
             text: The page.
             memory: What the openings of a new conversation repeat.
 
         Raises:
-            ValueError: Not even the shortest opening and the page fit into the context.
+            ContextTooSmall: Not even the shortest opening and the page fit into the context.
         """
         turn = prompts.turn(self.pending, text)
-        if self.messages and self._fits(*self.messages, Message.of("user", turn)):
+        reserve = self._config.page_reserve_tokens + self._reasoning
+        if self.messages and self._fits((*self.messages, Message.of("user", turn)), reserve):
+            self._page = _Page(text, memory, len(self.messages), turn)
             self.pending = turn
+            return
+        for system_text, opening in self._openings(self._persona, self._config, memory):
+            system = Message.of("system", system_text)
+            lead = prompts.turn(opening, text)
+            if self._fits((system, Message.of("user", lead)), reserve):
+                break
         else:
-            self._start(text, memory)
+            raise self._too_small(f"persona and one page leave less than {reserve}")
+        self._page = _Page(text, memory, 1, lead)
+        self.messages, self.pending, self._asked = (system,), lead, False
 
-    def messages_with(self, question: str) -> tuple[Message, ...]:
-        """Return the messages of a request; `question` must already begin with `pending`."""
-        return (*self.messages, Message.of("user", question))
+    def messages_with(
+        self, question: str, answer: AnswerLines = (), reasoning_tokens: int | None = None
+    ) -> tuple[Message, ...]:
+        """Return the messages of a request, which fits into the context with its reply.
+
+        Args:
+            question: The text of the turn; it must already begin with `pending`.
+            answer: The answer lines of the request; without them the reserve is left.
+            reasoning_tokens: The most tokens of reasoning before them; `None` for the most that
+                the settings allow.
+
+        Raises:
+            ContextTooSmall: Not even the shortest opening, the page and the question fit.
+        """
+        reasoning = self._reasoning if reasoning_tokens is None else reasoning_tokens
+        room = self._reply_tokens(answer) + reasoning
+        messages = (*self.messages, Message.of("user", question))
+        if not self._fits(messages, room):
+            messages = self._start_at_page(question, room)
+        self.starts += not self._asked
+        self._asked = True
+        return messages
 
     def keep(self, request_messages: tuple[Message, ...], reply: str) -> None:
         """Add the messages of a request and the reply, which must hold no reasoning."""
         self.messages = (*request_messages, Message.of("assistant", reply))
         self.pending = ""
 
-    def _start(self, page_text: str, memory: Any) -> None:
-        for system_text, opening in self._openings(self._persona, self._config, memory):
-            system = Message.of("system", system_text)
-            pending = prompts.turn(opening, page_text)
-            if self._fits(system, Message.of("user", pending)):
-                break
-        else:
-            raise ValueError(
-                f"persona and one page leave less than {self._reserve} of "
-                f"{self._config.context_tokens} tokens even without history; raise "
-                "context_tokens or lower page_reserve_tokens"
-            )
-        self.messages, self.pending = (system,), pending
-        self.starts += 1
+    def _start_at_page(self, question: str, room: int) -> tuple[Message, ...]:
+        """Start anew with the page, what was said on it, and a question that did not fit.
 
-    def _fits(self, *messages: Message) -> bool:
-        if self._count is None or self._config.context_tokens is None:
+        Of all openings the longest is taken that leaves the reserve for further questions, else
+        the longest that fits. Where what was said on the page fits with none, it is left out.
+        """
+        page = self._page
+        said = self.messages[page.begin :]
+        first = said[0].content if said else question
+        rest = first.removeprefix(page.lead).removeprefix("\n")
+        asked = (*said[1:], Message.of("user", question)) if said else ()
+        alone = question.removeprefix(page.lead).removeprefix("\n")
+        spare = self._config.page_reserve_tokens
+        for text, more, left in (
+            (rest, asked, spare),
+            (rest, asked, 0),
+            (alone, (), spare),
+            (alone, (), 0),
+        ):
+            for system, opening in self._openings(self._persona, self._config, page.memory):
+                lead = prompts.turn(opening, page.text)
+                begun = Message.of("user", prompts.turn(lead, text))
+                messages = (Message.of("system", system), begun, *more)
+                if self._fits(messages, room + left):
+                    self._page = page._replace(begin=1, lead=lead)
+                    self.messages, self._asked = messages[:-1], False
+                    if not more:
+                        self.pending = lead
+                    return messages
+        raise self._too_small(f"persona, one page and one question leave less than {room}")
+
+    def _too_small(self, what: str) -> ContextTooSmall:
+        return ContextTooSmall(
+            f"{what} of {self._config.context_tokens} tokens even without history; raise "
+            "context_tokens or lower page_reserve_tokens"
+        )
+
+    def _fits(self, messages: tuple[Message, ...], room: int) -> bool:
+        limit = self._config.context_tokens
+        if self._count is None or limit is None:
             return True
-        used = sum(self._tokens(message.content) + MESSAGE_TOKENS for message in messages)
-        return used + self._reserve <= self._config.context_tokens
+        texts = sum(self._tokens(message.content) for message in messages)
+        whole = getattr(self._count, "conversation", None)
+        if whole is None:
+            return texts + MESSAGE_TOKENS * (len(messages) + 1) + room <= limit
+        # far below the limit the estimate is enough: the seams do not add a quarter
+        if texts + MOST_MESSAGE_TOKENS * (len(messages) + 1) + room <= 0.75 * limit:
+            return True
+        return whole(messages) + room <= limit
+
+    def _reply_tokens(self, answer: AnswerLines) -> int:
+        if self._count is None or self._config.context_tokens is None:
+            return 0
+        if not answer:
+            return self._config.page_reserve_tokens
+        reply = getattr(self._count, "reply", None)
+        if reply is not None:
+            return reply(answer)
+        # each line ends with a newline or with the end of the turn
+        return sum(max(map(self._tokens, lines)) + 1 for lines in answer)
 
     def _tokens(self, text: str) -> int:
         if self._count is None:
@@ -278,8 +379,5 @@ class Conversation:
         return self._counted[text]
 
     @property
-    def _reserve(self) -> int:
-        config = self._config
-        return config.page_reserve_tokens + max(
-            config.reasoning_tokens, config.rate_reasoning_tokens
-        )
+    def _reasoning(self) -> int:
+        return max(self._config.reasoning_tokens, self._config.rate_reasoning_tokens)

@@ -53,7 +53,9 @@ def rate_item(
     conversation.show_page(page, remembered(user, world.items))
     recalled = rate_recall(user, config, "ITEM_1", item.item_id, world)
     messages = conversation.messages_with(
-        prompts.rate_turn("ITEM_1", conversation.pending, recalled)
+        prompts.rate_turn("ITEM_1", conversation.pending, recalled),
+        prompts.rate_answer(),
+        config.rate_reasoning_tokens,
     )
     key = stable_key(seed, user.user_id, item.item_id, "rate", index)
     return (yield rate_request(messages, item.item_id, config, key))

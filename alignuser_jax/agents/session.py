@@ -235,7 +235,7 @@ class _Visit:
         answer = prompts.screen_answer(len(slate))
         recalled = screen_recall(self.user, self.config, slate)
         messages = self.conversation.messages_with(
-            prompts.screen_turn(self.conversation.pending, *recalled)
+            prompts.screen_turn(self.conversation.pending, *recalled), answer, 0
         )
         choices, completion = yield from self.choose(self.request(messages, "screen", answer))
         if choices is None:
@@ -256,7 +256,9 @@ class _Visit:
         target = f"ITEM_{position}"
         recalled = rate_recall(self.user, self.config, target, item_id, self.world)
         messages = self.conversation.messages_with(
-            prompts.rate_turn(target, self.conversation.pending, recalled)
+            prompts.rate_turn(target, self.conversation.pending, recalled),
+            prompts.rate_answer(),
+            self.config.rate_reasoning_tokens,
         )
         key = self.key("rate", position)
         choices, completion = yield from self.choose(
@@ -309,7 +311,9 @@ class _Visit:
             return actions[0]
         answer = prompts.act_answer(actions)
         messages = self.conversation.messages_with(
-            prompts.act_turn(actions, self.conversation.pending)
+            prompts.act_turn(actions, self.conversation.pending),
+            answer,
+            self.config.reasoning_tokens,
         )
         choices, completion = yield from self.choose(
             self.request(messages, "act", answer, self.config.reasoning_tokens)
@@ -329,7 +333,9 @@ class _Visit:
         text = prompts.turn(
             self.conversation.pending, self.state.text if self.state.terminal else ""
         )
-        messages = self.conversation.messages_with(prompts.interview_turn(text))
+        messages = self.conversation.messages_with(
+            prompts.interview_turn(text), answer, self.config.reasoning_tokens
+        )
         choices, completion = yield from self.choose(
             self.request(
                 messages, "interview", answer, self.config.reasoning_tokens, scored=True

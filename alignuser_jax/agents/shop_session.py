@@ -7,7 +7,7 @@ needs a page that is not in the log, the model writes it, with the world model's
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
 from alignuser_jax.agents.conversation import (
@@ -97,7 +97,7 @@ class _ShopVisit:
         goal = shop.goal_text(self.state)
 
         def openings(
-            persona: Persona | None, config: SessionConfig, done: list[str]
+            persona: Persona | None, config: SessionConfig, done: Sequence[str]
         ) -> Iterator[tuple[str, str]]:
             listed = min(len(done), config.memory_items)
             while True:
@@ -140,18 +140,20 @@ class _ShopVisit:
     def choose(self) -> Asking[Action | None]:
         """Ask for an action, note and return it; `None` if the model failed: the visit ends."""
         actions, config = self.state.actions, self.config
+        answer = prompts.act_answer(actions)
         try:
-            self.conversation.show_page(self.state.text, self.done)
+            self.conversation.show_page(self.state.text, tuple(self.done))
+            question = self.conversation.messages_with(
+                prompts.shop_act_turn(actions, self.conversation.pending),
+                answer,
+                config.reasoning_tokens,
+            )
         except ValueError as error:
             if not self.done:  # the settings are wrong, not this page
                 raise
             self.failures += 1
             self.note("failure", text=f"act: {error}")
             return None
-        question = self.conversation.messages_with(
-            prompts.shop_act_turn(actions, self.conversation.pending)
-        )
-        answer = prompts.act_answer(actions)
         request = self.request(question, "act", answer=answer)
         choices, completion, problem = yield from choices_for(request)
         if choices is None:

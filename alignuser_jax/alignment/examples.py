@@ -170,26 +170,36 @@ class WatchedWorld:
 
 
 def visit_examples(calls: Sequence[Call], visit: Visit, task: str = "visit") -> list[Example]:
-    """Make one example per context window of a session, with every reply trained.
+    """Make one example per context window of a session, with every reply trained once.
 
     Conversations only grow, so the last call of a window holds the replies to all earlier
-    calls: the same loss as one example per call, at the cost of one.
+    calls: the same loss as one example per call, at the cost of one. A window that began in
+    the middle of a page repeats what was said on it; those replies are trained in the window
+    before.
     """
-    windows: list[Call] = []
+    windows: list[list[Call]] = []
     for call in calls:
-        if windows and _continues(windows[-1], call):
-            windows[-1] = call
+        if windows and _continues(windows[-1][-1], call):
+            windows[-1].append(call)
         else:
-            windows.append(call)
+            windows.append([call])
     return [
         Example(
             task,
-            (*map(_train_replies, call.request.messages), _reply("", call.answer)),
+            (*_trained(window), _reply("", window[-1].answer)),
             f"{task}/{visit.user_id}/{visit.number}/{number}",
             visit.user_id,
         )
-        for number, call in enumerate(windows)
+        for number, window in enumerate(windows)
     ]
+
+
+def _trained(window: Sequence[Call]) -> list[Message]:
+    """The messages before a window's last reply; the replies to its own calls are trained."""
+    messages = window[-1].request.messages
+    replies = [n for n, message in enumerate(messages) if message.role == "assistant"]
+    own = set(replies[len(replies) - (len(window) - 1) :])
+    return [_train_replies(m) if n in own else m for n, m in enumerate(messages)]
 
 
 def _continues(before: Call, after: Call) -> bool:

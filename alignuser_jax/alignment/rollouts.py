@@ -206,8 +206,10 @@ def generator_policy(
             user = users[state.user_id]
             conversation = Conversation(user, config, count_tokens)
             conversation.show_page(state.text, remembered(user, items))
-            messages = conversation.messages_with(act_turn(state.actions, conversation.pending))
             answer = act_answer(state.actions)
+            messages = conversation.messages_with(
+                act_turn(state.actions, conversation.pending), answer, 0
+            )
             requests.append(Request(messages, "act", answer=answer, temperature=0.0, key=key))
         actions = []
         for state, completion in zip(states, generate(requests), strict=True):

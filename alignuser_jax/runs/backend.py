@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from alignuser_jax.datasets import Dataset
 from alignuser_jax.driver.backend import Backend
 from alignuser_jax.language import TextTokenizer
+from alignuser_jax.language.counting import TokenCounter
 from alignuser_jax.records import CountTokens
 from alignuser_jax.runs.experiment import Experiment
 from alignuser_jax.runs.policy import load_policy, make_engine, tokenizer_of, warm_up
@@ -214,7 +215,7 @@ def _own(choice: BackendChoice, experiment: Experiment, run: Path, say: Say) -> 
     warm_up(engine, say)
     backend = Backend(
         engine,
-        tokenizer.count,
+        TokenCounter(tokenizer),
         policy_id,
         engine=dataclasses.asdict(geometry),
         note=experiment.note,
@@ -230,7 +231,7 @@ def _served(
     counted_by = ESTIMATE
     if choice.tokenizer:
         tokenizer = _tokenizer_of(choice)
-        count_tokens, counted_by = tokenizer.count, tokenizer.fingerprint
+        count_tokens, counted_by = TokenCounter(tokenizer), tokenizer.fingerprint
     generator = ServerGenerator(server)
     about = {"tokens": counted_by, "context_tokens": choice.context_tokens}
     note = f"{server.model}, served as it is and not trained here"
@@ -284,7 +285,7 @@ def _counter_of(
     if counted_by is None:
         if run is None:
             raise ValueError(f"{choice.replay} is of a policy trained here: give its --run")
-        return tokenizer_of(experiment, dataset, run).count
+        return TokenCounter(tokenizer_of(experiment, dataset, run))
     if not choice.tokenizer:
         raise ValueError(
             f"{choice.replay} was made with a --tokenizer, of fingerprint {counted_by[:12]}: "
@@ -296,7 +297,7 @@ def _counter_of(
             f"--tokenizer={choice.tokenizer} has fingerprint {tokenizer.fingerprint[:12]}, "
             f"{choice.replay} was made with {counted_by[:12]}: give the folder of that one"
         )
-    return tokenizer.count
+    return TokenCounter(tokenizer)
 
 
 def with_context(experiment: Experiment, tokens: int) -> Experiment:

@@ -23,6 +23,7 @@ from alignuser_jax.datasets import Dataset
 from alignuser_jax.driver.backend import Backend
 from alignuser_jax.durable.whole import refuse_other
 from alignuser_jax.language import TextTokenizer
+from alignuser_jax.language.counting import TokenCounter
 from alignuser_jax.personas import GivenPersonas
 from alignuser_jax.randomness import stable_key
 from alignuser_jax.runs.experiment import Experiment, resolved
@@ -105,7 +106,7 @@ def build_stage(
             folder,
             config,
             writer,
-            count_tokens=tokenizer_of(experiment, dataset, run).count,
+            count_tokens=TokenCounter(tokenizer_of(experiment, dataset, run)),
             drop_failed=options.drop_failed,
             say=say,
         )

@@ -220,7 +220,7 @@ def test_past_the_context_limit_a_page_starts_anew_with_what_is_remembered():
 def test_history_is_shortened_before_a_page_is_given_up():
     user = AgentUser(Persona("u1"), tuple(Interaction(f"i{n}", 3.0) for n in range(20, 40)))
     room = tokens_of(visit(user=user, history_items=5)[0][0].messages)
-    limits = {"context_tokens": room + 10, "page_reserve_tokens": 10}
+    limits = {"context_tokens": room + 20, "page_reserve_tokens": 10}
     requests, _ = visit(user=user, count=words, **limits)
     text = requests[0].messages[1].content
     assert "Film 39" in text and "Film 35;" in text and "Film 34;" not in text
