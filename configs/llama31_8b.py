@@ -18,6 +18,6 @@ from configs.qwen3_8b import experiment as qwen3_8b
 experiment = replace(
     qwen3_8b,
     name="llama31_8b",
-    note="Llama-3.1-8B with LoRA on ratings and next pages; reflections as the shards say",
+    note="Llama-3.1-8B for ratings and next pages; reflections as the shards say",
     backbone="meta-llama/Llama-3.1-8B-Instruct",
 )

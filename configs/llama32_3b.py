@@ -18,6 +18,6 @@ from configs.qwen3_8b import experiment as qwen3_8b
 experiment = replace(
     qwen3_8b,
     name="llama32_3b",
-    note="Llama-3.2-3B with LoRA on ratings and next pages; reflections as the shards say",
+    note="Llama-3.2-3B for ratings and next pages; reflections as the shards say",
     backbone="meta-llama/Llama-3.2-3B-Instruct",
 )

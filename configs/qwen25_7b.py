@@ -16,6 +16,6 @@ from configs.qwen3_8b import experiment as qwen3_8b
 experiment = replace(
     qwen3_8b,
     name="qwen25_7b",
-    note="Qwen2.5-7B with LoRA on ratings and next pages; reflections as the shards say",
+    note="Qwen2.5-7B for ratings and next pages; reflections as the shards say",
     backbone="Qwen/Qwen2.5-7B-Instruct",
 )

@@ -35,7 +35,7 @@ session = SessionConfig(
 
 experiment = Experiment(
     name="qwen3_8b",
-    note="Qwen3-8B with LoRA; reflections by the base model or a template, as the shards say",
+    note="Qwen3-8B; reflections by the base model or a template, as the shards say",
     backbone="Qwen/Qwen3-8B",
     dtype="bfloat16",
     align=TrainConfig(

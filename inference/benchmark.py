@@ -69,7 +69,7 @@ def load() -> tuple:
     from alignuser_jax.language import TextTokenizer
     from alignuser_jax.model import backbone_directory, load_decoder, merge_lora
     from alignuser_jax.runs.experiment import load_experiment
-    from alignuser_jax.runs.policy import load_policy
+    from alignuser_jax.runs.policy import load_policy, policy_note
 
     sources = [name for name in ("model", "run", "shape") if FLAGS[name].value]
     if len(sources) != 1 or bool(FLAGS.run) != bool(FLAGS.config):
@@ -84,7 +84,8 @@ def load() -> tuple:
         experiment = load_experiment(FLAGS.config, FLAGS.set)
         say(f"loading the policy of {FLAGS.run}")
         decoder, tokenizer, _ = load_policy(experiment, Path(FLAGS.run), FLAGS.adapter)
-        return merge_lora(decoder), tokenizer, f"{FLAGS.run}: {experiment.note}", experiment
+        label = f"{FLAGS.run}: {policy_note(experiment, decoder)}"
+        return merge_lora(decoder), tokenizer, label, experiment
     if FLAGS.model:
         directory = backbone_directory(FLAGS.model, FLAGS.dtype)
         say(f"loading {directory}")
@@ -177,6 +178,12 @@ def main() -> None:
         ("sessions", done.sessions),
     ]
     rows += [("pages", done.pages), ("seconds", f"{done.seconds:.2f}")]
+    tokens = {
+        "prompt tokens read": done.read_tokens,
+        "prompt tokens reused": done.usage.cached_tokens,
+        "generated tokens": done.usage.generated_tokens,
+    }
+    rows += list(tokens.items())
     rows += [(name, f"{value:.4g}") for name, value in done.rates.items()]
     replies, hits = (engine.stats[n] - before.get(n, 0) for n in ("rows", "hits"))
     rows += [("replies that found a prefix", f"{hits / max(replies, 1):.4g}")]
@@ -197,7 +204,7 @@ def main() -> None:
             "engine": asdict(config),
             "pages": done.pages,
             "rates": done.rates,
-            "usage": done.usage._asdict(),
+            "usage": done.usage._asdict() | {"read_tokens": done.read_tokens},
             "hit_rate": hits / max(replies, 1),
             "compiled_ahead": compiled,
             "compiled_later": late,

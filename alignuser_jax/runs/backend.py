@@ -22,7 +22,13 @@ from alignuser_jax.language import TextTokenizer
 from alignuser_jax.language.counting import TokenCounter
 from alignuser_jax.records import CountTokens
 from alignuser_jax.runs.experiment import Experiment
-from alignuser_jax.runs.policy import load_policy, make_engine, tokenizer_of, warm_up
+from alignuser_jax.runs.policy import (
+    load_policy,
+    make_engine,
+    policy_note,
+    tokenizer_of,
+    warm_up,
+)
 from alignuser_jax.sampling import Recording, Replay, ServerConfig, ServerGenerator
 from alignuser_jax.text import Say
 
@@ -210,7 +216,7 @@ def _own(choice: BackendChoice, experiment: Experiment, run: Path, say: Say) -> 
     room = geometry.context + choice.reply_tokens + -choice.reply_tokens % geometry.chunk
     geometry = replace(geometry, context=room)
     experiment = replace(experiment, engine=geometry)
-    engine = make_engine(experiment, decoder, tokenizer)
+    engine, note = make_engine(experiment, decoder, tokenizer), policy_note(experiment, decoder)
     del decoder  # the engine has its own copy; the cache takes this room
     warm_up(engine, say)
     backend = Backend(
@@ -218,7 +224,7 @@ def _own(choice: BackendChoice, experiment: Experiment, run: Path, say: Say) -> 
         TokenCounter(tokenizer),
         policy_id,
         engine=dataclasses.asdict(geometry),
-        note=experiment.note,
+        note=note,
         concurrency=engine.slots,
     )
     return OpenedBackend(backend, experiment)
@@ -347,8 +353,9 @@ def _engine_summary(report: Mapping[str, float]) -> str:
     )
     return (
         f"engine: {report['rows']:.0f} replies, {report['generated_tokens']:.0f} tokens "
-        f"generated; {report['saved_share']:.0%} of {report['prompt_tokens']:.0f} prompt "
-        f"tokens were there already ({report['hit_rate']:.0%} of the replies found some); "
+        f"generated; {report['read_tokens']:.0f} prompt tokens read, "
+        f"{report['cached_tokens']:.0f} reused ({report['saved_share']:.0%}; "
+        f"{report['hit_rate']:.0%} of the replies found some); "
         f"seconds: {parts}; {report['compiled_later']:.0f} programs compiled after the start"
     )
 

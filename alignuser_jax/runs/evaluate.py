@@ -80,6 +80,7 @@ def evaluate(
     Returns:
         The outcome of each protocol.
     """
+    notes: dict[str, str] = {}  # what answered, by the policy's name
 
     @contextmanager
     def opened(name: str, protocol: str, reply_tokens: int) -> Iterator[OpenPolicy]:
@@ -90,6 +91,7 @@ def evaluate(
             backend,
             fitted,
         ):
+            notes[name] = backend.note
             yield OpenPolicy(backend, fitted.site, fitted.session)
 
     def transitions(folder: Path) -> Iterator[Example]:
@@ -113,6 +115,8 @@ def evaluate(
     for outcome in run_protocols(protocols, subject):
         outcomes.append(outcome)
         say(f"\n{outcome.text}\n")
-        parts = [experiment.note, *(o.text for o in outcomes)]
+        about = notes or {"experiment": experiment.note}
+        parts = ["\n".join(f"{name}: {note}" for name, note in about.items())]
+        parts += [outcome.text for outcome in outcomes]
         write_whole(settings.out / TABLES_FILE, "\n\n".join(parts) + "\n")
     return outcomes

@@ -96,6 +96,22 @@ def load_policy(
     return decoder, tokenizer, weights_hash((lora, base))
 
 
+def policy_note(experiment: Experiment, decoder: Decoder) -> str:
+    """Return the experiment's note, with what was loaded of adapters: a config cannot know.
+
+    Args:
+        experiment: The run's experiment.
+        decoder: Its policy, before its adapters are merged.
+
+    Example:
+        >>> policy_note(experiment, decoder)  # doctest: +SKIP
+        'Qwen3-8B; with a LoRA adapter of rank 16'
+    """
+    rank = decoder.lora.rank
+    loaded = f"with a LoRA adapter of rank {rank}" if rank else "without an adapter"
+    return f"{experiment.note}; {loaded}"
+
+
 def make_engine(
     experiment: Experiment, decoder: Decoder, tokenizer: TextTokenizer
 ) -> Engine | Replicas:

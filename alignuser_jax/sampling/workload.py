@@ -185,13 +185,22 @@ class WorkloadResult:
     usage: Usage
 
     @property
+    def read_tokens(self) -> int:
+        """Prompt tokens that were read (prefilled), without those that were reused."""
+        return self.usage.prompt_tokens - self.usage.cached_tokens
+
+    @property
     def rates(self) -> dict[str, float]:
-        """The work per second, and the share of the prompt tokens that prefix reuse saved."""
+        """The work per second, and the share of the prompt tokens that prefix reuse saved.
+
+        Tokens that a generator found in its cache are no work: they have a rate of their own.
+        """
         usage, seconds = self.usage, max(self.seconds, 1e-9)
         return {
             "sessions/s": self.sessions / seconds,
             "pages/s": self.pages / seconds,
-            "prompt tokens/s": usage.prompt_tokens / seconds,
+            "prompt tokens read/s": self.read_tokens / seconds,
+            "prompt tokens reused/s": usage.cached_tokens / seconds,
             "generated tokens/s": usage.generated_tokens / seconds,
             "prompt tokens saved": usage.cached_tokens / max(usage.prompt_tokens, 1),
         }

@@ -40,6 +40,7 @@ flags.DEFINE_integer("threads", 2, "Threads of torch.")
 flags.DEFINE_bool("quick", False, "A tiny model and short sessions, to try the program itself.")
 
 COMPARED = 24
+WORK = ("sessions/s", "pages/s", "generated tokens/s")  # what a prompt costs is each side's own
 SHAPE = sides.QWEN3 | {
     "hidden_size": 256,
     "intermediate_size": 768,
@@ -203,7 +204,7 @@ def compare(here, peer, shape, one_page):
     for side, theirs in rates.items():
         for metric in ours[0]:
             a, b = ([rate[metric] for rate in both] for both in (ours, theirs))
-            if metric.endswith("/s"):
+            if metric in WORK:
                 yield sides.compared(case, f"{metric}; peer: {side}", a, b)
             elif side == "reuse off":
                 yield sides.row(case, f"{metric}; peer: {side}", a[0], b[0], None)

@@ -40,6 +40,13 @@ def test_random_weights_are_labelled_and_measured(tmp_path):
     assert rates["sessions/s"] == pytest.approx(4 / seconds["all"])
     assert usage["generated_tokens"] <= figures["pages"] * 2 * 5
     assert 0 < rates["prompt tokens saved"] < 1
+    read, reused = usage["read_tokens"], usage["cached_tokens"]
+    assert read + reused == usage["prompt_tokens"]
+    assert rates["prompt tokens read/s"] == pytest.approx(read / seconds["all"])
+    assert rates["prompt tokens reused/s"] == pytest.approx(reused / seconds["all"])
+    cells = dict(re.findall(r"\| (prompt tokens \w+|model)\s+\| (.*?)\s+\|", done.stdout))
+    assert cells["prompt tokens read"] == str(read)
+    assert cells["prompt tokens reused"] == str(reused)
     parts = sum(seconds[part] for part in ("prefill", "score", "decode", "host"))
     assert parts == pytest.approx(seconds["all"])
     assert figures["compiled_later"] == 0 < figures["compiled_ahead"] <= 6

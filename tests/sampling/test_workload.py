@@ -11,6 +11,7 @@ from alignuser_jax.sampling import Engine, EngineConfig, ScriptedGenerator
 from alignuser_jax.sampling.workload import (
     NumberedWords,
     SessionShape,
+    WorkloadResult,
     run_sessions,
     text_of,
     time_parts,
@@ -83,6 +84,20 @@ def test_every_session_grows_by_reply_and_page():
     assert done.rates["prompt tokens saved"] == pytest.approx(0.4)
 
 
+def test_reused_tokens_are_not_read():
+    """229 tokens a second were shown where 129 were read and 100 found in the cache."""
+    done = WorkloadResult(sessions=2, pages=4, seconds=10.0, usage=Usage(2290, 1000, 50))
+    assert done.read_tokens == 1290
+    assert done.rates == {
+        "sessions/s": 0.2,
+        "pages/s": 0.4,
+        "prompt tokens read/s": 129.0,
+        "prompt tokens reused/s": 100.0,
+        "generated tokens/s": 5.0,
+        "prompt tokens saved": pytest.approx(1000 / 2290),
+    }
+
+
 def test_the_number_of_pages_varies_around_what_is_asked():
     pages = [replace(SHAPE, seed=seed).pages_of(n) for seed in range(20) for n in range(50)]
     assert set(pages) == {4, 5, 6, 7, 8} and abs(np.mean(pages) - 6) < 0.2
@@ -122,3 +137,4 @@ def test_an_engine_saves_what_sessions_repeat(decoder, tokenizer):
     assert done.usage.cached_tokens > 0.3 * done.usage.prompt_tokens
     assert done.usage.generated_tokens <= done.pages * SHAPE.samples * SHAPE.reply_tokens
     assert done.usage.prompt_tokens == engine.stats["prompt_tokens"]
+    assert done.read_tokens == engine.report()["read_tokens"] > 0

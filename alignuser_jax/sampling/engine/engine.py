@@ -216,15 +216,16 @@ class Engine:
     def report(self) -> dict[str, float]:
         """Return what was done so far.
 
-        Rows and tokens; `saved_share`, the share of prompt tokens that was reused; `hit_rate`,
-        the share of rows with a cached prefix; pages and bytes of the cache; seconds of each
-        part.
+        Rows and tokens; `read_tokens`, those that prefill has read, which are the prompt tokens
+        without the cached ones and what scoring has put behind them; `saved_share`, the share
+        of prompt tokens that was reused; `hit_rate`, the share of rows with a cached prefix;
+        pages and bytes of the cache; seconds of each part.
         """
         s = self.stats
         parts = {part: s[f"{part}_seconds"] for part in ("prefill", "score", "decode")}
         seconds = s["seconds"] + s["prepare_seconds"]
         return {
-            **{name: s[name] for name in ("rows", *Usage._fields)},
+            **{name: s[name] for name in ("rows", *Usage._fields, "read_tokens")},
             "saved_share": s["cached_tokens"] / max(s["prompt_tokens"], 1),
             "hit_rate": s["hits"] / max(s["rows"], 1),
             "evicted_pages": self._pool.evicted,
@@ -312,7 +313,8 @@ class Engine:
                 if work.leader is None and work.reading and len(pieces) < room:
                     starts = range(work.read, len(work.row.tokens), chunk)[: room - len(pieces)]
                     pieces += [PromptPiece(work.slot, work.row, start) for start in starts]
-                    work.read = min(starts[-1] + chunk, len(work.row.tokens))
+                    before, work.read = work.read, min(starts[-1] + chunk, len(work.row.tokens))
+                    self.stats["read_tokens"] += work.read - before
             if not pieces:
                 return
             self.stats["prefill_groups"] += self._device.read_prompts(pieces)

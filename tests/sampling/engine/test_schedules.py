@@ -261,11 +261,13 @@ def test_samples_read_their_prompt_once(world):
     for reuse in (True, False):
         engine._pool.clear()
         before = engine.stats["cached_tokens"], engine.stats["prompt_tokens"]
+        read = engine.stats["read_tokens"]
         (done,) = generate(engine, [ask(2, (), max_tokens=3, temperature=1.0, samples=3)])
         cached = engine.stats["cached_tokens"] - before[0]
         prompt = engine.stats["prompt_tokens"] - before[1]
         assert prompt == 3 * done.samples[0].usage.prompt_tokens
         assert cached == prompt * 2 / 3
+        assert engine.stats["read_tokens"] - read == prompt / 3
         if reuse:  # the whole pages of the next one lie ready too
             (again,) = generate(engine, [ask(2, (), max_tokens=3, temperature=1.0)])
             assert 0 < again.usage.cached_tokens < again.usage.prompt_tokens
