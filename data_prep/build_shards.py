@@ -18,6 +18,7 @@ from absl import app, flags
 
 from alignuser_jax.alignment import ExposureMixture
 from alignuser_jax.alignment.config import TASKS, TRANSITION_SOURCES
+from alignuser_jax.language.fitting import fit_lines
 from alignuser_jax.personas import read_personas
 from alignuser_jax.runs.flags import experiment_flags, numbers, open_experiment
 from alignuser_jax.runs.flags import run as run_program
@@ -78,8 +79,10 @@ def main() -> None:
         say=print,
     )
     manifest = read_manifest(folder)
-    for task, entry in manifest["tasks"].items():
-        print(f"{task}: {entry['count']} examples")
+    for line in fit_lines(
+        manifest, manifest["fit"]["counted_by"] or "", experiment.stage(FLAGS.stage)[0].seq_len
+    ):
+        print(line)
     for label, value in manifest["labels"].items():
         print(f"{label}: {value}")
     print(f"{manifest['users']} users; shards: {folder}")

@@ -272,15 +272,17 @@ class Conversation:
             self._page = _Page(text, memory, len(self.messages), turn)
             self.pending = turn
             return
-        for system_text, opening in self._openings(self._persona, self._config, memory):
-            system = Message.of("system", system_text)
-            lead = prompts.turn(opening, text)
-            if self._fits((system, Message.of("user", lead)), reserve):
-                break
-        else:
-            raise self._too_small(f"persona and one page leave less than {reserve}")
-        self._page = _Page(text, memory, 1, lead)
-        self.messages, self.pending, self._asked = (system,), lead, False
+        starts = [
+            (Message.of("system", system), prompts.turn(opening, text))
+            for system, opening in self._openings(self._persona, self._config, memory)
+        ]
+        for room in (reserve, 0):
+            for system, lead in starts:
+                if self._fits((system, Message.of("user", lead)), room):
+                    self._page = _Page(text, memory, 1, lead)
+                    self.messages, self.pending, self._asked = (system,), lead, False
+                    return
+        raise self._too_small("persona and one page")
 
     def messages_with(
         self, question: str, answer: AnswerLines = (), reasoning_tokens: int | None = None
@@ -339,12 +341,12 @@ class Conversation:
                     if not more:
                         self.pending = lead
                     return messages
-        raise self._too_small(f"persona, one page and one question leave less than {room}")
+        raise self._too_small(f"persona, one page and a question with {room} tokens of reply")
 
     def _too_small(self, what: str) -> ContextTooSmall:
         return ContextTooSmall(
-            f"{what} of {self._config.context_tokens} tokens even without history; raise "
-            "context_tokens or lower page_reserve_tokens"
+            f"{what} do not fit into {self._config.context_tokens} tokens, even without "
+            "history: raise context_tokens, or show fewer items on a page"
         )
 
     def _fits(self, messages: tuple[Message, ...], room: int) -> bool:

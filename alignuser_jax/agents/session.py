@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from alignuser_jax.agents.conversation import (
     AgentUser,
+    ContextTooSmall,
     Conversation,
     SessionConfig,
     rate_recall,
@@ -79,6 +80,10 @@ def session(
         seed: Names the randomness.
         count_tokens: Counts the tokens of a text; needed for `config.context_tokens`.
 
+    Raises:
+        ContextTooSmall: The first page leaves no room in the context. At a later page the visit
+            ends with a failure.
+
     Example:
         >>> def drive(visit, model, recommender):
         ...     question = next(visit)
@@ -96,6 +101,11 @@ def session(
     try:
         yield from visit.run()
     except (RecommendationFailed, _ModelFailed) as error:
+        visit.note("failure", text=str(error))
+    except ContextTooSmall as error:
+        if not visit.conversation.starts:  # the settings are wrong, not this page
+            raise
+        visit.failures += 1
         visit.note("failure", text=str(error))
     return visit.outcome()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,7 @@ def build_shards(
     writer: Backend | None = None,
     *,
     count_tokens: CountTokens | None = None,
+    row_tokens: int | None = None,
     drop_failed: bool = False,
     say: Say | None = None,
 ) -> dict[str, Any]:
@@ -73,6 +74,9 @@ def build_shards(
             reflections are the labelled template, and alternatives and rollouts random.
         count_tokens: Counts tokens as the model that will be trained does (default: as
             `writer` does). Needed where `config.session.context_tokens` is set.
+        row_tokens: Tokens of a row of the training, `TrainConfig.seq_len`. Conversations start
+            anew before they exceed it, and an example that still would is refused; the
+            manifest's `fit` counts both. `None` refuses nothing.
         drop_failed: Leave out, and count, what failed requests were for, instead of raising.
             An action of a rollout cannot be left out.
         say: Prints a line of progress.
@@ -93,8 +97,12 @@ def build_shards(
         12000
     """
     users = source.target_users()
+    if row_tokens is not None:
+        config = config.within_row(row_tokens)
     training, validation = held_out_users(users, config.validation_share, config.seed)
-    shared = _shared(source, config, writer, count_tokens, drop_failed, say)
+    shared = replace(
+        _shared(source, config, writer, count_tokens, drop_failed, say), row_tokens=row_tokens
+    )
     policy_id = writer.policy_id if writer else TEMPLATE
     out_dir = Path(out_dir)
     if validation:

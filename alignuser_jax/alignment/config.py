@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from alignuser_jax.agents import SessionConfig
 from alignuser_jax.alignment.reflections import REFLECTION_TOKENS
@@ -69,6 +69,16 @@ class BuildConfig:
     session: SessionConfig = SessionConfig()
     visits: VisitConfig = VisitConfig()
     rollouts: RolloutConfig = RolloutConfig()
+
+    def within_row(self, row_tokens: int) -> BuildConfig:
+        """Return the settings with conversations that start anew before they exceed a row.
+
+        >>> BuildConfig().within_row(512).session.context_tokens
+        512
+        """
+        limit = self.session.context_tokens
+        tokens = row_tokens if limit is None else min(limit, row_tokens)
+        return replace(self, session=replace(self.session, context_tokens=tokens))
 
     def __post_init__(self) -> None:
         for name, values, options in (

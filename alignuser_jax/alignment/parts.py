@@ -41,6 +41,7 @@ from alignuser_jax.alignment.rollouts import (
 )
 from alignuser_jax.alignment.visits import Visit, reconstruct_visits
 from alignuser_jax.datasets import Dataset
+from alignuser_jax.language.fitting import RowFit
 from alignuser_jax.randomness import named_generator, stable_key
 from alignuser_jax.recommenders import ALS
 from alignuser_jax.records import (
@@ -78,6 +79,7 @@ class Shared:
         generate: Asks the model; `None` without one.
         count_tokens: Counts tokens as the model that will be trained does.
         say: Prints a line of progress.
+        row_tokens: Tokens of a row of the training; `None` refuses no example.
     """
 
     dataset: Dataset
@@ -87,6 +89,7 @@ class Shared:
     generate: Generate | None
     count_tokens: CountTokens | None
     say: Say
+    row_tokens: int | None = None
 
     @cached_property
     def sites(self) -> Sites:
@@ -125,10 +128,15 @@ class Part:
         Raises:
             ValueError: The training part has no example.
         """
-        manifest = self._manifest(policy_id, part)
-        examples = self.examples()
+        fit = RowFit(self.shared.row_tokens, self.shared.count_tokens)
+        # `fit` counts while the examples are written
+        manifest = self._manifest(policy_id, part) | {"fit": fit.report}
+        examples = fit.fitting(self.examples())
         first = list(islice(examples, 1))
         if not first and part == "training":
+            refused = sum(counts["too_long"] for counts in fit.report["tasks"].values())
+            if refused:
+                self.dropped["too long for a row (raise train.seq_len)"] += refused
             dropped = "; ".join(f"{count} {reason}" for reason, count in self.dropped.items())
             raise ValueError(
                 f"no example was made of {len(self.users)} users by tasks "

@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 
+import numpy as np
+
 from alignuser_jax.language.answers import AnswerLines
 from alignuser_jax.language.render import answer_token_paths, render
 from alignuser_jax.language.tokenizer import TextTokenizer
@@ -38,6 +40,12 @@ class TokenCounter:
     def conversation(self, messages: Sequence[Message]) -> int:
         """Return the tokens of a prompt, with the beginning of the reply that follows."""
         return len(render(self.tokenizer, messages, generation=True))
+
+    def trained(self, messages: Sequence[Message]) -> int:
+        """Return the tokens of an example before its last trained one: what a row needs."""
+        weights = render(self.tokenizer, messages).weights
+        trained = np.flatnonzero(weights)
+        return int(trained[-1]) if len(trained) else 0
 
     def reply(self, answer: AnswerLines) -> int:
         """Return the tokens of the longest reply of these answer lines, its end included."""

@@ -91,7 +91,8 @@ def build_stage(
     options = options or ShardOptions()
     personas = options.personas
     folder = options.folder or run / "shards" / stage
-    config = replace(experiment.stage(stage)[1], **options.changes)
+    row_tokens = experiment.stage(stage)[0].seq_len
+    config = replace(experiment.stage(stage)[1], **options.changes).within_row(row_tokens)
     users = policy_and_agent_users(dataset, experiment.agents, experiment.seed)[0]
     if personas:
         summary = personas.told(users)  # refuses personas of other users
@@ -107,6 +108,7 @@ def build_stage(
             config,
             writer,
             count_tokens=TokenCounter(tokenizer_of(experiment, dataset, run)),
+            row_tokens=row_tokens,
             drop_failed=options.drop_failed,
             say=say,
         )

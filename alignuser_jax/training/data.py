@@ -69,13 +69,18 @@ class Counts:
 
     Attributes:
         read: Number of examples.
-        left_truncated: How many lost tokens on their left.
-        refused: How many were too long, or had nothing to train on.
+        too_long: How many were refused because they have more than `seq_len` tokens.
+        untrained: How many were refused because they have nothing to train on.
     """
 
     read: int = 0
-    left_truncated: int = 0
-    refused: int = 0
+    too_long: int = 0
+    untrained: int = 0
+
+    @property
+    def refused(self) -> int:
+        """How many were refused for any reason."""
+        return self.too_long + self.untrained
 
 
 def split_replies(example: Example) -> list[Example]:
@@ -102,8 +107,8 @@ def sequence(
 ) -> dict[str, np.ndarray] | None:
     """Return one conversation as `tokens`, `targets` and `weights`, each `[n]`, n <= `seq_len`.
 
-    Tokens after the last trained one are dropped. A longer conversation loses tokens on its
-    left if every trained token, and one before it, stays; otherwise it is refused.
+    Tokens after the last trained one are dropped. A longer conversation is refused: cut on its
+    left it would lose the system message and the persona, which no prompt lacks.
 
     Args:
         tokenizer: The decoder's tokenizer.
@@ -120,15 +125,13 @@ def sequence(
     weights = np.where(rendered.is_action, config.action_weight, 1.0) * rendered.weights
     trained = np.flatnonzero(weights[1:] > 0) + 1
     if not len(trained):
-        counts.refused += 1
+        counts.untrained += 1
         return None
     end = trained[-1] + 1
-    start = max(0, end - (config.seq_len + 1))
-    if start >= trained[0] or (start > 0 and weights[0] > 0):
-        counts.refused += 1
+    if end > config.seq_len + 1:
+        counts.too_long += 1
         return None
-    counts.left_truncated += start > 0
-    tokens, weights = tokens[start:end], weights[start:end].astype(np.float32)
+    tokens, weights = tokens[:end], weights[:end].astype(np.float32)
     weights = weights[1:]
     if config.normalize == "task_examples":
         weights = weights / weights.sum(dtype=np.float32)
@@ -153,8 +156,8 @@ class _Sequences(grain.transforms.Map):
         counts = self._counts
         with _COUNTING:  # the streams of a task share one count
             counts.read += own.read
-            counts.refused += own.refused
-            counts.left_truncated += own.left_truncated
+            counts.too_long += own.too_long
+            counts.untrained += own.untrained
             if counts.refused == counts.read >= _GUARD:
                 raise ShardError(
                     f"none of the first {counts.read} examples of task {self._task!r}"

@@ -25,6 +25,7 @@ from jax.sharding import Mesh
 
 from alignuser_jax.durable.whole import write_whole
 from alignuser_jax.language import TextTokenizer
+from alignuser_jax.language.fitting import fit_lines
 from alignuser_jax.model import (
     Decoder,
     DecoderConfig,
@@ -159,7 +160,15 @@ def train_decoder(
         setup = _Setup(config, tokenizer, Path(out_dir), options, Hosts(mesh))
         run, start, state = _open_run(setup, decoder, shards_dir, stack)
         stop = stack.enter_context(Stop(run.hosts))
+        for line in fit_lines(read_manifest(shards_dir), tokenizer.fingerprint, config.seq_len):
+            run.watch.say(line)
         state = _run_steps(run, start, state, stop)
+        for task, count in run.counts.items():
+            if count.refused:
+                run.watch.say(
+                    f"{task}: {count.read} examples read, {count.too_long} refused as longer "
+                    f"than seq_len={config.seq_len}, {count.untrained} without trained text"
+                )
         run.checkpoints.wait()
         state = _chosen_state(run, state)
         result_dir = _save_result(run, state)

@@ -151,5 +151,5 @@ def test_a_question_that_does_not_fit_repeats_its_page(small):
 def test_a_context_for_no_page_is_refused_with_what_to_do(small):
     items = {f"i{n}": Item(f"i{n}", f"Film {n}", ("Drama",)) for n in range(12)}
     config = SessionConfig(context_tokens=40, page_reserve_tokens=0)
-    with pytest.raises(ContextTooSmall, match="raise context_tokens or lower"):
+    with pytest.raises(ContextTooSmall, match="raise context_tokens, or show fewer"):
         run(items, SiteConfig(), (), config, 3, TokenCounter(small))

@@ -112,7 +112,7 @@ def test_it_starts_anew_where_a_page_would_not_fit(shop):
     assert f"Done so far:\n{told}\n" in anew[-1].messages[1].content
     for request in requests:
         assert sum(count(m.content) + 5 for m in request.messages) <= 1150 + 60
-    with pytest.raises(ValueError, match="persona and one page leave less than"):
+    with pytest.raises(ValueError, match="persona and one page do not fit"):
         drive(shop, chooses(), count_tokens=count, context_tokens=100)
 
 
@@ -215,7 +215,7 @@ def test_a_page_too_long_for_the_context_keeps_what_was_before(shop):
         page_reserve_tokens=50,
     )  # fmt: skip
     assert kinds(outcome) == ["page", "act", "page", "failure", "exit"]
-    assert "persona and one page leave less than" in outcome.events[3].text
+    assert "persona and one page do not fit" in outcome.events[3].text
     assert outcome.extra["failures"] == 1
 
 

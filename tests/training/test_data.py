@@ -185,19 +185,21 @@ def test_targets_and_weights_are_the_rendered_ones_shifted(tokenizer):
     np.testing.assert_allclose(means["weights"], row["weights"] / row["weights"].sum())
 
 
-def test_too_long_is_cut_on_the_left_only_where_the_reply_survives(tokenizer):
+def test_too_long_is_refused_and_never_cut(tokenizer):
+    """Cut on its left, an example lost its system prompt and persona, which no prompt lacks."""
     padding = Message.of("user", "say red, " * 40)
     reply = conversation("visit", 1).messages[-1]
     example = Example("visit", (padding, reply), "long")
     counts = Counts()
-    row = sequence(tokenizer, example, config(seq_len=40), counts)
-    whole = sequence(tokenizer, example, config(seq_len=4000))
-    assert counts == Counts(left_truncated=1)
-    for name in row:
-        np.testing.assert_array_equal(row[name], whole[name][-40:])
-    early = Example("visit", (reply, padding, reply), "early")
-    assert sequence(tokenizer, early, config(seq_len=40), counts) is None
-    assert counts == Counts(left_truncated=1, refused=1)
+    whole = sequence(tokenizer, example, config(seq_len=4000), counts)
+    assert counts == Counts()
+    n = len(whole["tokens"])
+    exact = sequence(tokenizer, example, config(seq_len=n), counts)
+    np.testing.assert_array_equal(exact["tokens"], whole["tokens"])
+    assert sequence(tokenizer, example, config(seq_len=n - 1), counts) is None
+    assert counts == Counts(too_long=1)
+    assert sequence(tokenizer, Example("visit", (padding,), "x"), config(), counts) is None
+    assert counts == Counts(too_long=1, untrained=1) and counts.refused == 2
 
 
 def test_nothing_that_fits_is_an_error_not_a_hang(tmp_path, tokenizer):
