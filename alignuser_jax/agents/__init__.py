@@ -3,7 +3,7 @@
 from alignuser_jax.agents.conversation import AgentUser, SessionConfig
 from alignuser_jax.agents.events import read_events, write_events
 from alignuser_jax.agents.population import SessionSpec, run_population
-from alignuser_jax.agents.rating import rate_item
+from alignuser_jax.agents.rating import rate_item, rate_items
 from alignuser_jax.agents.session import (
     RecommendationFailed,
     expected_value,
@@ -22,6 +22,7 @@ __all__ = [
     "expected_value",
     "probabilities",
     "rate_item",
+    "rate_items",
     "read_events",
     "run_population",
     "session",

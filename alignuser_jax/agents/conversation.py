@@ -24,7 +24,7 @@ from alignuser_jax.records import (
     check_drawing,
 )
 from alignuser_jax.world import RecommendationSite
-from alignuser_jax.world.site.page import NONE
+from alignuser_jax.world.site.page import local_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,9 +142,7 @@ def screen_recall(user: AgentUser, config: SessionConfig, slate: Sequence[str]) 
         return []
     about = [user.recollection.about(item_id) for item_id in slate]
     return [
-        prompts.screen_recall_line(
-            f"ITEM_{n}", _level_text(recall.match), _level_text(recall.popularity)
-        )
+        prompts.screen_recall_line(local_id(n), recall.match, recall.popularity)
         for n, recall in enumerate(about, 1)
     ]
 
@@ -152,7 +150,6 @@ def screen_recall(user: AgentUser, config: SessionConfig, slate: Sequence[str]) 
 def rate_recall(
     user: AgentUser,
     config: SessionConfig,
-    target: str,
     item_id: str,
     world: RecommendationSite,
 ) -> str:
@@ -163,14 +160,9 @@ def rate_recall(
     if not config.recall or user.recollection is None:
         return ""
     page_rating = world.rating_text(user.user_id, item_id)
-    others = str(mean_level(float(page_rating))) if page_rating[0].isdigit() else page_rating
+    others = str(mean_level(float(page_rating))) if page_rating[0].isdigit() else ""
     similar = user.recollection.about(item_id).similar
-    own = None if similar is None else mean_level(similar)
-    return prompts.rate_recall_line(target, others, _level_text(own))
-
-
-def _level_text(level: int | None) -> str:
-    return NONE if level is None else str(level)
+    return prompts.rate_recall_line(others, "" if similar is None else str(mean_level(similar)))
 
 
 Openings = Callable[[Persona | None, SessionConfig, Any], Iterator[tuple[str, str]]]
@@ -225,8 +217,8 @@ class Conversation:
 
     Attributes:
         messages: The turns so far.
-        pending: The text with which the next question begins: a new page, or the echo of the
-            last action.
+        pending: The text with which the next question begins: a new page, or what a click
+            revealed.
         starts: How often a conversation was started in which something was asked.
 
     Args:

@@ -36,6 +36,7 @@ from alignuser_jax.records import (
     State,
 )
 from alignuser_jax.world import RecommendationSite
+from alignuser_jax.world.site.page import local_id
 
 SessionCoroutine = Generator[Question, Any, Outcome]
 
@@ -263,8 +264,8 @@ class _Visit:
         return [index for index, choice in enumerate(choices) if choice == 0]
 
     def rate(self, position: int, item_id: str) -> Asking[None]:
-        target = f"ITEM_{position}"
-        recalled = rate_recall(self.user, self.config, target, item_id, self.world)
+        target = local_id(position)
+        recalled = rate_recall(self.user, self.config, item_id, self.world)
         messages = self.conversation.messages_with(
             prompts.rate_turn(target, self.conversation.pending, recalled),
             prompts.rate_answer(),
@@ -288,7 +289,6 @@ class _Visit:
             expected=expected_value(shares),
         )
         self.state = self.world.step(self.state, Action("rate", target, value))
-        self.conversation.pending = self.state.feedback
         title = self.world.items[item_id].title
         self.memory = self.memory.with_rating(title, float(value), self.state.page)
 

@@ -12,8 +12,8 @@ from alignuser_jax.alignment.visits import VisitConfig
 from alignuser_jax.datasets.splits import PROFILE_SHARE
 from alignuser_jax.world import SiteConfig
 
-TASKS = ("world_model", "reflection", "imitation", "visit")
-"""The kinds of examples (docs/method.md sections 7 and 8); `visit` is a DEFAULT of ours."""
+TASKS = ("world_model", "reflection", "imitation", "visit", "rating")
+"""The kinds of examples (docs/method.md sections 7 and 8); the last two are our DEFAULTs."""
 TRANSITION_SOURCES = ("human", "counterfactual", "rollout")
 """Where world-model transitions come from (docs/method.md section 7)."""
 
@@ -30,8 +30,9 @@ class BuildConfig:
         k: Alternatives per human step. 4 are all that a rating has (docs/method.md
             section 8.2).
         seed: Names every draw.
-        ratings_per_user: Target ratings of one user at item level, at most (drawn); `None`
-            for all.
+        ratings_per_user: Target ratings of one user, at most: drawn at item level, the first
+            ones for the task `rating`; `None` for all.
+        longest_run: The most ratings that a conversation of the task `rating` asks for.
         visits_per_user: Visits of one user, at most (the first ones); `None` for all.
         sources: Where world-model examples come from, some of `TRANSITION_SOURCES`. They share
             the limit evenly, as far as each has examples.
@@ -58,6 +59,7 @@ class BuildConfig:
     k: int = 4
     seed: int = 0
     ratings_per_user: int | None = 20
+    longest_run: int = 12
     visits_per_user: int | None = None
     sources: tuple[str, ...] = TRANSITION_SOURCES
     shuffle_reflections: bool = False
@@ -98,6 +100,7 @@ class BuildConfig:
         least: dict[str, tuple[int | None, int]] = {
             "k": (self.k, 0),
             "ratings_per_user": (self.ratings_per_user, 1),
+            "longest_run": (self.longest_run, 1),
             "visits_per_user": (self.visits_per_user, 1),
             "reflection_tokens": (self.reflection_tokens, 1),
             **{f"limits[{task!r}]": (limit, 1) for task, limit in self.limits.items()},

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from alignuser_jax.alignment.rollouts import leave_action
 from alignuser_jax.alignment.visits import Visit
@@ -20,7 +20,6 @@ from alignuser_jax.records import (
     Completion,
     Example,
     Message,
-    Outcome,
     RecommendationRequest,
     Request,
     Slate,
@@ -29,6 +28,8 @@ from alignuser_jax.records import (
     Transition,
 )
 from alignuser_jax.world import RecommendationSite
+
+_Returned = TypeVar("_Returned")
 
 
 class Call(NamedTuple):
@@ -49,11 +50,11 @@ class Call(NamedTuple):
 
 
 def drive(
-    coroutine: Generator[Any, Any, Outcome],
+    coroutine: Generator[Any, Any, _Returned],
     choose: Callable[[Request], tuple[int, ...]],
-    show: Callable[[RecommendationRequest], Slate],
-) -> tuple[list[Call], Outcome]:
-    """Run a session to its end with `choose` as the model and `show` as the recommender.
+    show: Callable[[RecommendationRequest], Slate] | None = None,
+) -> tuple[list[Call], _Returned]:
+    """Run a coroutine to its end with `choose` as the model and `show` as the recommender.
 
     Returns:
         Every call to the model with its choices, and what the session returned.
@@ -71,7 +72,7 @@ def drive(
         if isinstance(request, Request):
             calls.append(Call(request, choose(request)))
             answer = Completion(calls[-1].answer, choices=calls[-1].choices)
-        elif isinstance(request, RecommendationRequest):
+        elif isinstance(request, RecommendationRequest) and show is not None:
             answer = show(request)
         else:
             raise TypeError(
@@ -169,13 +170,21 @@ class WatchedWorld:
         return filled
 
 
-def visit_examples(calls: Sequence[Call], visit: Visit, task: str = "visit") -> list[Example]:
-    """Make one example per context window of a session, with every reply trained once.
+def conversation_examples(
+    calls: Sequence[Call], task: str, name: str, user_id: str
+) -> list[Example]:
+    """Make one example per context window of a conversation, with every reply trained once.
 
     Conversations only grow, so the last call of a window holds the replies to all earlier
     calls: the same loss as one example per call, at the cost of one. A window that began in
     the middle of a page repeats what was said on it; those replies are trained in the window
     before.
+
+    Args:
+        calls: The calls, in order, with their choices.
+        task: The examples' task, one of `config.TASKS`.
+        name: Tells the conversation from others of its task.
+        user_id: Whose conversation it is.
     """
     windows: list[list[Call]] = []
     for call in calls:
@@ -187,8 +196,8 @@ def visit_examples(calls: Sequence[Call], visit: Visit, task: str = "visit") -> 
         Example(
             task,
             (*_trained(window), _reply("", window[-1].answer)),
-            f"{task}/{visit.user_id}/{visit.number}/{number}",
-            visit.user_id,
+            f"{task}/{name}/{number}",
+            user_id,
         )
         for number, window in enumerate(windows)
     ]

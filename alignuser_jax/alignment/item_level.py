@@ -104,12 +104,12 @@ def rating_steps(
         if target.item_id in state.needs.exclude:
             continue
         state = site.resolve(state, Slate((target.item_id,)))
-        action = Action("rate", "ITEM_1", stars(target.rating))
+        action = Action("rate", "1", stars(target.rating))
         human.append(Transition(state, action, site.step(state, action), "human"))
         user = agent_user(sites.view, user_id, session)
         coroutine = rate_item(
             user,
-            sites.items[target.item_id],
+            target.item_id,
             site,
             session,
             seed=seed,
@@ -121,7 +121,7 @@ def rating_steps(
     others = alternatives.draw(
         [call.request for call in calls], [call.choices[0] for call in calls]
     )
-    actions = [[Action("rate", "ITEM_1", RATINGS[n]) for n in indices] for indices in others]
+    actions = [[Action("rate", "1", RATINGS[n]) for n in indices] for indices in others]
     return [
         RatingStep(pair.human.state.user_id, call, facts, pair)
         for call, facts, pair in zip(

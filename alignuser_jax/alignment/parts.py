@@ -21,8 +21,8 @@ from alignuser_jax.alignment.counterfactuals import (
 )
 from alignuser_jax.alignment.examples import (
     HumanVisit,
+    conversation_examples,
     drive,
-    visit_examples,
     world_model_examples,
 )
 from alignuser_jax.alignment.item_level import (
@@ -31,6 +31,7 @@ from alignuser_jax.alignment.item_level import (
     reasonings,
     reflection_examples,
 )
+from alignuser_jax.alignment.rating_runs import RatingRun, rating_runs, run_examples
 from alignuser_jax.alignment.reflections import TEMPLATE
 from alignuser_jax.alignment.rollouts import (
     Policy,
@@ -179,6 +180,8 @@ class Part:
         config = self.config
         if "visit" in config.tasks:
             yield from islice(self._visit_examples(), self.limits.get("visit"))
+        if "rating" in config.tasks:
+            yield from islice(self._run_examples(), self.limits.get("rating"))
         if "world_model" in config.tasks:
             yield from self._world_model_examples()
         if {"reflection", "imitation"} & set(config.tasks):
@@ -223,7 +226,8 @@ class Part:
                 count_tokens=shared.count_tokens,
             )
             calls, _ = drive(coroutine, replies.choose, replies.show)
-            yield from visit_examples(calls, visit)
+            name = f"{visit.user_id}/{visit.number}"
+            yield from conversation_examples(calls, "visit", name, visit.user_id)
 
     # --- the world model ---
 
@@ -284,7 +288,7 @@ class Part:
             policy = generator_policy(
                 shared.generate,
                 people,
-                shared.dataset.items,
+                shared.sites.items,
                 config.session,
                 shared.count_tokens,
             )
@@ -300,6 +304,26 @@ class Part:
         )
 
     # --- ratings ---
+
+    def _run_examples(self) -> Iterator[Example]:
+        """Examples of the task "rating", of drawn runs of all users."""
+        config, shared = self.config, self.shared
+        runs: list[RatingRun] = []
+        for user_id in self.users:
+            own = shared.dataset.history(self.view.targets, user_id)
+            runs += rating_runs(
+                user_id, own[: config.ratings_per_user], config.longest_run, seed=config.seed
+            )
+        for place, n in enumerate(self._order(len(runs), "runs")):
+            if place % 5000 == 0:
+                shared.say(f"rating conversations: {place} of {len(runs)}")
+            yield from run_examples(
+                runs[n],
+                shared.sites,
+                config.session,
+                seed=config.seed,
+                count_tokens=shared.count_tokens,
+            )
 
     def _targets(self) -> list[tuple[str, Interaction]]:
         """Target ratings in drawn order, at most `ratings_per_user` of each user."""

@@ -158,7 +158,7 @@ def human_transitions(world: World, visit: Visit, seed: int = 0) -> list[Transit
     ratings = visit.ratings
     for number in range(1, len(visit.pages) + 1):
         actions = [
-            Action("rate", f"ITEM_{position}", ratings[item_id])
+            Action("rate", str(position), ratings[item_id])
             for position, item_id in enumerate(state.slate, 1)
             if item_id in ratings
         ]

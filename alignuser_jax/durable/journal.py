@@ -68,7 +68,7 @@ class Journal:
 
     Example:
         >>> from alignuser_jax.records import Message, Request
-        >>> question = Request((Message.of("user", "Rate ITEM_1."),), "rate")
+        >>> question = Request((Message.of("user", "Rate 1."),), "rate")
         >>> asker = QuestionId("arm a", "u1", 0, 0)
         >>> with Journal.open("runs/a/journal", {"seed": 0}) as journal:
         ...     answer = journal.recorded(asker, question)

@@ -42,9 +42,9 @@ def page_type(text: str) -> str:
     text = text.strip()
     if "SESSION ENDED" in text:
         return "end"
-    if "DETAILS ITEM_" in text or "\nDETAILS " in text:
+    if "\nDETAILS " in text:
         return "detail"
-    return "browse" if "PAGE " in text and "[ITEM_1]" in text else "other"
+    return "browse" if "PAGE " in text and "\n1. " in text else "other"
 
 
 def rule_page_type(token: str) -> str:

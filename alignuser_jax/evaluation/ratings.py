@@ -61,10 +61,9 @@ def requests(
     world = Sites(dataset.items, view, policy.site).of_one_item()
     for user_code, item_code in zip(truth.user.tolist(), truth.item.tolist(), strict=True):
         user = agent_user(view, dataset.user_ids[user_code], policy.session)
-        item = dataset.items[dataset.item_ids[item_code]]
         rating = rate_item(
             user,
-            item,
+            dataset.item_ids[item_code],
             world,
             policy.session,
             seed=seed,

@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from alignuser_jax.language.answers import AnswerLines, integers
-from alignuser_jax.language.prompts import BIG_FIVE, RATING_LABEL, persona_block, turn
+from alignuser_jax.language.prompts import BIG_FIVE, persona_block, turn
 from alignuser_jax.records import Message, Persona
 
 AGE, OCCUPATION = "AGE: ", "OCCUPATION: "
 BIG_FIVE_LEVELS = (1, 3)
 """The lowest and the highest level of a trait."""
+FIT_LABEL = "RATING: "
 FIT = (1, 10)
 """The lowest and the highest judgement of how well ratings suit a persona."""
 
@@ -76,7 +77,7 @@ def fit_messages(
         f"You are shown some ratings of {item_type} and then told who you are. Stay in "
         f"character and judge how likely you would like and dislike {item_type} such as these "
         "in just this way. A reply may begin with reasoning and ends with the line "
-        f"{RATING_LABEL}1 (surely not) to 10 (surely)."
+        f"{FIT_LABEL}1 (surely not) to 10 (surely)."
     )
     question = turn(
         "The ratings:",
@@ -90,4 +91,4 @@ def fit_messages(
 
 def fit_answer() -> AnswerLines:
     """Return the answer line of a judgement; alternative i is a judgement of i + 1."""
-    return (integers(*FIT, before=RATING_LABEL),)
+    return (integers(*FIT, before=FIT_LABEL),)

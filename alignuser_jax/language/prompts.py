@@ -12,13 +12,14 @@ Prompts for reflections are in `reflection_prompts`, those for matching personas
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 
 from alignuser_jax.language.answers import AnswerLines, integers
 from alignuser_jax.records import RATINGS, Action, Message, Persona, Span
 from alignuser_jax.text import one_line
 
-PROMPT_LAYOUT_VERSION = 3
+PROMPT_LAYOUT_VERSION = 4
 """The version of wording and layout, which shards record."""
 
 # --- the fixed phrases ------------------------------------------------------------------
@@ -26,32 +27,25 @@ PROMPT_LAYOUT_VERSION = 3
 PLATFORM = "a recommendation site for {item_type}"
 SHOP = "a web shop"
 
-UNKNOWN_TEXT = "Unknown"
 NEXT_STATE = "[NEXT STATE]"
 ACTION = "ACTION: "
 BEST_ACTION = "BEST-ACTION: "
-RATING_LABEL = "RATING: "
 WHY = "WHY: "
 LESSON = "LESSON: "
 TRAJECTORY_TAGS = ("CONTEXT-ADVANTAGE", "PERSONA-ALIGNMENT", "FUTURE-OUTCOMES", "LESSON")
 ITEM_TAGS = ("WHY", "LESSON")
-WATCH, SKIP = " [WATCH]", " [SKIP]"
+WATCH, SKIP = " yes", " no"
 
 SYSTEM = (
-    "You are a user of {platform}. Stay in character: decide as the person described below "
-    "would, and stay consistent with their past ratings.",
-    "A reply may begin with reasoning and ends with exactly the lines that are asked for.",
-    "Screen: for each item, in order, ITEM_n [WATCH] or ITEM_n [SKIP].",
-    "Rate: RATING: 1 to 5.",
-    "Act: think step by step about what a careful user with this persona would do next, given "
-    "their goals, their tastes and what would follow; go on while good items are likely, and "
-    "do not leave without a reason; then BEST-ACTION: one of the listed actions.",
-    "Interview: RATING: 1 to 10.",
+    "You are the user of {platform} who is described below. Decide as this person would.",
+    "Reasoning may come first; a reply ends with the lines asked for.",
+    "Watch: each number and yes or no. Rate: 1 to 5. Satisfaction: 1 to 10.",
+    "Act: think step by step what this person would do next, going on while good items are "
+    "likely; then BEST-ACTION: and one of the actions.",
 )
 RECALL = (
-    "Before a choice you recall, from 0 to 9, how well an item's genres match your past and "
-    "how popular it is; before a rating, from 0 (2.5 stars or less) to 9 (4.3 or more), what "
-    "others gave it and what you gave items like it."
+    "Digits from 0 to 9 are what you recall: match with your genres, popularity, others' "
+    "ratings, your ratings of similar items."
 )
 SIMULATE = (
     "You simulate {platform}. Given a state and an action, write the state that follows: "
@@ -71,12 +65,12 @@ SHOP_SYSTEM = (
 that is trained from scratch."""
 GOAL, DONE, NOTHING_YET = "Looking for: ", "Done so far:", "Nothing yet."
 TEXTS, SHOP_ACT = "Texts to type: ", "What do you do?"
-MATCH, POPULARITY = ": match ", ", popularity "
-OTHERS, SIMILAR = ": others ", ", similar items "
-SCREEN = "Screen."
+MATCH, POPULARITY = " match ", " popularity "
+OTHERS, SIMILAR = "others ", "similar items "
+SCREEN = "Watch?"
 RATE = "Rate "
 ACTIONS = "Actions: "
-INTERVIEW = "Interview: how satisfied are you with the recommendations?"
+INTERVIEW = "Satisfaction with the recommendations?"
 
 OCCUPATION, AGE = "Occupation: ", "Age: "
 # The phrases of a trait by its level, the first for an unknown one.
@@ -114,7 +108,7 @@ TRAITS, PERSONALITY, HABITS = (
 """Only matched and given personas have these lines, so they are not in `FIXED_PHRASES`: they
 would change every vocabulary that is trained from scratch."""
 MEAN_RATING = "Average rating: "
-RATING_SHARES = "Ratings 1 to 5: "
+RATING_SHARES = "Ratings 1 to 5 in percent: "
 GENRES_LABEL = "Favourite genres: "
 HISTORY = "Past ratings:"
 
@@ -132,8 +126,7 @@ def system_prompt(item_type: str = "movies", recall: bool = False) -> str:
 def persona_block(persona: Persona | None, item_type: str = "movies") -> str:
     """Return the lines about the user, in the order of docs/method.md section 4.5.
 
-    Without a persona (the ablation) the block is "". Unknown age and occupation are said to be
-    unknown; everything else that is unknown is left out.
+    Without a persona (the ablation) the block is "". What is unknown is left out.
     """
     if persona is None:
         return ""
@@ -144,10 +137,8 @@ def persona_block(persona: Persona | None, item_type: str = "movies") -> str:
         (VARIETY, persona.variety),
     )
     traits = " ".join(phrases[level] for phrases, level in levels if level)
-    lines = [
-        OCCUPATION + (one_line(persona.occupation) or UNKNOWN_TEXT),
-        AGE + (one_line(persona.age) or UNKNOWN_TEXT),
-    ]
+    known = ((OCCUPATION, persona.occupation), (AGE, persona.age))
+    lines = [label + one_line(text) for label, text in known if one_line(text)]
     if persona.big_five:
         named = zip(BIG_FIVE, persona.big_five, strict=True)
         lines.append(TRAITS + ", ".join(f"{name} {level}" for name, level in named))
@@ -159,7 +150,7 @@ def persona_block(persona: Persona | None, item_type: str = "movies") -> str:
     if persona.mean_rating is not None:
         lines.append(f"{MEAN_RATING}{persona.mean_rating:.1f}")
     if persona.rating_shares:
-        shares = " ".join(f"{100 * share:.0f}%" for share in persona.rating_shares)
+        shares = " ".join(f"{100 * share:.0f}" for share in persona.rating_shares)
         lines.append(RATING_SHARES + shares)
     if persona.favourite_genres:
         lines.append(GENRES_LABEL + one_line(", ".join(persona.favourite_genres)))
@@ -182,18 +173,22 @@ def turn(*parts: str) -> str:
 # --- the calls of a session: the question's text, and the alternatives of the answer ------
 
 
-def screen_recall_line(target: str, match: str, popularity: str) -> str:
+def screen_recall_line(target: str, match: int | None, popularity: int) -> str:
     """Return the line about one item before a screening.
 
-    `match` and `popularity` are levels of `Recall`, one digit each, so that they are at fixed
-    distances from the answers.
+    Args:
+        target: The page-local id of the item.
+        match: A level of `Recall`, one digit, `None` for none.
+        popularity: Another.
     """
-    return f"{target}{MATCH}{match}{POPULARITY}{popularity}"
+    matched = f"{MATCH}{match}" if match is not None else ""
+    return f"{target}:{matched}{POPULARITY}{popularity}"
 
 
-def rate_recall_line(target: str, others: str, similar: str) -> str:
-    """Return the line before a rating; `others` and `similar` are levels, or words for none."""
-    return f"{target}{OTHERS}{others}{SIMILAR}{similar}"
+def rate_recall_line(others: str, similar: str) -> str:
+    """Return what is recalled before a rating: two levels, each "" where there is none."""
+    known = ((OTHERS, others), (SIMILAR, similar))
+    return ", ".join(label + level for label, level in known if level)
 
 
 def screen_turn(page_text: str, *recalled: str) -> str:
@@ -203,29 +198,56 @@ def screen_turn(page_text: str, *recalled: str) -> str:
 
 def screen_answer(slate_size: int) -> AnswerLines:
     """Return one answer line per item; alternative 0 is to watch it, 1 to skip it."""
-    ids = (f"ITEM_{n}" for n in range(1, slate_size + 1))
-    return tuple((item + WATCH, item + SKIP) for item in ids)
+    return tuple((f"{n}{WATCH}", f"{n}{SKIP}") for n in range(1, slate_size + 1))
 
 
-def rate_turn(target: str, feedback: str = "", recalled: str = "") -> str:
+def rate_turn(target: str, page: str = "", recalled: str = "") -> str:
     """Return the question for a rating.
 
     Args:
         target: The page-local id of the item.
-        feedback: The echo of the last action, or the page if it is new.
+        page: The page, if it is new.
         recalled: A `rate_recall_line`.
+
+    Example:
+        >>> rate_turn("2", recalled="others 7, similar items 6")
+        'Rate 2: others 7, similar items 6'
     """
-    return turn(feedback, recalled, f"{RATE}{target}.")
+    return turn(page, f"{RATE}{target}{': ' if recalled else '.'}{recalled}")
 
 
 def rate_answer() -> AnswerLines:
     """Return the answer line of a rating; alternative i is a rating of i + 1."""
-    return (integers(RATINGS[0], RATINGS[-1], before=RATING_LABEL),)
+    return (integers(RATINGS[0], RATINGS[-1]),)
 
 
 def act_turn(actions: Sequence[Action], feedback: str = "") -> str:
-    """Return the question which of `actions` to take."""
-    return turn(feedback, ACTIONS + " ".join(action.token for action in actions))
+    """Return the question which of `actions` to take.
+
+    Clicks on neighbouring items are listed as one, such as `[CLICK_ITEM:1-4]`.
+    """
+    return turn(feedback, ACTIONS + " ".join(_listed(actions)))
+
+
+def _listed(actions: Sequence[Action]) -> Iterator[str]:
+    """The tokens of the actions, runs of clicks on neighbouring positions as one."""
+    run: list[Action] = []
+    for action in actions:
+        position = action.target if action.kind == "click" else ""
+        if run and position.isdigit() and int(position) == int(run[-1].target) + 1:
+            run.append(action)
+            continue
+        yield from _click_range(run)
+        run = [action] if position.isdigit() else []
+        if not run:
+            yield action.token
+    yield from _click_range(run)
+
+
+def _click_range(run: Sequence[Action]) -> Iterator[str]:
+    if run:
+        ends = run[0].target if len(run) == 1 else f"{run[0].target}-{run[-1].target}"
+        yield Action("click", ends).token
 
 
 def act_answer(actions: Sequence[Action]) -> AnswerLines:
@@ -240,7 +262,7 @@ def interview_turn(state_text: str = "") -> str:
 
 def interview_answer() -> AnswerLines:
     """Return the answer line of the interview; alternative i is a satisfaction of i + 1."""
-    return (integers(1, 10, before=RATING_LABEL),)
+    return (integers(1, 10),)
 
 
 # --- a visit to a web shop (docs/method.md section 13.3) ----------------------------------
@@ -270,6 +292,39 @@ def shop_act_turn(actions: Sequence[Action], page_text: str) -> str:
     """
     texts = " ".join(action.token for action in actions if action.kind == "input")
     return turn(page_text, TEXTS + texts if texts else "", SHOP_ACT)
+
+
+# --- parts, for counting ------------------------------------------------------------------
+
+PARTS = ("system", "persona", "past ratings", "pages", "recalled", "questions", "actions")
+"""The parts of a prompt, in the order in which they first occur."""
+_STARTS = {
+    "persona": (OCCUPATION, AGE, TRAITS, PERSONALITY, HABITS, MEAN_RATING, RATING_SHARES)
+    + (
+        GENRES_LABEL,
+        "You are ",
+        "You visit ",
+        "You rate ",
+        "You keep ",
+        "You like ",
+        "You seek ",
+    ),
+    "past ratings": (HISTORY, "Liked (", "Neutral (", "Disliked (", "None yet."),
+    "actions": (ACTIONS, ACTION),
+    "questions": (SCREEN, RATE, INTERVIEW),
+}
+_RECALLED = re.compile(rf"\d+:({MATCH}\d)?{POPULARITY}\d")
+
+
+def part_of(line: str) -> str:
+    """Return which of `PARTS` a line of a user message is; what is nothing else is a page.
+
+    >>> part_of("1: match 3 popularity 9")
+    'recalled'
+    """
+    if _RECALLED.fullmatch(line):
+        return "recalled"
+    return next((part for part, starts in _STARTS.items() if line.startswith(starts)), "pages")
 
 
 # --- the world model (docs/method.md section 1, equation 2) -------------------------------
@@ -311,14 +366,7 @@ def _fixed_phrases() -> tuple[str, ...]:
         *(MATCH, POPULARITY, OTHERS, SIMILAR),
         *(PLATFORM, SCREEN, RATE, ACTIONS, INTERVIEW, OCCUPATION, AGE),
         *(MEAN_RATING, RATING_SHARES, GENRES_LABEL, HISTORY, NEXT_STATE, ACTION, BEST_ACTION),
-        *(
-            RATING_LABEL,
-            WATCH,
-            SKIP,
-            "You rated ",
-            *(f"{tag}: " for tag in TRAJECTORY_TAGS),
-            WHY,
-        ),
+        *(WATCH, SKIP, "You rated ", *(f"{tag}: " for tag in TRAJECTORY_TAGS), WHY),
     ]
     pieces: dict[str, None] = {}
     for template in templates:

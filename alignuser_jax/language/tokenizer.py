@@ -361,16 +361,14 @@ class HuggingFaceTokenizer(TextTokenizer):
 def _symbols(extra: Iterable[str]) -> list[str]:
     """Return the texts that are one token each: newline, actions, page skeleton, phrases."""
     ids = [page.local_id(n) for n in range(1, 9)]
-    skeleton = [page.PAGE_MARK.strip(), page.PAGE_MARK, page.RATING_MARK, page.SUMMARY_MARK]
-    skeleton += [page.END_MARK, page.GENRES_MARK]
-    skeleton += [page.SIMILAR_MARK, page.SIMILAR_MARK + page.END_MARK, page.DETAILS_MARK]
-    skeleton += ["SESSION ENDED"]
-    skeleton += [f"[{item}{page.TITLE_MARK}" for item in ids]
+    skeleton = [page.PAGE_MARK.strip(), page.PAGE_MARK, page.RATED_MARK, page.SIMILAR_MARK]
+    skeleton += [page.FIELD_MARK, page.GENRES_MARK, page.DETAILS_MARK, "SESSION ENDED"]
+    skeleton += [f"{item}. " for item in ids]
     actions = ["[NEXT_PAGE]", "[PREVIOUS_PAGE]", "[EXIT]", "[CLICK_ITEM:", "[RATE:"]
-    actions += [f"[CLICK_ITEM:{item}]" for item in ids] + ["[WATCH]", "[SKIP]"]
+    actions += [f"[CLICK_ITEM:{item}]" for item in ids]
     feelings = ["Liked (", "Neutral (", "Disliked (", "): ", "; ", "/5", "None yet."]
-    years = [" (19", " (20", ")" + page.RATING_MARK]
-    every = ["\n", *ids, *skeleton, *actions, *feelings, *years, *FIXED_PHRASES, *extra]
+    years = [" (19", " (20", ")" + page.RATED_MARK]
+    every = ["\n", *skeleton, *actions, *feelings, *years, *FIXED_PHRASES, *extra]
     return list(dict.fromkeys(every))
 
 

@@ -34,8 +34,8 @@ class Message:
         spans: The text in stretches, so that a training example can mark what is trained.
 
     Example:
-        >>> Message.of("user", "Rate ITEM_1.").content
-        'Rate ITEM_1.'
+        >>> Message.of("user", "Rate 1.").content
+        'Rate 1.'
     """
 
     role: Role
@@ -57,7 +57,7 @@ class Example:
     """One training example: a conversation with at least one trained span.
 
     Attributes:
-        task: The loss term: "world_model", "reflection", "imitation" or "visit".
+        task: The loss term: "world_model", "reflection", "imitation", "visit" or "rating".
         messages: The conversation.
         example_id: An id that is unique in its set of shards.
         user_id: Whose log the example comes from, "" for nobody's.
@@ -117,7 +117,7 @@ class Request:
     Example:
         >>> from alignuser_jax.randomness import stable_key
         >>> request = Request(
-        ...     (Message.of("user", "Rate ITEM_1."),),
+        ...     (Message.of("user", "Rate 1."),),
         ...     purpose="rate",
         ...     answer=(("RATING: 1", "RATING: 2", "RATING: 3", "RATING: 4", "RATING: 5"),),
         ...     scored=True,

@@ -21,14 +21,14 @@ class Action:
 
     Attributes:
         kind: What kind of action it is.
-        target: The page-local id that it acts on (`ITEM_2`; in a web shop the semantic id of
+        target: The page-local id that it acts on (`2`; in a web shop the semantic id of
             an element), or the query of a search.
         value: The rating of a "rate" action, 1 to 5.
         text: The text that an "input" action types.
 
     Example:
-        >>> Action("rate", "ITEM_2", 4).token
-        '[RATE:ITEM_2:4]'
+        >>> Action("rate", "2", 4).token
+        '[RATE:2:4]'
     """
 
     kind: ActionKind
@@ -127,7 +127,7 @@ class State:
         pages: Every slate seen so far, page 1 first.
         session: What was rated in this visit so far, oldest first.
         detail: The id of the item whose details are open, "" otherwise.
-        feedback: The line that echoes the last action (`You rated ITEM_2: 4/5`).
+        feedback: The line that echoes the last action (`You rated 2: 4/5`).
         text: The page as text.
         actions: The valid actions.
         needs: The request that must be answered with `World.resolve` first; `text` and
@@ -156,7 +156,7 @@ class State:
 
     @property
     def slate(self) -> tuple[str, ...]:
-        """The item ids of the current page, `ITEM_1` first."""
+        """The item ids of the current page, the first at position 1."""
         return self.pages[self.page - 1] if 0 < self.page <= len(self.pages) else ()
 
     @property

@@ -254,6 +254,29 @@ def _is_a(value: Any, expected: Any) -> bool:
     return isinstance(value, origin or expected)
 
 
+def with_defaults(settings: Any, recorded: Mapping[str, Any]) -> dict[str, Any]:
+    """Return recorded settings with the default of every setting that they do not have.
+
+    A setting is added together with a default that changes nothing, so what an older version
+    recorded stands for that default.
+
+    Args:
+        settings: A dataclass, which may hold others.
+        recorded: Its fields as an earlier version wrote them, as plain nested dictionaries.
+    """
+    filled = dict(recorded)
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        if field.name in filled:
+            if dataclasses.is_dataclass(value) and isinstance(filled[field.name], dict):
+                filled[field.name] = with_defaults(value, filled[field.name])
+        elif field.default is not dataclasses.MISSING:
+            default: Any = field.default
+            nested = dataclasses.is_dataclass(default)
+            filled[field.name] = dataclasses.asdict(default) if nested else default
+    return filled
+
+
 def resolved(experiment: Experiment) -> dict[str, Any]:
     """Return every setting as plain values, to be stored beside what was made with it."""
     return dataclasses.asdict(experiment)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from alignuser_jax.datasets import Dataset
 from alignuser_jax.durable.whole import SOFTWARE, WRITTEN_BY, refuse_other, write_whole
-from alignuser_jax.runs.experiment import Experiment, resolved
+from alignuser_jax.runs.experiment import Experiment, resolved, with_defaults
 
 
 class Stopwatch:
@@ -45,7 +45,8 @@ def open_run(experiment: Experiment, dataset: Dataset, run: str | Path) -> Path:
     """Return the run folder, made if it is missing, that holds this experiment and no other.
 
     The folder's `experiment.json` records every setting and the data set's hash. The engine's
-    geometry is left out: only a simulation depends on it, and its own manifest records it.
+    geometry is left out: only a simulation depends on it, and its own manifest records it. A
+    setting that the version which wrote the folder did not have counts as its default.
 
     Raises:
         ValueError: If the folder belongs to other settings or other data; names what differs
@@ -58,7 +59,8 @@ def open_run(experiment: Experiment, dataset: Dataset, run: str | Path) -> Path:
     settings[WRITTEN_BY] = SOFTWARE
     settings = json.loads(json.dumps(settings))
     if path.is_file():
-        recorded = json.loads(path.read_text())
+        recorded = with_defaults(experiment, json.loads(path.read_text()))
+        del recorded["engine"]
         refuse_other(recorded, settings, run, option="--run folder", error=ValueError)
         return run
     run.mkdir(parents=True, exist_ok=True)

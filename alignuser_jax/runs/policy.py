@@ -14,6 +14,7 @@ from alignuser_jax.runs.experiment import Experiment
 from alignuser_jax.shards import read_examples
 from alignuser_jax.text import Say
 from alignuser_jax.views import policy_and_agent_users
+from alignuser_jax.world import readable
 
 if TYPE_CHECKING:  # datasets and worlds work without jax
     from alignuser_jax.model.decoder import Decoder
@@ -44,7 +45,7 @@ def tokenizer_of(experiment: Experiment, dataset: Dataset, run: Path) -> TextTok
         build_shards(ShardSource(dataset, users[:400]), sample, config)
         texts = [m.content for example in read_examples(sample) for m in example.messages]
         genres = sorted({genre for item in dataset.items.values() for genre in item.genres})
-        titles = [item.title for item in dataset.items.values()]
+        titles = [item.title for item in readable(dataset.items).values()]
         train_sentencepiece([*texts, *titles], experiment.vocabulary, folder, genres)
     return TextTokenizer.load(folder)
 

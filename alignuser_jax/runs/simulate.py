@@ -30,7 +30,7 @@ from alignuser_jax.records import Event, Recommender
 from alignuser_jax.runs.experiment import HORIZON, Experiment
 from alignuser_jax.views import View
 from alignuser_jax.views.sites import agent_user
-from alignuser_jax.world import RecommendationSite
+from alignuser_jax.world import RecommendationSite, readable
 
 Refresh = Literal["frozen", "session", "retrain"]
 
@@ -159,6 +159,7 @@ class _Visits:
         self.site_config = replace(
             experiment.site, horizon=settings.horizon, show_mean_rating=settings.show_means
         )
+        self.items = readable(dataset.items)
         self.agents = {u: agent_user(view, u, experiment.session) for u in settings.users}
 
     def site(self, rated: Mapping[str, tuple]) -> RecommendationSite:
@@ -168,9 +169,7 @@ class _Visits:
             histories[user] = (*histories[user], *ratings)
         frozen = self.settings.refresh == "frozen"
         means = self.view.mean_ratings
-        return RecommendationSite(
-            self.dataset.items, histories, means, self.site_config, frozen
-        )
+        return RecommendationSite(self.items, histories, means, self.site_config, frozen)
 
     def specs(
         self, turn: int, arms: Mapping[str, Recommender], rated: Mapping[str, Mapping]

@@ -31,7 +31,7 @@ class ScriptedGenerator:
         >>> from alignuser_jax.records import Message
         >>> from alignuser_jax.sampling import generate
         >>> request = Request(
-        ...     (Message.of("user", "Rate ITEM_1."),),
+        ...     (Message.of("user", "Rate 1."),),
         ...     "rate",
         ...     answer=(("RATING: 1", "RATING: 2"),),
         ... )

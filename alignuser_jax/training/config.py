@@ -40,6 +40,8 @@ class TrainConfig:
             1}` with `batch_size=16` is 8 + 8); empty is one share for every task of the shards.
         task_weights: The lambdas of the loss; a task that is not named has 1.
         action_weight: Weight of the tokens of an action, relative to other trained tokens.
+        first_reply_weight: Weight of the first of several replies of a conversation, relative
+            to the later ones, which see what the earlier ones were (a DEFAULT of this project).
         normalize: "task_tokens" divides a task's loss by its summed token weights;
             "task_examples" first weighs a token by 1 / (summed weights of its example).
         optimizer: "adamw" or "adafactor".
@@ -89,6 +91,7 @@ class TrainConfig:
     mix: Mapping[str, int] = field(default_factory=dict)
     task_weights: Mapping[str, float] = field(default_factory=dict)
     action_weight: float = 1.0
+    first_reply_weight: float = 1.0
     normalize: Literal["task_tokens", "task_examples"] = "task_tokens"
     optimizer: Literal["adamw", "adafactor"] = "adamw"
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
@@ -140,6 +143,7 @@ class TrainConfig:
         check(all(n >= 1 for n in self.mix.values()), "mix", "shares of 1 or more")
         check(all(w >= 0 for w in self.task_weights.values()), "task_weights", "weights >= 0")
         check(self.action_weight >= 0, "action_weight", "0 or more")
+        check(0 < self.first_reply_weight < math.inf, "first_reply_weight", "more than 0")
         check(0 <= self.warmup_ratio <= 1, "warmup_ratio", "a share of the steps, 0 to 1")
         rate = self.learning_rate
         check(rate is None or 0 <= rate < math.inf, "learning_rate", "None, 0 or more")

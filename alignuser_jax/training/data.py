@@ -127,6 +127,9 @@ def sequence(
     if not len(trained):
         counts.untrained += 1
         return None
+    later = np.flatnonzero(np.diff(trained) > 1)
+    if len(later):  # the first reply ends where tokens follow that are not trained
+        weights[trained[: later[0] + 1]] *= config.first_reply_weight
     end = trained[-1] + 1
     if end > config.seq_len + 1:
         counts.too_long += 1
@@ -153,6 +156,8 @@ class _Sequences(grain.transforms.Map):
         examples = [example] if self._prefix_stable else split_replies(example)
         own = Counts(read=len(examples))
         rows = [sequence(self._tokenizer, e, self._config, own) for e in examples]
+        if len(rows) > 1 and rows[0] is not None:
+            rows[0]["weights"] *= np.float32(self._config.first_reply_weight)
         counts = self._counts
         with _COUNTING:  # the streams of a task share one count
             counts.read += own.read

@@ -8,7 +8,7 @@ from dataclasses import replace
 from alignuser_jax.agents import AgentUser, SessionConfig
 from alignuser_jax.records import Item
 from alignuser_jax.views.view import View
-from alignuser_jax.world import RecommendationSite, SiteConfig
+from alignuser_jax.world import RecommendationSite, SiteConfig, readable
 
 
 class Sites:
@@ -18,7 +18,7 @@ class Sites:
     mean ratings are shown.
 
     Attributes:
-        items: The catalogue by item id.
+        items: The catalogue by item id, with readable titles.
         view: What pages and prompts may show of the users.
         config: The settings of the configured site.
 
@@ -28,7 +28,7 @@ class Sites:
     """
 
     def __init__(self, items: Mapping[str, Item], view: View, config: SiteConfig):
-        self.items, self.view, self.config = items, view, config
+        self.items, self.view, self.config = readable(items), view, config
         self._sites: dict[SiteConfig, RecommendationSite] = {}
 
     def site(self, config: SiteConfig | None = None) -> RecommendationSite:

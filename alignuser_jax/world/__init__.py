@@ -12,6 +12,7 @@ from alignuser_jax.world.shop.shop import WebShop, WebShopConfig
 from alignuser_jax.world.site.of_dataset import site_of_dataset
 from alignuser_jax.world.site.page import item_line, page_text
 from alignuser_jax.world.site.site import SESSION_ENDED, RecommendationSite, SiteConfig
+from alignuser_jax.world.site.titles import readable
 
 __all__ = [
     "SESSION_ENDED",
@@ -31,4 +32,5 @@ __all__ = [
     "logged_steps",
     "make_catalogue",
     "page_text",
+    "readable",
 ]

@@ -84,22 +84,22 @@ def test_a_conversation_only_grows_and_keeps_no_reasoning():
     assert roles == ["system"] + ["user", "assistant"] * len(requests)
     text = [message.content for message in outcome.extra["messages"]]
     assert not any("because" in content for content in text)
-    assert text[1].startswith("Occupation: Unknown") and "Film 30" in text[1]
-    assert "PAGE 1\n[ITEM_1] <- Film 0" in text[1] and text[1].endswith(prompts.SCREEN)
-    assert text[2] == "ITEM_1 [WATCH]\nITEM_2 [SKIP]\nITEM_3 [WATCH]"
-    assert text[3] == "Rate ITEM_1."
-    assert text[5] == "You rated ITEM_1: 4/5\nRate ITEM_3."
-    assert text[7].startswith("You rated ITEM_3: 4/5\nActions: [NEXT_PAGE]")
+    assert text[1].startswith("You are moderately") and "Film 30" in text[1]
+    assert "PAGE 1\n1. Film 0" in text[1] and text[1].endswith(prompts.SCREEN)
+    assert text[2] == "1 yes\n2 no\n3 yes"
+    assert text[3] == "Rate 1."
+    assert text[5] == "Rate 3."
+    assert text[7].startswith("Actions: [NEXT_PAGE]")
     assert text[9].startswith("PAGE 2\n")
     assert text[-2].startswith(SESSION_ENDED)
 
 
-def test_the_only_action_is_taken_without_a_call_and_its_feedback_is_not_lost():
+def test_the_only_action_is_taken_without_a_call():
     requests, outcome = visit(previous_page=False, max_clicks=0)
     assert [r.purpose for r in requests].count("act") == 0
     assert [e.text for e in outcome.events if e.kind == "act"] == ["[NEXT_PAGE]"] * 2
     screens = [r for r in requests if r.purpose == "screen"]
-    assert screens[1].messages[-1].content.startswith("You rated ITEM_3: 4/5\nPAGE 2\n")
+    assert screens[1].messages[-1].content.startswith("PAGE 2\n")
     asked, _ = visit(previous_page=False, max_clicks=0, skip_forced=False)
     assert [r.purpose for r in asked].count("act") == 2
 
@@ -109,7 +109,7 @@ def test_without_screening_all_is_watched():
     assert [r.purpose for r in requests].count("rate") == 6
     assert "screen" not in kinds(outcome)
     assert "PAGE 1" in requests[0].messages[1].content
-    assert requests[0].messages[1].content.endswith("Rate ITEM_1.")
+    assert requests[0].messages[1].content.endswith("Rate 1.")
 
 
 @pytest.mark.parametrize(
@@ -128,16 +128,16 @@ def test_no_interview_where_it_is_not_wanted():
 
 
 def test_a_click_shows_details_and_is_offered_max_clicks_times_per_page():
-    script = actions_script("[CLICK_ITEM:ITEM_2]", "[NEXT_PAGE]", "[NEXT_PAGE]")
+    script = actions_script("[CLICK_ITEM:2]", "[NEXT_PAGE]", "[NEXT_PAGE]")
     requests, outcome = visit(script, skip_forced=False)
     first, second, third = [r for r in requests if r.purpose == "act"]
     details = second.messages[-1].content
-    assert details.startswith("DETAILS ITEM_2: Film 1") and "PAGE 1" not in details
+    assert details.startswith("DETAILS 2: Film 1") and "PAGE 1" not in details
     assert any("CLICK" in line for line in first.answer[0])
     assert not any("CLICK" in line for line in second.answer[0])
     assert any("CLICK" in line for line in third.answer[0])
     acts = [e.text for e in outcome.events if e.kind == "act"]
-    assert acts == ["[CLICK_ITEM:ITEM_2]", "[NEXT_PAGE]", "[NEXT_PAGE]"]
+    assert acts == ["[CLICK_ITEM:2]", "[NEXT_PAGE]", "[NEXT_PAGE]"]
 
 
 def test_a_previous_page_is_shown_again_but_not_rated_again():
@@ -238,14 +238,14 @@ def test_impossible_settings_are_refused(wrong):
 # --- one item by itself ---
 
 
-def test_rate_item_is_one_scored_question_on_a_page_of_one_item():
-    coroutine = rate_item(USER, ITEMS["i1"], site(), SessionConfig(), seed=3, index=2)
+def test_rate_item_is_one_scored_question_without_a_page():
+    coroutine = rate_item(USER, "i1", site(), SessionConfig(), seed=3, index=2)
     request = next(coroutine)
     assert (request.purpose, request.subject, request.scored) == ("rate", "i1", True)
     assert [m.role for m in request.messages] == ["system", "user"]
     text = request.messages[1].content
-    assert "PAGE 1\n[ITEM_1] <- Film 1 -> <- History ratings: 4.00 ->" in text
-    assert text.endswith("\nRate ITEM_1.") and "ITEM_2" not in text
+    assert "\n1. Film 1 | rated 4.0 | Drama\n" in text
+    assert text.endswith("\nRate 1.") and "PAGE" not in text
     answer = completion(request, 3)
     with pytest.raises(StopIteration) as end:
         coroutine.send(answer)
@@ -263,19 +263,19 @@ def test_recall_stands_before_a_screening_and_a_rating():
     text = [message.content for message in outcome.extra["messages"]]
     assert text[0].endswith(prompts.RECALL)
     levels = [("9", "9"), ("9", "9"), ("9", "0")]  # all of one genre; i0 and i1 were rated
-    lines = [f"ITEM_{n}: match {m}, popularity {p}" for n, (m, p) in enumerate(levels, 1)]
-    assert text[1].endswith("\n".join([" ->", *lines, prompts.SCREEN]))
-    assert text[3] == "ITEM_1: others none, similar items 5\nRate ITEM_1."  # (5 + 2) / 2
+    lines = [f"{n}: match {m} popularity {p}" for n, (m, p) in enumerate(levels, 1)]
+    assert text[1].endswith("\n".join([" | Drama", *lines, prompts.SCREEN]))
+    assert text[3] == "Rate 1: similar items 5"  # (5 + 2) / 2
     everything, _ = visit(user=user, recall=True, screening=False)
     asked = [r.messages[-1].content for r in everything if r.subject == "i1"]
-    assert asked[0].endswith("ITEM_2: others 7, similar items 5\nRate ITEM_2.")
+    assert asked[0].endswith("Rate 2: others 7, similar items 5")
     hidden, _ = visit(
         user=user, recall=True, screening=False, world=site(show_mean_rating=False)
     )
     asked = [r.messages[-1].content for r in hidden if r.subject == "i1"]
-    assert asked[0].endswith("ITEM_2: others hidden, similar items 5\nRate ITEM_2.")
+    assert asked[0].endswith("Rate 2: similar items 5")
     without, _ = visit(user=user)
-    assert not any(", popularity " in m.content for r in without for m in r.messages)
+    assert not any(" popularity " in m.content for r in without for m in r.messages)
 
 
 def test_a_distribution_that_the_back_end_cannot_tell_lies_on_the_choice():

@@ -42,7 +42,7 @@ def completion(request, *choices):
 
 
 def constant(request, screen=(0, 1, 0), rating=4, act="[NEXT_PAGE]", satisfaction=7):
-    """Watch ITEM_1 and ITEM_3, rate 4, go on, 7 of 10."""
+    """Watch 1 and 3, rate 4, go on, 7 of 10."""
     if request.purpose == "screen":
         return completion(request, *screen[: len(request.answer)])
     if request.purpose == "rate":

@@ -44,7 +44,7 @@ def test_alternatives_are_imagined_in_one_batch(dataset, sites):
     states = [page(site, recommender, user) for user in ("u01", "u02")]
     taken = [Transition(s, EXIT, site.step(s, EXIT), "human") for s in states]
     recommender.batches.clear()
-    actions = [[NEXT, Action("click", "ITEM_2")], [NEXT]]
+    actions = [[NEXT, Action("click", "2")], [NEXT]]
     pairs = step_alternatives(site, taken, actions, recommender)
     assert [len(batch) for batch in recommender.batches] == [2]
     assert {r.purpose for r in recommender.batches[0]} == {"counterfactual"}
@@ -59,11 +59,11 @@ def test_alternatives_without_an_effect_of_their_own_are_dropped_but_ratings_kep
 ):
     site = sites.of_one_item()
     state = page(site, Listed(dataset.item_ids))
-    rate = [Action("rate", "ITEM_1", value) for value in (2, 5)]
+    rate = [Action("rate", "1", value) for value in (2, 5)]
     taken = Transition(state, rate[0], site.step(state, rate[0]), "human")
     (pair,) = step_alternatives(site, [taken], [[rate[1]]])
     assert pair.alternatives[0].next_state.feedback.endswith(": 5/5")
-    bad = [Action("click", "ITEM_9"), Action("click", "ITEM_9"), EXIT]
+    bad = [Action("click", "9"), Action("click", "9"), EXIT]
     taken = Transition(state, EXIT, site.step(state, EXIT), "human")
     (pair,) = step_alternatives(site, [taken], [bad])
     assert [t.action for t in pair.alternatives] == bad[:1]
@@ -181,7 +181,7 @@ def test_a_human_visit_as_transitions(sites, visits):
     kinds = [s.action.kind for s in steps if s.action.kind != "rate"]
     assert kinds == ["next_page"] * (len(visit.pages) - 1) + ["exit"]
     rated = {
-        s.state.slate[int(s.action.target[5:]) - 1]: s.action.value
+        s.state.slate[int(s.action.target) - 1]: s.action.value
         for s in steps
         if s.action.kind == "rate"
     }

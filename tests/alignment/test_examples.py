@@ -13,9 +13,10 @@ from alignuser_jax.alignment import (
     build_shards,
     reconstruct_visits,
 )
-from alignuser_jax.alignment.examples import HumanVisit, drive, visit_examples
+from alignuser_jax.alignment.examples import HumanVisit, conversation_examples, drive
 from alignuser_jax.durable.journal import Journal
 from alignuser_jax.language.parsing import answer_text
+from alignuser_jax.language.prompts import SCREEN
 from alignuser_jax.language.render import answer_token_paths, render
 from alignuser_jax.language.tokenizer import train_sentencepiece
 from alignuser_jax.records import Slate
@@ -70,7 +71,7 @@ def test_tokens_of_the_shards_are_those_that_simulate_submits(dataset, view, sha
 
     def reply(request):
         human = humans[next(u for u in visits if request.messages[1].content == opening_of(u))]
-        human.page = sum(m.content.count("\nScreen.") for m in request.messages)
+        human.page = sum(m.content.count(f"\n{SCREEN}") for m in request.messages)
         return answer_text(human.choose(request), request.answer)
 
     def opening_of(user):
@@ -130,7 +131,7 @@ def test_tokens_of_item_level_examples_are_those_of_the_rating_protocol(dataset,
             continue
         item = example.example_id.split("/")[2]
         user = agent_user(view, example.user_id, SessionConfig())
-        request = next(rate_item(user, dataset.items[item], site, SessionConfig(), seed=99))
+        request = next(rate_item(user, item, site, SessionConfig(), seed=99))
         prompt = render(tokenizer, request.messages, generation=True).tokens
         whole = render(tokenizer, example.messages)
         assert np.array_equal(whole.tokens[: len(prompt)], prompt)
@@ -176,7 +177,7 @@ def test_a_conversation_that_starts_anew_gives_one_example_per_window(dataset, v
 
     calls, outcome = calls_of(config)
     assert outcome.extra["restarts"] >= 1
-    examples = visit_examples(calls, visit)
+    examples = conversation_examples(calls, "visit", "v", visit.user_id)
     assert len(examples) == outcome.extra["restarts"] + 1
     assert len({e.example_id for e in examples}) == len(examples)
     trained = [
@@ -187,7 +188,7 @@ def test_a_conversation_that_starts_anew_gives_one_example_per_window(dataset, v
     ]
     assert trained == [call.answer for call in calls]
     whole, _ = calls_of(SessionConfig())
-    assert len(visit_examples(whole, visit)) == 1
+    assert len(conversation_examples(whole, "visit", "v", visit.user_id)) == 1
 
 
 # --- no leak ------------------------------------------------------------------------------
@@ -200,8 +201,9 @@ def prompts(dataset, view, users):
     for user in users:
         person = agent_user(view, user, SessionConfig())
         for target in dataset.history(view.targets, user):
-            item = dataset.items[target.item_id]
-            request = next(rate_item(person, item, sites.site(), SessionConfig(), seed=0))
+            request = next(
+                rate_item(person, target.item_id, sites.site(), SessionConfig(), seed=0)
+            )
             requests[user, target.item_id] = request
     for visit in reconstruct_visits(dataset, view, UNIFORM, users=users):
         human = HumanVisit(visit)

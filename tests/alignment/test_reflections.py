@@ -27,6 +27,7 @@ from alignuser_jax.world import SiteConfig
 from tests.alignment.alignment_toy import Listed
 
 SESSION = SessionConfig()
+FEELINGS = ("Liked (", "Neutral (", "Disliked (")
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +94,8 @@ def test_template_evidence_is_what_the_prompt_shows(steps, view):
         cited = re.findall(r"(Film \d+): (\d)", text)
         assert cited or "Nothing like it" in text
         for title, score in cited:
-            line = next(line for line in prompt.splitlines() if f"{title} (" in line)
+            past = [line for line in prompt.splitlines() if line.startswith(FEELINGS)]
+            line = next(line for line in past if f"{title};" in f"{line};")
             assert line.split(": ")[0].endswith(f"({score})")
         mean = view.mean_ratings.get(step.evidence.item.item_id)
         assert (f"thers {mean:.1f}" in text) if mean else ("thers" not in text)
@@ -103,7 +105,8 @@ def test_hidden_means_are_no_evidence(dataset, view, targets):
     sites = Sites(dataset.items, view, SiteConfig(show_mean_rating=False))
     steps = rating_steps(sites, targets, SessionConfig(persona=False), Alternatives())
     assert all("thers" not in t and "usually" not in t for t in texts_of(steps))
-    assert all("hidden" in s.call.request.messages[-1].content for s in steps)
+    lines = [s.call.request.messages[-1].content.splitlines()[-2] for s in steps]
+    assert all(line.startswith("1. ") and " | rated " not in line for line in lines)
 
 
 def test_examples_of_ratings(steps):
@@ -115,7 +118,7 @@ def test_examples_of_ratings(steps):
         assert example.messages[:-1] == step.call.request.messages
         reasoning, answer = example.messages[-1].spans
         assert (reasoning.text, reasoning.trained, reasoning.action) == (texts[n], True, False)
-        assert answer.text == f"RATING: {step.counterfactual.human.action.value}"
+        assert answer.text == str(step.counterfactual.human.action.value)
         assert answer.trained and answer.action
         assert not any(s.trained for m in example.messages[:-1] for s in m.spans)
     plain = list(imitation_examples(steps))
@@ -137,7 +140,7 @@ def test_shuffled_reflections_keep_prompts_answers_and_the_set_of_texts(steps):
     assert shuffled(["a"], 0) == ["a"] and shuffled(["a", "b"], 3) == ["b", "a"]
 
 
-RATE = [Action("rate", "ITEM_1", value) for value in range(6)]
+RATE = [Action("rate", "1", value) for value in range(6)]
 GOOD = "WHY: It is close to what I love.\nLESSON: I trust my taste."
 
 
@@ -219,7 +222,7 @@ def synthetic_session(dataset, view, user="u05"):
     seen = {past.item_id for past in view.histories[user]}
     free = [item for item in dataset.item_ids if item not in seen]
     visit = Visit(user, 0, (tuple(free[:4]), tuple(free[4:8])), (Interaction(free[1], 4.0),))
-    actions = (Action("click", "ITEM_2"), Action("next_page"), Action("exit"))
+    actions = (Action("click", "2"), Action("next_page"), Action("exit"))
     return HumanSession(visit, actions)
 
 
@@ -290,7 +293,7 @@ def test_trajectory_examples_by_a_model(dataset, view, sites):
 
 def test_a_session_that_does_what_is_not_offered(dataset, view, sites):
     human = synthetic_session(dataset, view)
-    wrong = HumanSession(human.visit, (Action("click", "ITEM_9"),))
+    wrong = HumanSession(human.visit, (Action("click", "9"),))
     user = AgentUser(view.personas["u05"], view.histories["u05"])
     with pytest.raises(ValueError, match="not offered"):
         act_steps(user, sites.site(), Listed(dataset.item_ids), wrong, SESSION, Alternatives())

@@ -58,7 +58,7 @@ def dataset():
 def experiment(dataset, tmp_path_factory):
     folder = tmp_path_factory.mktemp("backbone")
     titles = [f"{item.title} {' '.join(item.genres)}" for item in dataset.items.values()]
-    page = "PAGE 1\n[ITEM_1] <- The -> <- History ratings: 3.87 -> <- Summary: Drama ->"
+    page = "PAGE 1\n[1] <- The -> <- History ratings: 3.87 -> <- Summary: Drama ->"
     system = prompts.system_prompt("movies", recall=True)
     tokenizer = byte_level([*titles, *[page, system] * 5])
     shape = DecoderConfig(len(tokenizer), 32, 64, 2, 4, 2, 8, eos_token_ids=(1,))
@@ -89,7 +89,7 @@ def test_from_shards_to_events(experiment, dataset, tmp_path):
     assert all(count.refused == 0 < count.read for count in result.counts.values())
 
     decoder, tokenizer, policy_id = load_policy(experiment, run)
-    assert len(tokenizer.encode("[ITEM_1]")) > 1  # no symbol of its own, as with us
+    assert len(tokenizer.encode("[1]")) > 1  # no symbol of its own, as with us
     arms = {"random": Random(dataset.item_ids)}
     users = policy_and_agent_users(dataset, experiment.agents, experiment.seed)[1]
     events = simulation.simulate(

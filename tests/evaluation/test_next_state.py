@@ -17,9 +17,9 @@ def test_a_prediction_outside_the_classes_is_a_miss_not_a_class():
 
 
 def test_rule_reads_the_action():
-    assert rule_page_type("[CLICK_ITEM:ITEM_2]") == "detail"
+    assert rule_page_type("[CLICK_ITEM:2]") == "detail"
     assert rule_page_type("[EXIT]") == "end"
-    assert rule_page_type("[RATE:ITEM_2:4]") == "browse"
+    assert rule_page_type("[RATE:2:4]") == "browse"
 
 
 def test_edit_similarity():

@@ -10,14 +10,10 @@ from tests import llama_files
 PAGE = "\n".join(
     [
         "PAGE 1",
-        "[ITEM_1] <- Heat (1995) -> <- History ratings: 3.87 -> <- Summary: Action, Crime"
-        " -> <- Similar items: ->",
-        "[ITEM_2] <- Babe (1995) -> <- History ratings: none -> <- Summary: Comedy, Drama"
-        " -> <- Similar items: ->",
-        "[ITEM_3] <- Casino (1995) -> <- History ratings: 3.79 -> <- Summary: Drama"
-        " -> <- Similar items: ->",
-        "[ITEM_4] <- Antz (1998) -> <- History ratings: 3.51 -> <- Summary: Animation, Comedy"
-        " -> <- Similar items: ->",
+        "1. Heat (1995) | rated 3.9 | Action, Crime",
+        "2. Babe (1995) | Comedy, Drama",
+        "3. Casino (1995) | rated 3.8 | Drama",
+        "4. Antz (1998) | rated 3.5 | Animation, Comedy",
     ]
 )
 TEXTS = (

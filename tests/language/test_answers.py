@@ -92,7 +92,7 @@ def test_a_reply_that_is_another_object_is_refused():
 
 def test_integers():
     assert integers(-1, 1) == ("-1", "0", "1")
-    assert prompts.interview_answer()[0][9] == "RATING: 10"
+    assert prompts.interview_answer()[0][9] == "10"
     with pytest.raises(ValueError, match="no integers from 2 to 1"):
         integers(2, 1)
 

@@ -19,16 +19,14 @@ def test_the_papers_sentence():
     assert REPROMPT == "You have one more chance to provide the correct answer."
 
 
-@pytest.mark.parametrize(
-    "text", ["RATING: 4", "RATING: 4\n", "  RATING: 4  ", "WHY: good\nRATING: 2?\n\nRATING: 4"]
-)
+@pytest.mark.parametrize("text", ["4", "4\n", "  4  ", "WHY: good\n2?\n\n4"])
 def test_the_last_line_counts(text):
     assert parse_answer(text, RATE) == (3,)
-    assert final_lines(text, RATE) == "RATING: 4"
+    assert final_lines(text, RATE) == "4"
 
 
 def test_several_lines():
-    text = "I like ITEM_1.\nITEM_1 [WATCH]\nITEM_2 [SKIP]"
+    text = "I like 1.\n1 yes\n2 no"
     assert parse_answer(text, SCREEN) == (0, 1)
     assert final_lines(text, SCREEN) == answer_text((0, 1), SCREEN)
 
@@ -37,10 +35,10 @@ def test_several_lines():
     ("text", "message"),
     [
         ("", "0 lines, expected at least 2"),
-        ("ITEM_1 [WATCH]", "1 lines, expected at least 2"),
-        ("ITEM_2 [SKIP]\nITEM_1 [WATCH]", "answer line 1 of 2 is 'ITEM_2"),
-        ("ITEM_1 [WATCH]\nITEM_2 [MAYBE]", "answer line 2 of 2.*expected one of: ITEM_2"),
-        ("ITEM_1 [WATCH]\nITEM_2 [SKIP]\nThat is all.", "answer line 1"),
+        ("1 yes", "1 lines, expected at least 2"),
+        ("2 no\n1 yes", "answer line 1 of 2 is '2"),
+        ("1 yes\n2 maybe", "answer line 2 of 2.*expected one of: 2"),
+        ("1 yes\n2 no\nThat is all.", "answer line 1"),
     ],
 )
 def test_what_is_not_an_answer(text, message):
@@ -48,7 +46,7 @@ def test_what_is_not_an_answer(text, message):
         parse_answer(text, SCREEN)
 
 
-@pytest.mark.parametrize("text", ["RATING: 6", "RATING: 4/5", "4", "rating: 4", "RATING:4"])
+@pytest.mark.parametrize("text", ["6", "4/5", "4.", "RATING: 4", "four", "4 stars"])
 def test_strictness(text):
     with pytest.raises(ReplyError):
         parse_answer(text, RATE)
@@ -80,10 +78,10 @@ def test_broken_tags(text, message):
 
 
 def test_alternatives():
-    valid = ["[EXIT]", "[NEXT_PAGE]", "[CLICK_ITEM:ITEM_1]"]
-    text = "[NEXT_PAGE]\n[EXIT]\nnonsense\n[NEXT_PAGE]\n [CLICK_ITEM:ITEM_1] "
+    valid = ["[EXIT]", "[NEXT_PAGE]", "[CLICK_ITEM:1]"]
+    text = "[NEXT_PAGE]\n[EXIT]\nnonsense\n[NEXT_PAGE]\n [CLICK_ITEM:1] "
     found = parse_alternatives(text, valid, "[EXIT]", 4)
-    assert found == ["[NEXT_PAGE]", "[CLICK_ITEM:ITEM_1]"]
+    assert found == ["[NEXT_PAGE]", "[CLICK_ITEM:1]"]
     assert parse_alternatives(text, valid, "[EXIT]", 1) == ["[NEXT_PAGE]"]
     with pytest.raises(ReplyError, match="no line is a valid action"):
         parse_alternatives("[EXIT]\nno", valid, "[EXIT]", 2)

@@ -24,13 +24,13 @@ def test_persona_block_in_order():
         "You are extremely picky about books. You visit rarely and leave at slight "
         "dissatisfaction. You rate partly as others do. You seek out the unusual.",
         "Average rating: 3.3",
-        "Ratings 1 to 5: 10% 20% 30% 25% 15%",
+        "Ratings 1 to 5 in percent: 10 20 30 25 15",
         "Favourite genres: Drama, Film-Noir",
     ]
 
 
 def test_what_is_unknown():
-    assert prompts.persona_block(Persona("u")) == "Occupation: Unknown\nAge: Unknown"
+    assert prompts.persona_block(Persona("u")) == ""
     assert prompts.opening(None, "None yet.") == "Past ratings:\nNone yet."
     odd = replace(PERSONA, occupation="a -> b\nc")
     assert prompts.persona_block(odd).startswith("Occupation: a - b c\nAge")
@@ -43,7 +43,7 @@ def test_no_name_of_the_user_in_prompts():
 
 def test_system_prompt_explains_every_answer():
     text = prompts.system_prompt("games")
-    for needed in ("games", "[WATCH]", "[SKIP]", "RATING: ", "BEST-ACTION: ", "step by step"):
+    for needed in ("games", "yes or no", "1 to 5", "1 to 10", "BEST-ACTION: ", "step by step"):
         assert needed in text
     assert "{" not in text
 
@@ -53,35 +53,43 @@ def test_recall_is_explained_where_it_is_used():
 
 
 def test_turns():
-    actions = [Action("next_page"), Action("click", "ITEM_2")]
-    assert prompts.screen_turn("PAGE 1") == "PAGE 1\nScreen."
-    assert prompts.rate_turn("ITEM_2") == "Rate ITEM_2."
-    assert prompts.rate_turn("ITEM_2", "You rated X: 4/5") == "You rated X: 4/5\nRate ITEM_2."
-    recalled = prompts.rate_recall_line("ITEM_2", "hidden", "5")
-    assert recalled == "ITEM_2: others hidden, similar items 5"
-    assert prompts.rate_turn("ITEM_2", "f", recalled) == f"f\n{recalled}\nRate ITEM_2."
-    lines = [prompts.screen_recall_line("ITEM_1", "3", "9")]
-    assert lines == ["ITEM_1: match 3, popularity 9"]
-    assert prompts.screen_turn("PAGE 1", *lines) == "\n".join(["PAGE 1", *lines, "Screen."])
-    assert prompts.act_turn(actions, "f") == "f\nActions: [NEXT_PAGE] [CLICK_ITEM:ITEM_2]"
-    assert prompts.interview_turn("SESSION ENDED").startswith("SESSION ENDED\nInterview: ")
+    assert prompts.screen_turn("PAGE 1") == "PAGE 1\nWatch?"
+    assert prompts.rate_turn("2") == "Rate 2."
+    assert prompts.rate_turn("2", "PAGE 1") == "PAGE 1\nRate 2."
+    recalled = prompts.rate_recall_line("", "5")
+    assert recalled == "similar items 5" and prompts.rate_recall_line("", "") == ""
+    assert prompts.rate_turn("2", "f", recalled) == "f\nRate 2: similar items 5"
+    assert prompts.rate_recall_line("7", "5") == "others 7, similar items 5"
+    lines = [prompts.screen_recall_line("1", 3, 9), prompts.screen_recall_line("2", None, 0)]
+    assert lines == ["1: match 3 popularity 9", "2: popularity 0"]
+    assert prompts.screen_turn("PAGE 1", *lines) == "\n".join(["PAGE 1", *lines, "Watch?"])
+    assert prompts.interview_turn("SESSION ENDED").startswith("SESSION ENDED\nSatisfaction ")
     assert prompts.turn("a", "", "b") == "a\nb"
+
+
+def test_clicks_on_neighbours_are_listed_as_one():
+    next_page, leave = Action("next_page"), Action("exit")
+    clicks = [Action("click", str(n)) for n in (1, 2, 3, 5)]
+    text = prompts.act_turn([next_page, *clicks, Action("search", "7"), leave], "f")
+    listed = "[NEXT_PAGE] [CLICK_ITEM:1-3] [CLICK_ITEM:5] [SEARCH:7] [EXIT]"
+    assert text == f"f\nActions: {listed}"
+    assert prompts.act_turn([clicks[1], leave]) == "Actions: [CLICK_ITEM:2] [EXIT]"
 
 
 def test_answers():
     assert prompts.screen_answer(2) == (
-        ("ITEM_1 [WATCH]", "ITEM_1 [SKIP]"),
-        ("ITEM_2 [WATCH]", "ITEM_2 [SKIP]"),
+        ("1 yes", "1 no"),
+        ("2 yes", "2 no"),
     )
-    assert prompts.rate_answer() == (tuple(f"RATING: {r}" for r in (1, 2, 3, 4, 5)),)
-    assert prompts.interview_answer()[0][9] == "RATING: 10"
+    assert prompts.rate_answer() == (("1", "2", "3", "4", "5"),)
+    assert prompts.interview_answer()[0][9] == "10"
     assert prompts.act_answer([Action("exit")]) == (("BEST-ACTION: [EXIT]",),)
 
 
 def test_world_model():
-    prompt = prompts.world_model_messages("PAGE 1", Action("rate", "ITEM_1", 4))
+    prompt = prompts.world_model_messages("PAGE 1", Action("rate", "1", 4))
     assert [message.role for message in prompt] == ["system", "user"]
-    assert prompt[1].content == "PAGE 1\nACTION: [RATE:ITEM_1:4]"
+    assert prompt[1].content == "PAGE 1\nACTION: [RATE:1:4]"
     full = prompts.world_model_messages("PAGE 1", Action("exit"), "SESSION ENDED")
     assert full[2].content == "[NEXT STATE]\nSESSION ENDED"
     assert all(span.trained for span in full[2].spans)

@@ -5,15 +5,15 @@ from alignuser_jax.language import answer_token_paths, prompts, render
 from alignuser_jax.language.tokenizer import TEMPLATE_OPTIONS
 from alignuser_jax.records import Action, Message, Span
 
-ACTIONS = [Action("next_page"), Action("click", "ITEM_1"), Action("exit")]
+ACTIONS = [Action("next_page"), Action("click", "1"), Action("exit")]
 
 
 def conversation(page_text):
     return (
         Message.of("system", prompts.system_prompt()),
         Message.of("user", prompts.screen_turn(page_text)),
-        Message("assistant", (Span("ITEM_1 [WATCH]\nITEM_2 [SKIP]", trained=True),)),
-        Message.of("user", prompts.rate_turn("ITEM_1")),
+        Message("assistant", (Span("1 [WATCH]\n2 [SKIP]", trained=True),)),
+        Message.of("user", prompts.rate_turn("1")),
         Message(
             "assistant",
             (
@@ -89,7 +89,7 @@ def test_weights_cover_exactly_the_trained_spans(each, page_text):
     rendered = render(each, conversation(page_text))
     trained = rendered.weights == 1
     assert set(rendered.weights.tolist()) == {0, 1}
-    replies = ("ITEM_1 [WATCH]\nITEM_2 [SKIP]", "WHY: Café, ☃.\nRATING: 4")
+    replies = ("1 [WATCH]\n2 [SKIP]", "WHY: Café, ☃.\nRATING: 4")
     assert rendered.tokens[trained].tolist() == spelled(each, *replies)
     texts = [each.decode(spelled(each, reply)) for reply in replies]
     assert texts == [reply + each.reply_closing for reply in replies]
@@ -133,7 +133,7 @@ def test_a_whole_reply_is_spelled_like_its_answer_lines(each):
 
 def test_a_rendered_reply_is_spelled_like_its_answer(each, page_text):
     asked = conversation(page_text)[:2]
-    for text in ("ITEM_1 [WATCH]\nITEM_2 [SKIP]", "RATING: 4", "BEST-ACTION: [NEXT_PAGE]"):
+    for text in ("1 [WATCH]\n2 [SKIP]", "RATING: 4", "BEST-ACTION: [NEXT_PAGE]"):
         prompt = render(each, asked, generation=True).tokens.tolist()
         reply = Message("assistant", (Span(text, trained=True),))
         told = render(each, (*asked, reply)).tokens.tolist()
@@ -169,7 +169,7 @@ MARKERS = (
 
 
 def test_an_answer_cannot_end_its_turn(each):
-    line = "ITEM_1 <|end|><|im_end|><|eot_id|></s>[/INST]<|im_start|> [WATCH]"
+    line = "1 <|end|><|im_end|><|eot_id|></s>[/INST]<|im_start|> [WATCH]"
     asked = [Message.of("user", "Screen.")]
     (path,) = answer_token_paths(each, [line], last=True, first=True)
     assert path[-1] == each.eot_id and each.eot_id not in path[:-1]

@@ -41,7 +41,7 @@ def test_offsets_of_a_character_in_bytes(small):
 
 
 @pytest.mark.parametrize(
-    "text", ["\n", "ITEM_8", "[NEXT_PAGE]", "[CLICK_ITEM:ITEM_2]", " [WATCH]", "BEST-ACTION: "]
+    "text", ["\n", "8", "[NEXT_PAGE]", "[CLICK_ITEM:2]", " yes", "BEST-ACTION: "]
 )
 def test_symbols_are_one_token(small, text):
     assert small.count(text) == 1
@@ -49,7 +49,7 @@ def test_symbols_are_one_token(small, text):
 
 def test_digits_are_split(small):
     assert pieces(small, "3.87") == ["3", ".", "8", "7"]
-    assert pieces(small, "RATING: 10") == ["RATING: ", "1", "0"]
+    assert pieces(small, "Rate 10") == ["Rate ", "1", "0"]
 
 
 def test_markers_cannot_be_spelled(small):
@@ -69,11 +69,11 @@ def test_extra_symbols_hold_any_text(texts, tmp_path):
 
 def test_budgets(small, page_text):
     """What small models with 512 tokens of context count on."""
-    assert small.count(prompts.system_prompt("movies")) <= 40
+    assert small.count(prompts.system_prompt("movies")) <= 80
     assert small.count(page_text) <= 110
-    actions = [Action("next_page"), *(Action("click", f"ITEM_{n}") for n in range(1, 5))]
+    actions = [Action("next_page"), *(Action("click", f"{n}") for n in range(1, 5))]
     assert small.count(prompts.act_turn([*actions, Action("exit")])) <= 13
-    assert small.count(prompts.rate_turn("ITEM_2")) <= 3
+    assert small.count(prompts.rate_turn("2")) <= 3
     persona = Persona("u", 2, 3, 1, 2, 3.6, (0.04, 0.09, 0.25, 0.38, 0.24), ("Drama",), "25-34")
     assert small.count(prompts.opening(persona, "None yet.")) <= 70
 
@@ -113,7 +113,7 @@ def test_foreign_sentencepiece_model(shared_data, tmp_path):
 
 
 def test_hugging_face(fast, tmp_path):
-    assert fast.decode(fast.encode("Rate ITEM_2.")) == "Rate ITEM_2."
+    assert fast.decode(fast.encode("Rate 2.")) == "Rate 2."
     assert fast.decode([fast.eot_id]) == ""
     assert fast.safe("a <|im_end|> b <|im_en") == "a < |im_end|> b <|im_en"
     assert fast.eot_id not in fast.encode(fast.safe("<|im_end|>"))
@@ -195,5 +195,5 @@ def test_llama_2_as_sentencepiece_says(shared_data, llama2):
         pytest.skip("no vocabulary in ../shared/data/tokenizers/llama2")
     pieces = sentencepiece.SentencePieceProcessor(model_proto=source.read_bytes())
     assert (llama2.vocab_size, llama2.eot_id) == (32_000, 2)
-    for text in ("RATING: 4 ☃\n", "ITEM_1 [WATCH]\nITEM_2 [SKIP]", "Café Zurückhaltung\n\n"):
+    for text in ("RATING: 4 ☃\n", "1 [WATCH]\n2 [SKIP]", "Café Zurückhaltung\n\n"):
         assert llama2.encode_with_offsets(text)[0] == pieces.encode(text)

@@ -46,6 +46,13 @@ def test_other_settings_are_refused_with_the_version_that_wrote_them(
         open_run(other, dataset, tmp_path)
 
 
+def test_a_setting_of_later_counts_as_its_default(experiment, dataset, tmp_path):
+    shutil.copy(OLD, tmp_path / "experiment.json")
+    shards = replace(experiment.align_shards, longest_run=5)
+    with pytest.raises(ValueError, match="align_shards.longest_run was 12, now 5"):
+        open_run(replace(experiment, align_shards=shards), dataset, tmp_path)
+
+
 def test_a_setting_that_a_version_does_not_know_is_named(experiment, dataset, tmp_path):
     settings = json.loads(OLD.read_text())
     settings["align"]["a_setting_of_old"] = 3

@@ -18,7 +18,7 @@ from tests.hostile_server import HostileServer
 from tests.sampling.engine.uncached import Reference
 
 TEXT = """You browse a list of movies. Answer with one line for each item.
-ITEM_1 [WATCH] ITEM_2 [SKIP] ITEM_3 ITEM_4 RATING: 1 2 3 4 5 6 7 8 9 10
+1 [WATCH] 2 [SKIP] 3 4 RATING: 1 2 3 4 5 6 7 8 9 10
 BEST-ACTION: [NEXT_PAGE] [EXIT] because the film is a good comedy from 1999"""
 
 

@@ -9,10 +9,10 @@ from alignuser_jax.sampling import EngineConfig
 GEOMETRY = EngineConfig(slots=4, context=128, chunk=16, states=256, edges=12)
 SYSTEM = "You browse a list of movies. Answer with one line for each item."
 SCREEN = (
-    ("ITEM_1 [WATCH]", "ITEM_1 [SKIP]"),
-    ("ITEM_2 [WATCH]", "ITEM_2 [SKIP]"),
+    ("1 [WATCH]", "1 [SKIP]"),
+    ("2 [WATCH]", "2 [SKIP]"),
 )
-ACT = (("BEST-ACTION: [NEXT_PAGE]", "BEST-ACTION: [EXIT]", "BEST-ACTION: [CLICK_ITEM:ITEM_2]"),)
+ACT = (("BEST-ACTION: [NEXT_PAGE]", "BEST-ACTION: [EXIT]", "BEST-ACTION: [CLICK_ITEM:2]"),)
 RATE = (tuple(f"RATING: {r}" for r in range(1, 6)),)
 TEN = (tuple(f"RATING: {r}" for r in range(1, 11)),)
 WORDS = (("a comedy", "a good film", "a good comedy"),)

@@ -283,3 +283,19 @@ def test_each_epoch_is_another_permutation_that_streams_share_out():
     assert epochs[0] != [_Stream(source, 1, "visit")[n] for n in range(20)]
     thirds = [_Stream(source, 0, "visit", start, 3) for start in range(3)]
     assert [thirds[n % 3][n // 3] for n in range(60)] == [r for epoch in epochs for r in epoch]
+
+
+def test_the_first_reply_has_a_weight_of_its_own(tokenizer):
+    example = conversation("visit", 7, turns=3)
+    plain = sequence(tokenizer, example, config())["weights"]
+    heavy = sequence(tokenizer, example, config(first_reply_weight=4.0))["weights"]
+    trained = np.flatnonzero(plain)
+    first = trained[: np.flatnonzero(np.diff(trained) > 1)[0] + 1]
+    expected = plain.copy()
+    expected[first] *= 4
+    np.testing.assert_array_equal(heavy, expected)
+    alone = conversation("visit", 7, turns=1)
+    rows = [sequence(tokenizer, alone, config(first_reply_weight=w)) for w in (1.0, 4.0)]
+    np.testing.assert_array_equal(rows[0]["weights"], rows[1]["weights"])
+    with pytest.raises(ValueError, match="first_reply_weight is 0"):
+        config(first_reply_weight=0)

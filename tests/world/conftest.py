@@ -15,7 +15,7 @@ TITLES = (
     "<-->",
     "",
     "  x\t\x00y ",
-    "[ITEM_2]",
+    "[2]",
 )
 ITEMS = {
     str(n): Item(

@@ -157,7 +157,7 @@ def site_subject(**config) -> Subject:
     dataset = synthetic.generate(synthetic.SyntheticConfig(users=40, items=80))
     recommender = Random(dataset.item_ids)
     site = site_of_dataset(dataset, SiteConfig(**{"search": True, "max_pages": 8} | config))
-    targets = ["", "ITEM_0", "ITEM_01", "x\ny", *(f"ITEM_{n}" for n in range(1, 8))]
+    targets = ["", "0", "01", "x\ny", *(f"{n}" for n in range(1, 8))]
     others = [Action(kind) for kind in ("next_page", "previous_page", "exit", "search")]
     others += [Action("search", query) for query in ("Comedy", "war", "Nothing", "[EXIT]")]
     others += [Action("click", target) for target in targets]
@@ -180,7 +180,7 @@ def shop_subject() -> Subject:
         "nav_bar.cart",
     )
     others = [Action("click_element", name) for name in (*names, "", "a\nb")]
-    others += [Action("click", "ITEM_1"), Action("next_page"), Action("exit")]
+    others += [Action("click", "1"), Action("next_page"), Action("exit")]
     others += [Action("input", "nav_bar.cart", text="tea"), Action("terminate", "x")]
     return Subject(shop, lambda needs: None, [f"u{n}" for n in range(20)], others)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from alignuser_jax.datasets import Dataset, mean_ratings
 from alignuser_jax.world.site.site import RecommendationSite, SiteConfig
+from alignuser_jax.world.site.titles import readable
 
 
 def site_of_dataset(
@@ -33,7 +34,7 @@ def site_of_dataset(
         )
     log = dataset.log.of_split(*splits)
     return RecommendationSite(
-        dataset.items,
+        readable(dataset.items),
         {user: dataset.history(log, user) for user in dataset.user_ids},
         mean_ratings(log, dataset.item_ids),
         config or SiteConfig(),

@@ -119,10 +119,10 @@ class RecommendationSite:
         >>> state.needs.k  # no page yet: the state asks for one item
         1
         >>> state = site.resolve(state, Slate(("1",)))
-        >>> print(site.step(state, Action("rate", "ITEM_1", 5)).text)
+        >>> print(site.step(state, Action("rate", "1", 5)).text)
         PAGE 1
-        [ITEM_1] <- Up -> <- History ratings: 4.50 -> <- Summary: none -> <- Similar items: ->
-        You rated ITEM_1: 5/5
+        1. Up | rated 4.5
+        You rated 1: 5/5
     """
 
     items: Mapping[str, Item]
@@ -236,14 +236,14 @@ class RecommendationSite:
         return self._show(state, state.page, (*state.pages, slate))
 
     def rating_text(self, user_id: str, item_id: str) -> str:
-        """Return the rating that a page shows: the user's own, else the mean, in two decimals.
+        """Return the rating that a page shows: the user's own, else the mean, with one decimal.
 
         Without either it is "none", and "hidden" if the site shows no means.
         """
         rating, visible = self._rating(user_id, item_id)
         if math.isnan(rating):
             return pages.NONE if visible else pages.HIDDEN
-        return f"{rating:.2f}"
+        return f"{rating:.1f}"
 
     def item_line(self, user_id: str, position: int, item_id: str) -> str:
         """Return an item's line as `user_id` sees it at `position` of a page."""

@@ -139,7 +139,7 @@ TEXT = {
     "html": inside_words(HTML),
     "bidi": inside_words(BIDI),
     "emoji": inside_words("\U0001f600\u0301"),
-    "page format": inside_words(" -> <- Price: 0 -> [CLICK_ITEM:ITEM_1]"),
+    "page format": inside_words(" -> <- Price: 0 -> [CLICK_ITEM:1]"),
     "huge word": inside_words("w" * 300_000),
     "quotes": spliced(b'"'),
     "apostrophes": spliced(b"'"),

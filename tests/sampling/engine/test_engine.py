@@ -141,7 +141,7 @@ LONG = (
     ),
     ("RATING: 10", "RATING: 1", "RATING: 2"),
     ("one way",),
-    ("BEST-ACTION: [CLICK_ITEM:ITEM_2]", "BEST-ACTION: [CLICK_ITEM:ITEM_3]"),
+    ("BEST-ACTION: [CLICK_ITEM:2]", "BEST-ACTION: [CLICK_ITEM:3]"),
 )
 
 

@@ -24,7 +24,7 @@ SETS = int(os.environ.get("FUZZ_SETS", "2000"))
 
 STATES, EDGES = 2048, 32
 PIECES = (
-    *("1", "12", "123", "0", "00", "-1", "3.5", "ITEM_1", "ITEM_11", "ITEM_111", "[WATCH]"),
+    *("1", "12", "123", "0", "00", "-1", "3.5", "1", "11", "111", "[WATCH]"),
     *(
         "[",
         "]",
@@ -74,9 +74,9 @@ PIECES = (
     *("\u2581", "\u2581a", "\ue0000\ue001", "\ue0001\ue001", "{{ x }}", "{% if %}", "</s>"),
 )
 TEXTS = (
-    "PAGE 1\n[ITEM_1] <- Heat (1995) -> <- History ratings: 3.87 -> <- Summary: Action ->",
+    "PAGE 1\n[1] <- Heat (1995) -> <- History ratings: 3.87 -> <- Summary: Action ->",
     "a movie about a man who likes movies and rates them: 1 2 3 4 5 10 11 12 100",
-    "BEST-ACTION: [CLICK_ITEM:ITEM_1]\nRATING: 4\nITEM_1 [WATCH]\nITEM_2 [SKIP]",
+    "BEST-ACTION: [CLICK_ITEM:1]\nRATING: 4\n1 [WATCH]\n2 [SKIP]",
     '{\n"watch": "yes",\n"rating": 3\n}\n\n  "so": [1, 2],\n',
     "日本 日本 مرحبا שלום é é \U0001f3ac \U0001f3ac",
 ) * 3

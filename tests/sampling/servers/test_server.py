@@ -227,7 +227,7 @@ def test_an_agent_does_not_ask_a_third_time(hostile, connect, tmp_path):
 
 # --- structured answers ------------------------------------------------------------------
 
-TWO = (("[ITEM_1] (a) watch", "[ITEM_1] (a) skip"), ("[ITEM_2] b|c watch", "[ITEM_2] b|c skip"))
+TWO = (("[1] (a) watch", "[1] (a) skip"), ("[2] b|c watch", "[2] b|c skip"))
 
 
 def knows(mode):
@@ -264,7 +264,7 @@ def test_auto_finds_how_the_server_constrains(mode, hostile, connect):
         assert done.finish_reason == "error" and len(server.bodies) == 2
     else:
         assert done.choices == (1, 1) and len(server.bodies) == 1
-        assert done.text == "[ITEM_1] (a) skip\n[ITEM_2] b|c skip"
+        assert done.text == "[1] (a) skip\n[2] b|c skip"
 
 
 def test_auto_is_not_deceived_by_a_server_that_ignores_what_it_does_not_know(hostile, connect):

@@ -121,11 +121,11 @@ def test_numbers_keep_their_meaning(dataset):
     env = user_env(dataset, SiteConfig(items_per_page=2))
     tokens = env.reset(seed=0)[1]["actions"]
     assert tokens[:3] == ("[NEXT_PAGE]", "[PREVIOUS_PAGE]", "[EXIT]")
-    assert tokens[3:5] == ("[CLICK_ITEM:ITEM_1]", "[CLICK_ITEM:ITEM_2]")
-    assert tokens[5] == "[RATE:ITEM_1:1]" and tokens[-1] == "[RATE:ITEM_2:5]"
+    assert tokens[3:5] == ("[CLICK_ITEM:1]", "[CLICK_ITEM:2]")
+    assert tokens[5] == "[RATE:1:1]" and tokens[-1] == "[RATE:2:5]"
     assert len(tokens) == env.action_space.n == 15
     text, _, _, _, info = env.step(8)
-    assert text.endswith("You rated ITEM_1: 4/5") and info["actions"] == tokens
+    assert text.endswith("You rated 1: 4/5") and info["actions"] == tokens
     assert env.state.session[-1].rating == 4
     assert env.step(0)[4]["page"] == 2
     text, reward, over, truncated, info = env.step(2)
@@ -157,7 +157,7 @@ def test_text_outside_the_space_is_made_to_fit(dataset):
         characters="PAGE 1\n[]", most_characters=40,
     )  # fmt: skip
     text, _ = env.reset(seed=0)
-    assert text.startswith("PAGE 1\n[??E?") and len(text) == 40
+    assert text.startswith("PAGE 1\n1? ???") and len(text) == 40
     assert text in env.observation_space
 
 

@@ -66,7 +66,7 @@ def test_tokens_and_json_come_back(name, text):
         "[INPUT:|a]",
         "[TERMINATE:x]",
         "[EXIT]",
-        "[CLICK_ITEM:ITEM_1]",
+        "[CLICK_ITEM:1]",
     ],
 )
 def test_other_tokens_are_refused(token):

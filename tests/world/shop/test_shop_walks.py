@@ -73,7 +73,7 @@ def walk(world, steps, seed=0, foreign=0.0):
             action = (
                 type_text(FIELD, TEXTS[rng.integers(len(TEXTS))]),
                 seen[rng.integers(len(seen))],
-                Action("click", "ITEM_1"),
+                Action("click", "1"),
                 click(f"nonsense.{n}"),
             )[rng.integers(4)]
         after = world.step(state, action)

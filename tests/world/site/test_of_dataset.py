@@ -69,7 +69,7 @@ def test_own_ratings_then_the_mean_of_the_training_part(dataset):
         ratings = train.rating[train.item == item]
         expected = own.get((user, item), ratings.mean() if len(ratings) else None)
         text = site.rating_text(dataset.user_ids[user], dataset.item_ids[item])
-        assert text == ("none" if expected is None else f"{expected:.2f}")
+        assert text == ("none" if expected is None else f"{expected:.1f}")
 
 
 def test_a_held_out_part_is_refused(dataset):
@@ -88,10 +88,10 @@ def test_similar_items_of_a_graph():
         neighbours={"a": ("a", "gone", "e", "c", "b", "d"), "b": ()},
     )
     # itself, unknown ids and items nobody rated are left out; own rating before the mean
-    ending = "<- Similar items: **Film c (4/5)**, **Film b (3.9/5)** ->"
+    ending = " | like Film c 4, Film b 3.9"
     assert site.item_line("u", 1, "a").endswith(ending)
-    assert site.item_line("v", 1, "a").endswith("**Film b (3.9/5)**, **Film d (2/5)** ->")
+    assert site.item_line("v", 1, "a").endswith(" | like Film b 3.9, Film d 2")
     for item in "bf":
-        assert site.item_line("u", 1, item).endswith("<- Similar items: ->")
+        assert " | like " not in site.item_line("u", 1, item)
     hidden = replace(site, config=replace(site.config, show_mean_rating=False))
-    assert hidden.item_line("u", 1, "a").endswith("<- Similar items: **Film c (4/5)** ->")
+    assert hidden.item_line("u", 1, "a").endswith(" | like Film c 4")

@@ -78,7 +78,7 @@ def test_pages_are_the_same_but_for_the_queries_offered(make_site, first):
     on, off = make_site(search=True), make_site()
     one = fill(on, first, [on.reset("u", 0)])[0]
     two = fill(off, first, [off.reset("u", 0)])[0]
-    for action in (Action("click", "ITEM_1"), Action("rate", "ITEM_2", 3), NEXT, BACK):
+    for action in (Action("click", "1"), Action("rate", "2", 3), NEXT, BACK):
         assert replace(one, actions=()) == replace(two, actions=())
         assert [a for a in one.actions if a.kind != "search"] == list(two.actions)
         (one,) = advance(on, first, [(one, action)])
@@ -98,8 +98,8 @@ def test_a_search_opens_a_page_of_its_own(make_site, first):
     # 5 has no title, so the fewest terms; 1 and 3 were on page 1
     assert results.slate == ("5", "7", "9", "11")
     assert all("Drama" in site.items[i].genres for i in results.slate)
-    (clicked,) = advance(site, first, [(results, Action("click", "ITEM_1"))])
-    assert clicked.text.startswith(results.text + "\nDETAILS ITEM_1: ")
+    (clicked,) = advance(site, first, [(results, Action("click", "1"))])
+    assert clicked.text.startswith(results.text + "\nDETAILS 1: ")
     (again,) = advance(site, first, [(results, Action("search", "Drama"))])
     assert again.page == 3 and again.slate == ("13", "15", "17", "19")
     (on,) = advance(site, first, [(again, NEXT)])
@@ -144,7 +144,7 @@ def test_agents_search(make_site, first):
     coroutine = session(user, site, SessionConfig(), arm="a", number=0, seed=0)
     requests, outcome = visits.drive(
         coroutine,
-        visits.actions_script("[SEARCH:Drama]", "[CLICK_ITEM:ITEM_2]", "[EXIT]"),
+        visits.actions_script("[SEARCH:Drama]", "[CLICK_ITEM:2]", "[EXIT]"),
         lambda request: first.recommend([request])[0],
     )
     page_items = [
@@ -152,7 +152,7 @@ def test_agents_search(make_site, first):
     ]
     assert [item for page, item in page_items if page == 2] == ["3", "5", "7"]
     assert [event.text for event in outcome.events if event.kind == "act"] == [
-        "[SEARCH:Drama]", "[CLICK_ITEM:ITEM_2]", "[EXIT]",
+        "[SEARCH:Drama]", "[CLICK_ITEM:2]", "[EXIT]",
     ]  # fmt: skip
     acts = [request for request in requests if request.purpose == "act"]
     assert "BEST-ACTION: [SEARCH:Crime]" in acts[0].answer[0]

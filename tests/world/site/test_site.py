@@ -11,11 +11,11 @@ from alignuser_jax.world import SiteConfig, advance, fill
 NEXT, BACK, EXIT = Action("next_page"), Action("previous_page"), Action("exit")
 ACTIONS = st.one_of(
     st.sampled_from([NEXT, NEXT, BACK, EXIT]),
-    st.builds(Action, st.just("click"), st.sampled_from(["ITEM_1", "ITEM_4", "ITEM_9", "x"])),
+    st.builds(Action, st.just("click"), st.sampled_from(["1", "4", "9", "x"])),
     st.builds(
         Action,
         st.just("rate"),
-        st.sampled_from(["ITEM_1", "ITEM_2", "ITEM_9"]),
+        st.sampled_from(["1", "2", "9"]),
         st.integers(0, 6),
     ),
 )
@@ -45,40 +45,36 @@ def test_the_first_page(make_site, first):
     assert state.slate == ("0", "1", "2", "3")
     assert state.text.splitlines() == [
         "PAGE 1",
-        '[ITEM_1] <- Heat "1995" -> <- History ratings: 3.87 -> <- Summary: Comedy -> '
-        "<- Similar items: ->",
-        "[ITEM_2] <- a - b - c -> <- History ratings: none -> <- Summary: Drama, Crime -> "
-        "<- Similar items: ->",
-        "[ITEM_3] <- two lines -> <- History ratings: none -> <- Summary: Comedy -> "
-        "<- Similar items: ->",
-        "[ITEM_4] <- <b> -> <- History ratings: none -> <- Summary: Drama, Crime -> "
-        "<- Similar items: ->",
+        '1. Heat "1995" | rated 3.9 | Comedy',
+        "2. a - b - c | Drama, Crime",
+        "3. two lines | Comedy",
+        "4. <b> | Drama, Crime",
     ]
     tokens = [action.token for action in state.actions]
-    clicks = [f"[CLICK_ITEM:ITEM_{n}]" for n in range(1, 5)]
+    clicks = [f"[CLICK_ITEM:{n}]" for n in range(1, 5)]
     assert tokens == ["[NEXT_PAGE]", *clicks, "[EXIT]"]
 
 
 def test_what_history_ratings_show(make_site, items):
     site = make_site()
-    assert site.rating_text("u", "21") == "5.00"
+    assert site.rating_text("u", "21") == "5.0"
     assert site.rating_text("someone", "21") == "none"
-    assert site.rating_text("u", "0") == "3.87"
+    assert site.rating_text("u", "0") == "3.9"
     hidden = make_site(show_mean_rating=False)
     assert hidden.rating_text("u", "0") == hidden.rating_text("u", "5") == "hidden"
-    assert hidden.rating_text("u", "21") == "5.00"
+    assert hidden.rating_text("u", "21") == "5.0"
     nan = type(site)(items, {}, {"0": float("nan")}, SiteConfig())
     assert nan.rating_text("u", "0") == "none"
 
 
 def test_similar_items_come_from_the_history(make_site):
     site = make_site(similar_items=True)
-    assert site.item_line("u", 1, "1").endswith("<- Similar items: **Film 21 (5/5)** ->")
-    assert site.item_line("someone", 1, "1").endswith("<- Similar items: ->")
+    assert site.item_line("u", 1, "1").endswith(" | Drama, Crime | like Film 21 5")
+    assert site.item_line("someone", 1, "1").endswith(" | Drama, Crime")
 
 
 def test_a_new_page_asks_again_with_the_session_so_far(make_site, first):
-    states = walk(make_site(), first, [Action("rate", "ITEM_2", 4), NEXT])
+    states = walk(make_site(), first, [Action("rate", "2", 4), NEXT])
     (one,), (two,) = first.calls
     assert two.session == (Interaction("1", 4.0),)
     assert one.session == ()
@@ -98,10 +94,10 @@ def test_pages_already_seen_come_back_without_a_call(make_site, first):
 
 def test_a_click_shows_details(make_site, first):
     site = make_site(detail_chars=30)
-    states = walk(site, first, [Action("click", "ITEM_2"), NEXT])
+    states = walk(site, first, [Action("click", "2"), NEXT])
     page, detail, after = states
     assert (detail.kind, detail.detail, detail.page) == ("detail", "1", 1)
-    block = "DETAILS ITEM_2: a - b - c | Genres: Drama, Crime | Description 1. word word word"
+    block = "DETAILS 2: a - b - c | Genres: Drama, Crime | Description 1. word word word"
     assert detail.text == f"{page.text}\n{block}"
     assert detail.actions == page.actions
     assert (after.kind, after.detail, after.page) == ("page", "", 2)
@@ -109,9 +105,9 @@ def test_a_click_shows_details(make_site, first):
 
 
 def test_a_rating_is_echoed_once(make_site, first):
-    states = walk(make_site(), first, [Action("rate", "ITEM_2", 4), Action("click", "ITEM_1")])
+    states = walk(make_site(), first, [Action("rate", "2", 4), Action("click", "1")])
     rated = states[1]
-    assert rated.feedback == "You rated ITEM_2: 4/5"
+    assert rated.feedback == "You rated 2: 4/5"
     assert rated.text == f"{states[0].text}\n{rated.feedback}"
     assert rated.session == (Interaction("1", 4.0),)
     assert states[2].feedback == "" and "You rated" not in states[2].text
@@ -122,11 +118,11 @@ def test_a_rating_is_echoed_once(make_site, first):
     "action",
     [
         BACK,
-        Action("click", "ITEM_5"),
+        Action("click", "5"),
         Action("click", "Heat"),
-        Action("rate", "ITEM_1", 0),
-        Action("rate", "ITEM_1", 6),
-        Action("rate", "ITEM_7", 3),
+        Action("rate", "1", 0),
+        Action("rate", "1", 6),
+        Action("rate", "7", 3),
         Action("search"),
         Action("click", "a\nb"),
     ],
@@ -247,5 +243,5 @@ def test_a_visit_is_a_pure_function(make_site, first, actions, horizon):
         page_items = [item for slate in state.pages for item in slate]
         assert len(set(page_items)) == len(page_items) and not {"21", "22"} & set(page_items)
         if not state.terminal:
-            assert state.text.startswith(f"PAGE {state.page}\n[ITEM_1] <- ")
+            assert state.text.startswith(f"PAGE {state.page}\n1. ")
             assert state.feedback in state.text

@@ -1,0 +1,42 @@
+"""MovieLens-1M on 2 CPU cores in 20 minutes: SmolLM2-135M-Instruct, a little LoRA, an A/B test.
+
+    alignuser fetch-weights smollm2
+    alignuser import-logs --format=movielens --input=ML-1M --output=runs/ml-1m/data
+    alignuser build-shards WHERE
+    alignuser train WHERE
+    alignuser evaluate WHERE --users=60
+    alignuser fit-recommender --model=als --dataset=runs/ml-1m/data --output=runs/ml-1m/als
+    alignuser simulate WHERE --arms=pop=popularity,als=runs/ml-1m/als
+    alignuser ab-test WHERE --control=pop
+
+with WHERE: --config=smollm2_quick --dataset=runs/ml-1m/data --run=runs/ml-1m/smollm2-quick
+
+The backbone is pretrained and small; the adapter sees some hundred ratings. It shows that the
+way from logs to a verdict works with a pretrained model, on a laptop. `configs/smollm2.py` is
+the same for a night.
+"""
+
+from dataclasses import replace
+
+from alignuser_jax.sampling import EngineConfig
+from configs.smollm2 import experiment as night
+
+experiment = replace(
+    night,
+    name="smollm2-quick",
+    note="SmolLM2-135M-Instruct; LoRA of some minutes; template reflections",
+    align=replace(
+        night.align,
+        steps=24,
+        batch_size=4,
+        accumulation=2,
+        mix={"rating": 1, "visit": 1, "world_model": 1, "reflection": 1},
+        warmup_ratio=0.1,
+    ),
+    align_shards=replace(
+        night.align_shards,
+        limits={"world_model": 300, "reflection": 300, "visit": 600, "rating": 600},
+    ),
+    engine=EngineConfig(slots=32, context=1280, chunk=32),
+    agents=40,
+)
