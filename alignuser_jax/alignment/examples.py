@@ -84,7 +84,7 @@ def drive(
 class HumanVisit:
     """A recorded visit that answers a session as its human did.
 
-    Screening calls get `[WATCH]` for what was rated, rating calls the true ratings, the
+    Screening calls get "yes" for what was rated, rating calls the true ratings, the
     interview the visit's satisfaction (a DEFAULT), and act calls the human's actions in their
     order. Where those have run out, or there are none, it answers `[NEXT_PAGE]`, and on the
     last page `[EXIT]`.

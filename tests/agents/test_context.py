@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 
 from alignuser_jax.agents import AgentUser, SessionConfig, session
 from alignuser_jax.agents.conversation import ContextTooSmall
-from alignuser_jax.alignment.examples import Call, visit_examples
-from alignuser_jax.alignment.visits import Visit
+from alignuser_jax.alignment.examples import Call, conversation_examples
 from alignuser_jax.language.counting import TokenCounter
 from alignuser_jax.language.render import render
 from alignuser_jax.randomness import generator_of
@@ -104,7 +103,7 @@ def test_every_request_and_every_example_fits(tokenizer, setting):
         assert longest <= config.context_tokens
         assert request.messages[0].role == "system"  # never cut on the left
         assert request.messages[1].role == "user"
-    examples = visit_examples(calls, Visit("u", 0, (), ()))
+    examples = conversation_examples(calls, "visit", "u/0", "u")
     assert len(examples) == (outcome.extra["restarts"] + 1 if calls else 0)
     trained: Counter[str] = Counter()
     for example in examples:
@@ -139,7 +138,7 @@ def test_a_question_that_does_not_fit_repeats_its_page(small):
         call.answer for call in calls[second:anew]
     ]
     assert [c.answer for c in calls] == [c.answer for c in free]
-    examples = visit_examples(calls, Visit("u", 0, (), ()))
+    examples = conversation_examples(calls, "visit", "u/0", "u")
     assert len(examples) == 2
     replies = [m for m in examples[1].messages if m.role == "assistant"]
     repeated = anew - second
