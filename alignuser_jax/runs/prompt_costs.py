@@ -42,14 +42,17 @@ def prompt_report(
     parts = []
     with tempfile.TemporaryDirectory() as folder:
         own = tokenizer_of(experiment, dataset, Path(folder))
-        others = {str(path): TextTokenizer.load(path) for path in tokenizers}
+        counted: dict[str, TextTokenizer] = {
+            str(path): TextTokenizer.load(path) for path in tokenizers
+        }
+        counted = counted or {"its own tokenizer": own}
         for stage in stages:
             train, config = experiment.stage(stage)
             limits = dict.fromkeys(config.tasks, SAMPLED_EXAMPLES)
             sample = replace(config, limits=limits, validation_share=0.0)
             shards = Path(folder) / f"sample-{stage}"
             build_shards(source, shards, sample, count_tokens=own.count)
-            for name, tokenizer in (others or {"its own tokenizer": own}).items():
+            for name, tokenizer in counted.items():
                 costs = prompt_costs(read_examples(shards), tokenizer)
                 parts.append(f"Stage {stage}, {name}:\n\n{costs_table(costs)}")
                 mix = train.mix or dict.fromkeys(costs, 1)
