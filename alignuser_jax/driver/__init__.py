@@ -12,7 +12,7 @@ from alignuser_jax.driver.drive import (
     Job,
     drive,
 )
-from alignuser_jax.driver.progress import Progress
+from alignuser_jax.driver.progress import Progress, waiting
 
 __all__ = [
     "Answered",
@@ -23,4 +23,5 @@ __all__ = [
     "Job",
     "Progress",
     "drive",
+    "waiting",
 ]

@@ -15,6 +15,7 @@ import numpy as np
 
 from alignuser_jax.agents import probabilities, session
 from alignuser_jax.datasets import Dataset, Log
+from alignuser_jax.driver import waiting
 from alignuser_jax.evaluation.protocol import OpenPolicy, Protocol, ProtocolResult, Subject, ask
 from alignuser_jax.randomness import named_generator
 from alignuser_jax.recommenders import ALS, Popularity
@@ -280,8 +281,9 @@ def run(subject: Subject) -> ProtocolResult:
     name = subject.policies[0]
     groups: dict[str, list[PreferenceScores]] = {}
     with subject.open(name, PROTOCOL.name, 0) as policy:
-        als = ALS().fit(dataset, view.profile)
-        popularity = Popularity().fit(dataset, view.profile)
+        with waiting("preference: fitting the baselines", subject.say):
+            als = ALS().fit(dataset, view.profile)
+            popularity = Popularity().fit(dataset, view.profile)
         counts = np.bincount(view.profile.item, minlength=len(dataset.item_ids))
         for negatives in NEGATIVES:
             cases = preference_cases(
@@ -291,7 +293,8 @@ def run(subject: Subject) -> ProtocolResult:
                 page=policy.site.items_per_page,
                 seed=seed,
             )
-            prompts = requests(dataset, view, cases, policy, seed=seed)
+            with waiting("preference: writing the prompts", subject.say):
+                prompts = requests(dataset, view, cases, policy, seed=seed)
             watch = watch_probabilities(
                 ask(policy.backend, prompts, "preference", subject.say), cases
             )

@@ -16,7 +16,7 @@ import numpy as np
 
 from alignuser_jax.agents import SessionConfig
 from alignuser_jax.datasets import Dataset
-from alignuser_jax.driver import Backend
+from alignuser_jax.driver import Backend, Progress, waiting
 from alignuser_jax.personas import GivenPersonas
 from alignuser_jax.records import Completion, Example, Request
 from alignuser_jax.sampling import generate
@@ -25,7 +25,7 @@ from alignuser_jax.text import Say
 from alignuser_jax.world import SiteConfig
 
 CHUNK = 1024
-"""Requests that are submitted together; progress is printed between chunks."""
+"""Requests that are submitted together."""
 
 
 @dataclass(frozen=True)
@@ -144,16 +144,20 @@ def ask(
         backend: Answers.
         requests: What to ask.
         what: Names the requests in progress lines and errors.
-        say: Prints a line of progress after each chunk.
+        say: Prints what was asked at the end; without it no progress is shown either.
 
     Raises:
         RequestsFailed: Some requests have no answer. It is raised after all were asked, so
             that a recording holds the others, and names the reasons.
     """
     done: list[Completion] = []
+    progress = Progress(len(requests), say is not None, unit="reply", label=what)
     for start in range(0, len(requests), CHUNK):
-        done += generate(backend.generator, requests[start : start + CHUNK])
-        if say:
-            say(f"{what}: {len(done)}/{len(requests)}")
+        part = requests[start : start + CHUNK]
+        with waiting(f"{what}: {len(part)} requests are with the model", say, seconds=60.0):
+            done += generate(backend.generator, part, progress.finished)
+    progress.close()
+    if say:
+        say(f"{what}: {len(done)}/{len(requests)}")
     check_answered(done, what)
     return done

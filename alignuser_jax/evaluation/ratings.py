@@ -15,6 +15,7 @@ import numpy as np
 
 from alignuser_jax.agents import probabilities, rate_item
 from alignuser_jax.datasets import Dataset, Log
+from alignuser_jax.driver import waiting
 from alignuser_jax.evaluation.protocol import OpenPolicy, Protocol, ProtocolResult, Subject, ask
 from alignuser_jax.evaluation.rating_baselines import BASELINES
 from alignuser_jax.randomness import generator_of
@@ -379,9 +380,10 @@ def run(subject: Subject) -> ProtocolResult:
     dataset, config = subject.dataset, subject.config
     view = test_view(dataset, subject.personas)
     truth = held_out_ratings(dataset.log, subject.users, cap=config.cap)
-    points = {
-        name: fit(view.profile)(truth.user, truth.item) for name, fit in BASELINES.items()
-    }
+    with waiting("ratings: fitting the baselines", subject.say):
+        points = {
+            name: fit(view.profile)(truth.user, truth.item) for name, fit in BASELINES.items()
+        }
     ways = {"": (0, 1)}  # suffix of the name -> (reasoning tokens, samples)
     if config.reasoning_samples:
         ways[", after reasoning"] = (config.reasoning_tokens, config.reasoning_samples)
@@ -394,13 +396,17 @@ def run(subject: Subject) -> ProtocolResult:
                 if tokens:
                     session = replace(session, rate_reasoning_tokens=tokens)
                 asking = replace(policy, session=session)
-                prompts = requests(
-                    dataset, view, truth, asking, seed=config.seed, samples=samples
-                )
-                done = ask(policy.backend, list(prompts), name + way, subject.say)
+                with waiting(f"{name + way}: writing {len(truth)} prompts", subject.say):
+                    prompts = list(
+                        requests(
+                            dataset, view, truth, asking, seed=config.seed, samples=samples
+                        )
+                    )
+                done = ask(policy.backend, prompts, name + way, subject.say)
                 predicted[name + way] = distributions(done)
                 groups[name.partition("@")[0] + way].append(predicted[name + way])
-    scores = score(truth, points, predicted, seed=config.seed)
+    with waiting("ratings: scoring", subject.say):
+        scores = score(truth, points, predicted, seed=config.seed)
     failures = acceptance(next(s for s in scores if s.name == subject.policies[0]))
     title = f"Ratings: {len(truth)} test interactions of {len(np.unique(truth.user))} users"
     parts = [title, table(scores)]

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from alignuser_jax.datasets import Dataset
-from alignuser_jax.driver.backend import Backend
+from alignuser_jax.driver import Backend, waiting
 from alignuser_jax.language import TextTokenizer
 from alignuser_jax.language.counting import TokenCounter
 from alignuser_jax.records import CountTokens
@@ -211,7 +211,8 @@ def _identity(opened: OpenedBackend) -> dict[str, Any]:
 
 
 def _own(choice: BackendChoice, experiment: Experiment, run: Path, say: Say) -> OpenedBackend:
-    decoder, tokenizer, policy_id = load_policy(experiment, run, choice.adapter)
+    with waiting("loading the policy", say):
+        decoder, tokenizer, policy_id = load_policy(experiment, run, choice.adapter)
     geometry = experiment.engine
     room = geometry.context + choice.reply_tokens + -choice.reply_tokens % geometry.chunk
     geometry = replace(geometry, context=room)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from alignuser_jax.alignment import ShardSource, build_shards
 from alignuser_jax.datasets import Dataset
+from alignuser_jax.driver import waiting
 from alignuser_jax.language import TextTokenizer, train_sentencepiece
 from alignuser_jax.runs.experiment import Experiment
 from alignuser_jax.shards import read_examples
@@ -140,7 +141,7 @@ def warm_up(engine: Engine | Replicas, say: Say | None = None) -> None:
     say = say or (lambda text: None)
     say(f"engine: compiling ahead for {engine.slots} slots of {engine.context} tokens")
     started = time.perf_counter()
-    with counted() as compiled:
+    with counted() as compiled, waiting("engine: compiling", say):
         engine.warm_up()
     say(
         f"engine: ready in {time.perf_counter() - started:.1f} s: {compiled.programs} XLA "

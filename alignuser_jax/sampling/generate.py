@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from alignuser_jax.records import Completion, Generator, Request, Ticket, Usage
 
@@ -62,12 +62,17 @@ def check_answered(completions: Sequence[Completion], what: str) -> None:
         )
 
 
-def generate(generator: Generator, requests: Sequence[Request]) -> list[Completion]:
+def generate(
+    generator: Generator,
+    requests: Sequence[Request],
+    finished: Callable[[], None] = lambda: None,
+) -> list[Completion]:
     """Return the completion of every request, in the order of the requests.
 
     Args:
         generator: Must have no other requests in work: their completions would be lost.
         requests: Submitted all at once.
+        finished: Called once for each request that was answered, for a bar of progress.
 
     Raises:
         RuntimeError: The generator has become idle without answering every request.
@@ -83,6 +88,8 @@ def generate(generator: Generator, requests: Sequence[Request]) -> list[Completi
     done: dict[Ticket, Completion] = {}
     while batch := generator.collect():
         done.update(batch)
+        for _ in batch:
+            finished()
     missing = sum(ticket not in done for ticket in tickets)
     if missing:
         raise RuntimeError(
