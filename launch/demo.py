@@ -1,10 +1,12 @@
 """The whole way once on a generated log: data, training, a simulated A/B test, in 3 minutes.
 
     alignuser demo [--run=runs/demo]
+    alignuser demo --backbone=smollm2 [--run=runs/smollm2-demo]
 
 The data are SYNTHETIC and the model is tiny and trained from scratch: the demo shows that the
-machinery works, not how human-like agents are. Run again with the same folder, it goes on where
-it was.
+machinery works, not how human-like agents are. With --backbone the same way is gone with a
+pretrained model and LoRA (configs/smollm2_demo.py). Run again with the same folder, it goes on
+where it was.
 """
 
 from collections.abc import Mapping, Sequence
@@ -38,8 +40,15 @@ from alignuser_jax.text import markdown_table
 from alignuser_jax.views import policy_and_agent_users, simulation_view
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("config", "configs/tiny.py", "File of the experiment.")
-flags.DEFINE_string("run", "runs/demo", "Folder for everything that is made.")
+flags.DEFINE_string(
+    "config", None, "File of the experiment (default: tiny, with --backbone smollm2_demo)."
+)
+flags.DEFINE_string(
+    "backbone", None, "A pretrained model: `smollm2`, a folder, a GGUF file or a hub id."
+)
+flags.DEFINE_string(
+    "run", None, "Folder for all that is made (default: runs/demo, runs/smollm2-demo)."
+)
 flags.DEFINE_integer("seed", 0, "Seed of the agents' randomness, chosen before any result.")
 flags.DEFINE_multi_string("set", [], "Override a setting: section.field=value.")
 
@@ -51,14 +60,18 @@ STAGES = {"pretrain": "first stage, from scratch", "align": "alignment"}
 
 
 def main() -> None:
-    watch, experiment = Stopwatch(), load_experiment(FLAGS.config, FLAGS.set)
+    watch, experiment = Stopwatch(), demo_experiment()
     print(f"{experiment.note}\n", flush=True)
+    default = "runs/demo" if FLAGS.backbone is None else f"runs/{experiment.name}"
+    folder = Path(FLAGS.run or default)
     with watch.stage("data and recommenders"):
-        dataset = generated_data(Path(FLAGS.run) / "data", experiment.seed)
-        run = open_run(experiment, dataset, FLAGS.run)
+        dataset = generated_data(folder / "data", experiment.seed)
+        run = open_run(experiment, dataset, folder)
         als = ALS(factors=16).fit(dataset, dataset.log.of_split("train"))
         arms = {CONTROL: Random(dataset.item_ids), TREATMENT: als, AGAIN: als}
     for stage, label in STAGES.items():
+        if stage == "pretrain" and experiment.pretrain is None:
+            continue
         with watch.stage("shards"):
             build_stage(experiment, dataset, run, stage)
         with watch.stage(f"training: {label}"):
@@ -75,6 +88,15 @@ def main() -> None:
     print(f"\n{text}\n\n{markdown_table(seconds, ['stage', 'seconds'])}\n")
     print(f"invalid or failed actions: {failures(events)} of {len(events)} events")
     print(f"everything is in {run}")
+
+
+def demo_experiment() -> Experiment:
+    """Return the experiment of the flags; its note names the backbone."""
+    if FLAGS.backbone is None:
+        return load_experiment(FLAGS.config or "configs/tiny.py", FLAGS.set)
+    config = FLAGS.config or "configs/smollm2_demo.py"
+    experiment = load_experiment(config, [f"backbone={FLAGS.backbone}", *FLAGS.set])
+    return replace(experiment, note=f"{experiment.note} (backbone: {experiment.backbone})")
 
 
 def generated_data(folder: Path, seed: int) -> Dataset:
