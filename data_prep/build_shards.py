@@ -5,12 +5,18 @@
     alignuser build-shards ... --stage=align --out=runs/ml-1m/shards/shuffled \
         --shuffle_reflections --exposure=uniform=1
 
+    alignuser build-shards ... --stage=align --reflector=teacher.gguf
+
 Only ratings of users who do not become agents are used. Reflections are written by template
-(and labelled so); `alignuser generate-counterfactuals` lets a model write them. Shards with
+(and labelled so), or by another model, the --reflector; `alignuser generate-counterfactuals`
+lets the policy's own model write them. What a reflector writes is kept in answers/ of the
+shards' folder, so the same command goes on where it was interrupted (docs/reflections.md).
+Shards with
 other settings than the stage's need a folder of their own, --out. Shards that exist are not
 built again; if they were built with other settings, the command is refused.
 """
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,13 +26,20 @@ from alignuser_jax.alignment import ExposureMixture
 from alignuser_jax.alignment.config import TASKS, TRANSITION_SOURCES
 from alignuser_jax.language.fitting import fit_lines
 from alignuser_jax.personas import read_personas
-from alignuser_jax.runs.flags import experiment_flags, numbers, open_experiment
+from alignuser_jax.runs.flags import (
+    experiment_flags,
+    numbers,
+    open_experiment,
+    reflector_flags,
+)
 from alignuser_jax.runs.flags import run as run_program
+from alignuser_jax.runs.reflector import open_reflector
 from alignuser_jax.runs.stages import ShardOptions, build_stage
 from alignuser_jax.shards import read_manifest
 
 FLAGS = flags.FLAGS
 experiment_flags()
+reflector_flags()
 flags.DEFINE_enum("stage", "align", ["pretrain", "align"], "The stage to build shards for.")
 flags.DEFINE_string("out", None, "Folder of the shards (default: the stage's in the run).")
 flags.DEFINE_list("tasks", None, f"Some of {', '.join(TASKS)}.")
@@ -70,14 +83,29 @@ def main() -> None:
         mixture = ExposureMixture(**{**weights, **exposure})
         changes["visits"] = replace(visits, exposure=mixture)
     personas = read_personas(FLAGS.personas) if FLAGS.personas else None
-    folder = build_stage(
-        experiment,
-        dataset,
-        run,
-        FLAGS.stage,
-        ShardOptions(Path(FLAGS.out) if FLAGS.out else None, changes, personas),
-        say=print,
-    )
+    if FLAGS.least_kept is not None:
+        settings = experiment.stage(FLAGS.stage)[1].reflections
+        changes["reflections"] = replace(settings, least_kept=FLAGS.least_kept)
+    out = Path(FLAGS.out) if FLAGS.out else run / "shards" / FLAGS.stage
+    reflecting = nullcontext()
+    if FLAGS.reflector:
+        reflecting = open_reflector(
+            FLAGS.reflector,
+            experiment,
+            out / "answers",
+            served_model=FLAGS.reflector_model,
+            say=print,
+        )
+    with reflecting as reflector:
+        folder = build_stage(
+            experiment,
+            dataset,
+            run,
+            FLAGS.stage,
+            ShardOptions(Path(FLAGS.out) if FLAGS.out else None, changes, personas),
+            reflector=reflector,
+            say=print,
+        )
     manifest = read_manifest(folder)
     for line in fit_lines(
         manifest, manifest["fit"]["counted_by"] or "", experiment.stage(FLAGS.stage)[0].seq_len

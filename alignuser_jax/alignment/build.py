@@ -9,7 +9,7 @@ from typing import Any
 
 from alignuser_jax.alignment.config import BuildConfig
 from alignuser_jax.alignment.counterfactuals import Generate
-from alignuser_jax.alignment.parts import Part, Shared
+from alignuser_jax.alignment.parts import Part, Reflector, Shared
 from alignuser_jax.alignment.reflections import TEMPLATE
 from alignuser_jax.datasets import Dataset
 from alignuser_jax.driver import Backend
@@ -56,6 +56,7 @@ def build_shards(
     config: BuildConfig,
     writer: Backend | None = None,
     *,
+    reflector: Backend | None = None,
     count_tokens: CountTokens | None = None,
     row_tokens: int | None = None,
     drop_failed: bool = False,
@@ -72,6 +73,8 @@ def build_shards(
         config: What is built.
         writer: Writes the reflections, draws alternatives and acts in rollouts. Without it
             reflections are the labelled template, and alternatives and rollouts random.
+        reflector: Writes the reflections in place of `writer`: another model, with a tokenizer
+            of its own.
         count_tokens: Counts tokens as the model that will be trained does (default: as
             `writer` does). Needed where `config.session.context_tokens` is set.
         row_tokens: Tokens of a row of the training, `TrainConfig.seq_len`. Conversations start
@@ -88,6 +91,7 @@ def build_shards(
         ValueError: There are no users or unknown ones, `count_tokens` is missing, or no
             example can be made.
         RequestsFailed: Requests to the writer failed; nothing is written.
+        TooFewKept: A model writes too few reflections that can be used; nothing is written.
 
     Example:
         >>> policy_users, _ = policy_and_agent_users(dataset, n_agents=200)
@@ -103,7 +107,9 @@ def build_shards(
     shared = replace(
         _shared(source, config, writer, count_tokens, drop_failed, say), row_tokens=row_tokens
     )
-    policy_id = writer.policy_id if writer else TEMPLATE
+    if by := reflector or writer:
+        shared.reflector = Reflector(_asking(by, drop_failed), _about(by))
+    policy_id = written_by(writer, reflector)["policy_id"]
     out_dir = Path(out_dir)
     if validation:
         share = len(validation) / len(training)
@@ -113,6 +119,29 @@ def build_shards(
         part.write(out_dir / "validation", policy_id, "validation")
     part = Part(shared, training, config.limits, config.rollouts.episodes)
     return part.write(out_dir, policy_id, "training")
+
+
+ABOUT_MODEL = ("name", "tokenizer")
+"""What a manifest says of a reflector beside its id, where the back end tells it."""
+
+
+def written_by(writer: Backend | None, reflector: Backend | None) -> dict[str, Any]:
+    """Return what a manifest says of who writes: `policy_id`, and `reflector` in detail.
+
+    Args:
+        writer: Writes what templates and chance do not.
+        reflector: Writes the reflections in place of `writer`.
+    """
+    by = writer or reflector
+    about = _about(reflector or writer)
+    return {"policy_id": by.policy_id if by else TEMPLATE, "reflector": about}
+
+
+def _about(backend: Backend | None) -> dict[str, Any]:
+    if backend is None:
+        return {"model": TEMPLATE}
+    about = {name: backend.engine[name] for name in ABOUT_MODEL if name in backend.engine}
+    return {"model": backend.policy_id, **about}
 
 
 def _shared(

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from alignuser_jax.agents import SessionConfig
-from alignuser_jax.alignment.reflections import REFLECTION_TOKENS
+from alignuser_jax.alignment.by_model.requests import ReflectionConfig
 from alignuser_jax.alignment.rollouts import RolloutConfig
 from alignuser_jax.alignment.visits import VisitConfig
 from alignuser_jax.datasets.splits import PROFILE_SHARE
@@ -38,7 +38,7 @@ class BuildConfig:
             the limit evenly, as far as each has examples.
         shuffle_reflections: Permute the reflections among the examples: the ablation that
             shows what their content is worth.
-        reflection_tokens: A generated reflection is dropped if it has more tokens than this.
+        reflections: How a model is asked for reflections, where one writes them.
         validation_share: Share of the users who are held out for the validation part.
         hidden_mean_share: Share of the visits on pages that hide mean ratings, so that a
             simulation may hide them too.
@@ -63,7 +63,6 @@ class BuildConfig:
     visits_per_user: int | None = None
     sources: tuple[str, ...] = TRANSITION_SOURCES
     shuffle_reflections: bool = False
-    reflection_tokens: int = REFLECTION_TOKENS
     validation_share: float = 0.05
     hidden_mean_share: float = 0.0
     profile_share: float = PROFILE_SHARE
@@ -71,6 +70,7 @@ class BuildConfig:
     session: SessionConfig = SessionConfig()
     visits: VisitConfig = VisitConfig()
     rollouts: RolloutConfig = RolloutConfig()
+    reflections: ReflectionConfig = ReflectionConfig()
 
     def within_row(self, row_tokens: int) -> BuildConfig:
         """Return the settings with conversations that start anew before they exceed a row.
@@ -102,7 +102,6 @@ class BuildConfig:
             "ratings_per_user": (self.ratings_per_user, 1),
             "longest_run": (self.longest_run, 1),
             "visits_per_user": (self.visits_per_user, 1),
-            "reflection_tokens": (self.reflection_tokens, 1),
             **{f"limits[{task!r}]": (limit, 1) for task, limit in self.limits.items()},
         }
         for name, (number, low) in least.items():

@@ -12,6 +12,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from alignuser_jax.agents import AgentUser, SessionConfig, rate_item
+from alignuser_jax.alignment.by_model.requests import rating_facts, rating_reflection_request
+from alignuser_jax.alignment.by_model.writing import Tally, reflect
 from alignuser_jax.alignment.counterfactuals import (
     Alternatives,
     Counterfactual,
@@ -19,17 +21,8 @@ from alignuser_jax.alignment.counterfactuals import (
     step_alternatives,
 )
 from alignuser_jax.alignment.examples import Call, choice_example
-from alignuser_jax.alignment.reflections import (
-    REFLECTION_TOKENS,
-    ItemEvidence,
-    ReflectionConfig,
-    rating_reflection_request,
-    rating_template,
-    reflect,
-    shuffled,
-)
+from alignuser_jax.alignment.reflections import ItemEvidence, rating_template, shuffled
 from alignuser_jax.alignment.visits import stars
-from alignuser_jax.memory import EpisodicMemory
 from alignuser_jax.randomness import stable_key
 from alignuser_jax.records import (
     RATINGS,
@@ -157,7 +150,7 @@ def reasonings(
     *,
     seed: int = 0,
     generate: Generate | None = None,
-    max_tokens: int = REFLECTION_TOKENS,
+    tally: Tally | None = None,
     shuffle: bool = False,
 ) -> tuple[list[str | None], dict[str, int]]:
     """Write one reflection per pair of a human rating and an alternative.
@@ -167,7 +160,7 @@ def reasonings(
         session: How the agents ask.
         seed: Names the draws.
         generate: Writes the reflections; by template without it.
-        max_tokens: A longer generated reflection is dropped.
+        tally: Counts what the model writes and shows it; it holds the settings.
         shuffle: Permute the texts among the pairs (the ablation).
 
     Returns:
@@ -187,14 +180,14 @@ def reasonings(
             for (step, pair), key in zip(pairs, keys, strict=True)
         ]
     else:
-        config = ReflectionConfig(session.item_type, max_tokens)
+        tally = tally or Tally()
+        config = tally.config
         requests = [
-            rating_reflection_request(
-                step.evidence, _history_text(step, session), pair, config, key
-            )
+            rating_reflection_request(step.evidence, pair, session.item_type, config, key)
             for (step, pair), key in zip(pairs, keys, strict=True)
         ]
-        reflected = reflect(generate, requests, [pair for _, pair in pairs])
+        facts = [rating_facts(step.evidence, config) for step, _ in pairs]
+        reflected = reflect(generate, requests, [pair for _, pair in pairs], facts, tally)
         texts, dropped = list(reflected.texts), dict(reflected.dropped)
     if shuffle:
         rows = [(n, text) for n, text in enumerate(texts) if text is not None]
@@ -219,10 +212,3 @@ def reflection_examples(
         if text is not None:
             name = f"reflection/{step.name}/{other.action.value}"
             yield choice_example(step.call, "reflection", name, step.user_id, text)
-
-
-def _history_text(step: RatingStep, session: SessionConfig) -> str:
-    items = step.evidence.items
-    past = step.evidence.history
-    titles = {one.item_id: items[one.item_id].title for one in past}
-    return EpisodicMemory.of(past, titles).summary(session.history_items)

@@ -1,37 +1,26 @@
-"""Write reflections: why the human's choice and not the alternative, by template or by a model.
+"""Write reflections by template: why the human's choice and not the alternative.
 
 A template (always labelled `template`) states evidence from persona, history and the two
 states. It does not know the human's rating, so its text tells nothing of that rating but that
-it is not the alternative which the text is about. A model gets both actions, and its text is
-filtered (docs/method.md section 8.3).
+it is not the alternative which the text is about. `by_model` has those that a model writes.
 """
 
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from alignuser_jax.alignment.counterfactuals import Generate, Pair
-from alignuser_jax.language.parsing import ReplyError, parse_tags
-from alignuser_jax.language.prompts import ITEM_TAGS, TRAJECTORY_TAGS, persona_block
-from alignuser_jax.language.reflection_prompts import (
-    UserText,
-    rating_reflection_messages,
-    trajectory_reflection_messages,
-)
+from alignuser_jax.alignment.counterfactuals import Pair
+from alignuser_jax.language.prompts import TRAJECTORY_TAGS
 from alignuser_jax.memory import mean_level
 from alignuser_jax.randomness import generator_of, named_generator
 from alignuser_jax.records import (
-    Action,
     Interaction,
     Item,
-    Message,
     Persona,
-    Request,
     State,
     Transition,
 )
@@ -39,29 +28,6 @@ from alignuser_jax.world.site.page import title_of
 
 TEMPLATE = "template"
 """The policy id of shards whose reflections are written by template."""
-REFLECTION_TOKENS = 400
-"""Generated reflections with more tokens are dropped (docs/method.md section 8.3)."""
-
-
-@dataclass(frozen=True)
-class ReflectionConfig:
-    """How a model is asked for reflections.
-
-    Attributes:
-        item_type: What the site offers, for the prompt.
-        max_tokens: A longer reflection is dropped.
-        temperature: Sampling temperature; 0.7 is a DEFAULT (docs/method.md section 8.3).
-    """
-
-    item_type: str = "movies"
-    max_tokens: int = REFLECTION_TOKENS
-    temperature: float = 0.7
-
-    def __post_init__(self) -> None:
-        if self.max_tokens < 1:
-            raise ValueError(f"max_tokens is {self.max_tokens}, expected at least 1")
-        if not 0 <= self.temperature < np.inf:
-            raise ValueError(f"temperature is {self.temperature}, expected 0 or more")
 
 
 @dataclass(frozen=True)
@@ -228,153 +194,6 @@ def _outcome(
     else:
         text = f"A page where {_offer(state, favourites, items)}"
     return text[0].lower() + text[1:] if lower else text
-
-
-# --- reflections by a model --------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Reflected:
-    """The reflections that a model wrote, after the filter.
-
-    Attributes:
-        texts: One per request, in order; `None` where the text was dropped.
-        dropped: How many were dropped, by reason.
-    """
-
-    texts: tuple[str | None, ...]
-    dropped: Mapping[str, int]
-
-
-def rating_reflection_request(
-    evidence: ItemEvidence,
-    history_text: str,
-    pair: Pair,
-    config: ReflectionConfig,
-    key: int,
-) -> Request:
-    """Build the request for a reflection on one rating and one alternative.
-
-    The signals that the prompt compares are the next state's echo of the rating and the mean
-    of similar past ratings, a DEFAULT of docs/method.md section 8.3.
-    """
-    similar = [past.rating for _, past in evidence.similar()]
-    fit = f"past ratings of similar items: mean {np.mean(similar):.1f}" if similar else ""
-    signals = [
-        "; ".join(part for part in (step.next_state.feedback, fit) if part) for step in pair
-    ]
-    block = persona_block(evidence.persona, config.item_type)
-    messages = rating_reflection_messages(
-        UserText(block, history_text, config.item_type),
-        title_of(evidence.item),
-        evidence.item.description or ", ".join(evidence.item.genres),
-        pair.human.action.value,
-        signals[0],
-        pair.alternative.action.value,
-        signals[1],
-    )
-    return _request(messages, config, key, evidence.item.item_id)
-
-
-def trajectory_reflection_request(
-    persona: Persona | None,
-    history_text: str,
-    pair: Pair,
-    config: ReflectionConfig,
-    key: int,
-) -> Request:
-    """Build the request for a reflection on one step of a session and one alternative."""
-    block = persona_block(persona, config.item_type)
-    messages = trajectory_reflection_messages(
-        UserText(block, history_text, config.item_type),
-        pair.human.state.text,
-        pair.human.action.token,
-        pair.human.next_state.text,
-        pair.alternative.action.token,
-        pair.alternative.next_state.text,
-    )
-    return _request(messages, config, key)
-
-
-def _request(
-    messages: tuple[Message, ...], config: ReflectionConfig, key: int, subject: str = ""
-) -> Request:
-    return Request(
-        messages,
-        "reflect",
-        subject=subject,
-        max_tokens=config.max_tokens,
-        temperature=config.temperature,
-        key=key,
-    )
-
-
-def reflect(
-    generate: Generate, requests: Sequence[Request], pairs: Sequence[Pair]
-) -> Reflected:
-    """Ask for all reflections in one batch and drop those that `accept` refuses.
-
-    Of reflections with the same lesson for the same step, only the first stays.
-
-    Args:
-        generate: Answers the requests.
-        requests: One per pair of steps.
-        pairs: What each request is about.
-    """
-    texts: list[str | None] = []
-    dropped: Counter[str] = Counter()
-    lessons: set[tuple[object, ...]] = set()
-    for completion, (human, other) in zip(generate(requests), pairs, strict=True):
-        text, reason = None, f"generation failed: {completion.error}"
-        if completion.finish_reason == "length":
-            reason = "too long"
-        elif completion.finish_reason != "error":
-            text, reason = accept(completion.text, human.action, other.action)
-        if text is not None:
-            lesson = (human.state.user_id, human.state.text, text.rsplit("LESSON:", 1)[1])
-            if lesson in lessons:
-                text, reason = None, "lesson repeated"
-            lessons.add(lesson)
-        texts.append(text)
-        if text is None:
-            dropped[reason] += 1
-    return Reflected(tuple(texts), dict(dropped))
-
-
-def accept(text: str, choice: Action, alternative: Action) -> tuple[str | None, str]:
-    """Check a generated reflection (docs/method.md section 8.3).
-
-    It is refused if tags are missing, if it names the human's choice or calls the alternative
-    the better one, or if it talks about an expert: the policy must not speak of one at
-    inference.
-
-    Returns:
-        `(text as tagged lines, "")`, or `(None, reason)` if it is refused.
-    """
-    tags = ITEM_TAGS if choice.kind == "rate" else TRAJECTORY_TAGS
-    try:
-        values = parse_tags(text, tags)
-    except ReplyError:
-        return None, "tags missing"
-    body = " ".join(values.values())
-    if re.search(r"\b(expert|the human|as an ai)\b", body, re.IGNORECASE):
-        return None, "talks about an expert"
-    if re.search(_named(choice), body, re.IGNORECASE):
-        return None, "names the choice"
-    better = r"(is|was|seems|would be|fits|suits|matches)\W+(\w+\W+){0,2}?(better|best|right)"
-    if re.search(rf"({_named(alternative)})\W+(\w+\W+){{0,3}}?{better}", body, re.IGNORECASE):
-        return None, "names the alternative as better"
-    return "".join(f"{tag}: {values[tag]}\n" for tag in tags), ""
-
-
-def _named(action: Action) -> str:
-    """A pattern that matches the ways in which a text names an action."""
-    if action.kind != "rate":
-        return re.escape(action.token)
-    words = ("one", "two", "three", "four", "five")
-    number = rf"(?<!\d\.){action.value}(\.0+)?(?!\.?\d)"  # not 4.2, nor the end of 3.4
-    value = f"({number}|{words[action.value - 1]})"
-    return rf"\b(rat\w+|score)( it| this| of|:)* {value}\b|\b{value}(/5| out of 5|[ -]stars?)"
 
 
 def shuffled(reasonings: Sequence[str], seed: int) -> list[str]:

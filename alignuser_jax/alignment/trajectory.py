@@ -14,6 +14,8 @@ from typing import cast
 
 from alignuser_jax.agents import AgentUser, SessionConfig, session
 from alignuser_jax.agents.conversation import remembered
+from alignuser_jax.alignment.by_model.requests import trajectory_reflection_request
+from alignuser_jax.alignment.by_model.writing import Tally, reflect
 from alignuser_jax.alignment.counterfactuals import (
     Alternatives,
     Counterfactual,
@@ -28,12 +30,7 @@ from alignuser_jax.alignment.examples import (
     choice_example,
     drive,
 )
-from alignuser_jax.alignment.reflections import (
-    ReflectionConfig,
-    reflect,
-    trajectory_reflection_request,
-    trajectory_template,
-)
+from alignuser_jax.alignment.reflections import trajectory_template
 from alignuser_jax.alignment.visits import Visit
 from alignuser_jax.randomness import stable_key
 from alignuser_jax.records import Action, CountTokens, Example, Recommender, Request
@@ -136,6 +133,7 @@ def trajectory_examples(
     *,
     seed: int = 0,
     generate: Generate | None = None,
+    tally: Tally | None = None,
 ) -> tuple[list[Example], Mapping[str, int]]:
     """Make one example per pair of a human action and an alternative.
 
@@ -149,6 +147,7 @@ def trajectory_examples(
         config: How the agents ask.
         seed: Names the draws.
         generate: Writes the reflections; by template without it.
+        tally: Counts what the model writes and shows it; it holds the settings.
 
     Returns:
         The examples, and how many reflections were dropped, by reason.
@@ -168,12 +167,14 @@ def trajectory_examples(
         ]
     else:
         history = remembered(user, world.items).summary(config.history_items)
-        reflection = ReflectionConfig(config.item_type)
+        tally = tally or Tally()
         requests = [
-            trajectory_reflection_request(persona, history, pair, reflection, key)
+            trajectory_reflection_request(
+                *(persona, history, pair, config.item_type, tally.config, key)
+            )
             for (_, pair), key in zip(pairs, keys, strict=True)
         ]
-        reflected = reflect(generate, requests, [pair for _, pair in pairs])
+        reflected = reflect(generate, requests, [pair for _, pair in pairs], tally=tally)
         texts, dropped = reflected.texts, reflected.dropped
     examples = [
         choice_example(

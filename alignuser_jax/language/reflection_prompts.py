@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from alignuser_jax.language.prompts import HISTORY, PLATFORM, turn
-from alignuser_jax.records import Message
+from alignuser_jax.records import Message, Persona
+from alignuser_jax.text import one_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,42 +109,156 @@ def trajectory_reflection_messages(
     )
 
 
+@dataclass(frozen=True, slots=True)
+class RatedItem:
+    """What the user of a reflection knows of the item that was rated.
+
+    Attributes:
+        title: Its title.
+        about: Its genres, or what it is about; "" for nothing.
+        others: The mean rating of all users, 1 to 5; `None` where the page does not show it.
+        similar: Titles and ratings of similar items that the user has rated.
+    """
+
+    title: str
+    about: str = ""
+    others: float | None = None
+    similar: tuple[tuple[str, float], ...] = ()
+
+
 def rating_reflection_messages(
-    user: UserText,
-    title: str,
-    description: str,
-    rating: int,
-    signal: str,
-    alternative: int,
-    alternative_signal: str,
+    user: UserText, item: RatedItem, rating: int, alternative: int, examples: int = 2
 ) -> tuple[Message, ...]:
     """Return the question why the user's rating of one item fits better than another rating.
 
+    Everything that differs between users and items comes after the worked examples, and the
+    alternative comes last, so that an engine reads the beginning once. Ratings are words, so
+    that the reply has no number to repeat.
+
     Args:
-        user: Who rated.
-        title: The title of the item.
-        description: What the item is about, "" for nothing.
+        user: Who rated; the history is not shown, the ratings of similar items are.
+        item: What was rated.
         rating: The rating that was given, 1 to 5.
-        signal: What speaks for it in words, next states included.
         alternative: The other rating.
-        alternative_signal: What speaks for the other rating.
+        examples: How many worked examples come first, at most those of `EXAMPLES`.
     """
-    system = (
-        f"You are a user of {user.platform} and think about how to "
-        "rate an item. Write in the first person, faithful to the persona and the item, before "
-        "any number is given: do not name a rating and do not speak of an expert. Reply with "
-        "exactly two lines:\n"
-        "WHY: one to three sentences\n"
-        "LESSON: one sentence to keep"
+    system = RATING_SYSTEM.format(platform=user.platform)
+    messages = [Message.of("system", system)]
+    for example in EXAMPLES[:examples]:
+        question = _rating_question(example.persona, example.item, *example.ratings)
+        messages.append(Message.of("user", question))
+        messages.append(Message.of("assistant", example.reply))
+    question = _rating_question(user.persona, item, rating, alternative)
+    return (*messages, Message.of("user", question))
+
+
+RATING_SYSTEM = (
+    "You are a user of {platform}. You say, as a thought of your own, why you feel about an "
+    "item as you do: in the first person, true to your tastes, about this item and its genres. "
+    "Name no number. Reply with exactly two lines:\n"
+    "WHY: one or two sentences\n"
+    "LESSON: one short sentence about your taste"
+)
+PICKY = ("", "not picky", "moderately picky", "very picky")
+FEELINGS = ("hate it", "dislike it", "find it so-so", "like it", "love it")
+"""How a rating of 1 to 5 is called in a question about it."""
+
+
+def feeling(rating: float) -> str:
+    """Return a rating in words; a mean is taken as the nearest rating.
+
+    Example:
+        >>> feeling(4.4)
+        'like it'
+    """
+    return FEELINGS[min(max(round(rating), 1), 5) - 1]
+
+
+FAVOURITES = 3
+"""Favourite genres that `persona_line` names."""
+
+
+def persona_line(persona: Persona | None) -> str:
+    """Return one short line about a user, "" without a persona.
+
+    A question about one item needs little of a persona, and is asked thousands of times.
+    """
+    if persona is None:
+        return ""
+    about = (persona.age, persona.occupation, PICKY[persona.pickiness or 0])
+    parts = [", ".join(filter(None, (one_line(text or "") for text in about)))]
+    if persona.favourite_genres:
+        genres = persona.favourite_genres[:FAVOURITES]
+        parts.append(f"favourite genres {one_line(', '.join(genres))}")
+    return "; ".join(filter(None, parts))
+
+
+def example_texts(count: int) -> tuple[str, ...]:
+    """Return the replies and titles of the first `count` worked examples."""
+    texts: list[str] = []
+    for example in EXAMPLES[:count]:
+        titles = [title for title, _ in example.item.similar]
+        texts += [example.reply, example.item.title, *titles]
+    return tuple(texts)
+
+
+def _rating_question(persona: str, item: RatedItem, rating: int, alternative: int) -> str:
+    similar = "; ".join(f"{title} (I {feeling(value)})" for title, value in item.similar)
+    return turn(
+        f"Me: {persona}" if persona else "",
+        f"Item: {item.title}" + (f" ({item.about})" if item.about else ""),
+        f"Most people {feeling(item.others)}." if item.others is not None else "",
+        f"Similar items I know: {similar}" if similar else "",
+        f"I {feeling(rating)}. Why do I not {feeling(alternative)}?",
     )
-    return _messages(
-        system,
-        user,
-        f"Item: {title}",
-        f"About it: {description or '(none)'}",
-        f"My rating: {rating}/5. {signal}",
-        f"Other rating: {alternative}/5. {alternative_signal}",
-    )
+
+
+@dataclass(frozen=True, slots=True)
+class WorkedExample:
+    """A question about an invented item with a good reply (a DEFAULT of this project).
+
+    Attributes:
+        persona: The user, as the question describes them.
+        item: The item; neither it nor the similar ones exist, so no data set has them.
+        ratings: The rating and the alternative.
+        reply: The reply.
+    """
+
+    persona: str
+    item: RatedItem
+    ratings: tuple[int, int]
+    reply: str
+
+
+EXAMPLES = (
+    WorkedExample(
+        "45-49, lawyer, very picky; favourite genres Mystery, Drama",
+        RatedItem(
+            "The Clockmaker's Alibi",
+            "Mystery, Drama",
+            3.9,
+            (("Death at Quillmere", 5.0), ("A Lamp for Odette", 4.0)),
+        ),
+        (5, 3),
+        "WHY: I love a mystery that plays fair, and this one kept me guessing as well as Death "
+        "at Quillmere did. Its drama never felt forced.\n"
+        "LESSON: A clever mystery with real people in it is what I look for.",
+    ),
+    WorkedExample(
+        "18-24, student, moderately picky; favourite genres Action, Comedy",
+        RatedItem(
+            "Turbo Uncles 2",
+            "Comedy, Musical",
+            3.4,
+            (("Turbo Uncles", 2.0), ("Honk If You Sing", 3.0)),
+        ),
+        (2, 4),
+        "WHY: I did not laugh much, because the songs slow this comedy down just as they did "
+        "in Turbo Uncles. A musical has to be livelier to win me over.\n"
+        "LESSON: Songs spoil a comedy for me, even when other people enjoy it.",
+    ),
+)
+"""Worked examples: one of a rating that is high, one of a rating that is low."""
 
 
 def _messages(system: str, user: UserText, *parts: str) -> tuple[Message, ...]:

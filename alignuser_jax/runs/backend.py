@@ -162,6 +162,22 @@ def open_backend(
     else:
         assert run is not None
         opened = _own(choice, experiment, run, say)
+    with recorded_backend(opened, choice, say, metrics) as opened:
+        yield opened
+
+
+@contextmanager
+def recorded_backend(
+    opened: OpenedBackend, choice: BackendChoice, say: Say, metrics: Path | None = None
+) -> Iterator[OpenedBackend]:
+    """Keep the answers of an opened back end where the choice says so, and close it.
+
+    Args:
+        opened: The back end.
+        choice: Names the recording.
+        say: Is told what was reused, and what the back end did.
+        metrics: File to which the same figures are added as one line of JSON.
+    """
     inner, recording = opened.backend.generator, None
     compiled = getattr(inner, "compilations", 0)
     try:

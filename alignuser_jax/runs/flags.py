@@ -80,6 +80,25 @@ def backend_flags(adapter: str | None = None, *, adapter_flag: bool = True) -> N
     flags.DEFINE_string("replay", "", "Answer from such a file, without a model.")
 
 
+def reflector_flags() -> None:
+    """Define the flags that say which other model writes reflections, and when to stop."""
+    flags.DEFINE_string(
+        "reflector",
+        "",
+        "Another model that writes the reflections: a folder, a hub id, a GGUF file, the name "
+        "of a published model, or the URL of an OpenAI-compatible server.",
+    )
+    flags.DEFINE_string("reflector_model", "", "The name of the model that such a URL serves.")
+    flags.DEFINE_float(
+        "least_kept",
+        None,
+        "Stop where a smaller share of the first 50 replies can be used (default: 0.2); 0 "
+        "never stops.",
+        lower_bound=0,
+        upper_bound=1,
+    )
+
+
 def backend_choice(keep: str | Path = "", reply_tokens: int = 0) -> BackendChoice:
     """Return what those flags say.
 

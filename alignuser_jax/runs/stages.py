@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignuser_jax.alignment import BuildConfig, ShardSource, build_shards
+from alignuser_jax.alignment.build import written_by
 from alignuser_jax.alignment.parts import config_of
-from alignuser_jax.alignment.reflections import TEMPLATE
 from alignuser_jax.datasets import Dataset
 from alignuser_jax.driver.backend import Backend
 from alignuser_jax.durable.whole import refuse_other
@@ -68,6 +68,7 @@ def build_stage(
     options: ShardOptions | None = None,
     *,
     writer: Backend | None = None,
+    reflector: Backend | None = None,
     say: Say | None = None,
 ) -> Path:
     """Build the shards of a stage from its policy users, unless they are there already.
@@ -79,6 +80,7 @@ def build_stage(
         stage: "pretrain" or "align".
         options: How these shards differ from the stage's own.
         writer: Writes reflections and takes greedy actions; `None` for templates and chance.
+        reflector: Writes the reflections in place of `writer`.
         say: Is told how far the build is.
 
     Returns:
@@ -98,15 +100,16 @@ def build_stage(
         summary = personas.told(users)  # refuses personas of other users
         if say:
             say(summary)
-    policy_id = writer.policy_id if writer else TEMPLATE
     if (folder / "manifest.json").is_file():
-        _check_shards(folder, dataset, config, users, policy_id, personas)
+        by = written_by(writer, reflector)
+        _check_shards(folder, dataset, config, users, by, personas)
     else:
         build_shards(
             ShardSource(dataset, users, personas),
             folder,
             config,
             writer,
+            reflector=reflector,
             count_tokens=TokenCounter(tokenizer_of(experiment, dataset, run)),
             row_tokens=row_tokens,
             drop_failed=options.drop_failed,
@@ -120,7 +123,7 @@ def _check_shards(
     dataset: Dataset,
     config: BuildConfig,
     users: tuple[str, ...],
-    policy_id: str,
+    by: Mapping[str, Any],
     personas: GivenPersonas | None,
 ) -> None:
     """Refuse shards that another command built."""
@@ -128,7 +131,7 @@ def _check_shards(
     training = held_out_users(users, config.validation_share, config.seed)[0]
     now = {
         "dataset_hash": dataset.hash,
-        "policy_id": policy_id,
+        **by,
         "users_hash": f"{stable_key(*training):x}",
         "config": config_of(config),
     }

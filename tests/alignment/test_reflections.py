@@ -11,16 +11,10 @@ from alignuser_jax.alignment.item_level import (
     reasonings,
     reflection_examples,
 )
-from alignuser_jax.alignment.reflections import (
-    ReflectionConfig,
-    accept,
-    rating_template,
-    reflect,
-    shuffled,
-)
+from alignuser_jax.alignment.reflections import rating_template, shuffled
 from alignuser_jax.alignment.trajectory import HumanSession, act_steps, trajectory_examples
 from alignuser_jax.alignment.visits import Visit
-from alignuser_jax.records import Action, Completion, Interaction
+from alignuser_jax.records import Action, Interaction
 from alignuser_jax.sampling import ScriptedGenerator, generate
 from alignuser_jax.views.sites import Sites
 from alignuser_jax.world import SiteConfig
@@ -140,81 +134,6 @@ def test_shuffled_reflections_keep_prompts_answers_and_the_set_of_texts(steps):
     assert shuffled(["a"], 0) == ["a"] and shuffled(["a", "b"], 3) == ["b", "a"]
 
 
-RATE = [Action("rate", "1", value) for value in range(6)]
-GOOD = "WHY: It is close to what I love.\nLESSON: I trust my taste."
-
-
-@pytest.mark.parametrize(
-    ("text", "reason"),
-    [
-        (GOOD, ""),
-        ("Thinking.\n" + GOOD, ""),
-        ("WHY: It is close to what I love.", "tags missing"),
-        ("WHY: The expert action is right.\nLESSON: x y", "talks about an expert"),
-        ("WHY: I would rate it 4.\nLESSON: x y", "names the choice"),
-        ("WHY: Worth four stars.\nLESSON: x y", "names the choice"),
-        ("WHY: 2/5 would be the better score.\nLESSON: x y", "names the alternative as better"),
-        ("WHY: 2/5 would be too harsh.\nLESSON: x y", ""),
-        ("WHY: Rated 4.2 by others.\nLESSON: x y", ""),
-        ("WHY: A mean of 3.4 stars.\nLESSON: x y", ""),
-        ("WHY: Fun...4/5 from me.\nLESSON: x y", "names the choice"),
-        ("WHY: I rate it 4.0.\nLESSON: x y", "names the choice"),
-    ],
-)
-def test_the_filter_of_generated_reflections(text, reason):
-    kept, why = accept(text, RATE[4], RATE[2])
-    assert why == reason and (kept is None) == bool(reason)
-    if kept:
-        assert kept.startswith("WHY: ") and kept.endswith("\n")
-
-
-def test_reflections_by_a_model(dataset, steps):
-    prompts = []
-
-    def reply(request):
-        prompts.append(request)
-        n = len(prompts)
-        if n == 1:
-            return Completion("", finish_reason="error", error="down")
-        if n == 2:
-            return "no tags"
-        return f"WHY: Fits me.\nLESSON: Number {'x' * n}."
-
-    def ask(requests):
-        return generate(ScriptedGenerator(reply), requests)
-
-    texts, dropped = reasonings(steps[:1], SESSION, generate=ask)
-    assert texts[:2] == [None, None] and texts[3].startswith("WHY: Fits me.\nLESSON: Number")
-    assert dropped == {"generation failed: down": 1, "tags missing": 1}
-    assert len(list(reflection_examples(steps[:1], texts))) == 2
-    first = prompts[0].messages[-1].content
-    pair = steps[0].counterfactual
-    assert f"My rating: {pair.human.action.value}/5. You rated" in first
-    assert f"Other rating: {pair.alternatives[0].action.value}/5. You rated" in first
-    assert prompts[0].purpose == "reflect" and prompts[0].temperature == 0.7
-
-
-def test_repeated_lessons_and_cut_off_texts_are_dropped(steps):
-    pair = steps[0].counterfactual
-    replies = [GOOD, GOOD, Completion("WHY: a", finish_reason="length")]
-    result = reflect(
-        lambda requests: generate(ScriptedGenerator(replies), requests),
-        [steps[0].call.request] * 3,
-        pair.pairs[:3],
-    )
-    assert result.texts[1:] == (None, None)
-    assert result.dropped == {"lesson repeated": 1, "too long": 1}
-
-
-def test_settings_of_reflections_refuse_nonsense():
-    with pytest.raises(ValueError, match="max_tokens is 0, expected at least 1"):
-        ReflectionConfig(max_tokens=0)
-    with pytest.raises(ValueError, match="temperature is -1, expected 0 or more"):
-        ReflectionConfig(temperature=-1)
-    with pytest.raises(ValueError, match="k is -1, expected 0 or more"):
-        Alternatives(k=-1)
-
-
 # --- the trajectory level, on synthetic sessions ------------------------------------------
 
 
@@ -276,8 +195,8 @@ def test_trajectory_examples_by_a_model(dataset, view, sites):
             return request.answer[0][-1]
         n = len(prompts_seen)
         return (
-            "CONTEXT-ADVANTAGE: a\nPERSONA-ALIGNMENT: b\nFUTURE-OUTCOMES: c\n"
-            f"LESSON: go on{n}" + (" [EXIT]" if n % 2 else "")
+            "CONTEXT-ADVANTAGE: a.\nPERSONA-ALIGNMENT: b.\nFUTURE-OUTCOMES: c.\n"
+            f"LESSON: go on{n}" + (" [EXIT]." if n % 2 else ".")
         )
 
     def ask(requests):

@@ -47,7 +47,7 @@ def test_other_shards_than_those_there_are_refused(dataset, experiment, built):
         stage(**ONLY, k=2)
     with pytest.raises(ValueError, match="config.limits.imitation was 5, now 6"):
         stage(tasks=("imitation",), limits={"imitation": 6})
-    with pytest.raises(ValueError, match="policy_id was 'template', now 'writer'"):
+    with pytest.raises(ValueError, match="policy_id was 'template', now 'writer'\n.*reflector"):
         stage(Backend(ScriptedGenerator([]), len, "writer"), **ONLY)
     given = GivenPersonas({u: {} for u in dataset.user_ids}, "mine", "h")
     with pytest.raises(
@@ -69,7 +69,6 @@ def test_other_shards_than_those_there_are_refused(dataset, experiment, built):
         ({"limits": {"visit": 0}}, "limits.'visit'. is 0, expected 1"),
         ({"ratings_per_user": 0}, "ratings_per_user is 0"),
         ({"visits_per_user": -3}, "visits_per_user is -3"),
-        ({"reflection_tokens": 0}, "reflection_tokens is 0"),
     ],
 )
 def test_numbers_that_build_nothing(changes, message):

@@ -1,0 +1,1 @@
+"""Reflections that a language model writes: requests, filter, retries, and what is shown."""
