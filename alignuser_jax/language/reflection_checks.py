@@ -154,7 +154,7 @@ def _form(values: Mapping[str, str]) -> str:
     """The rules on the text alone."""
     if any(_MARKUP.search(value) for value in values.values()):
         return "holds markup"
-    if any(len(_words(value)) < LEAST_WORDS.get(tag, 1) for tag, value in values.items()):
+    if any(_count(value) < LEAST_WORDS.get(tag, 1) for tag, value in values.items()):
         return "too short"
     # a number between tags, so that no run goes over the end of one
     words = [w for n, value in enumerate(values.values()) for w in (*_words(value), str(n))]
@@ -192,6 +192,11 @@ def _named(action: Action) -> str:
     number = rf"(?<!\d\.){action.value}(\.0+)?(?!\.?\d)"  # not 4.2, nor the end of 3.4
     value = f"({number}|{words[action.value - 1]})"
     return rf"\b(rat\w+|score)( it| this| of|:)* {value}\b|\b{value}(/5| out of 5|[ -]stars?)"
+
+
+def _count(text: str) -> int:
+    """How many words a text has, numbers not counted."""
+    return sum(not word.isdigit() for word in _words(text))
 
 
 def _words(text: str) -> list[str]:

@@ -160,7 +160,7 @@ RATING_SYSTEM = (
     "LESSON: one short sentence about your taste"
 )
 PICKY = ("", "not picky", "moderately picky", "very picky")
-FEELINGS = ("hate it", "dislike it", "find it so-so", "like it", "love it")
+FEELINGS = ("hate it", "dislike it", "find it just okay", "like it", "love it")
 """How a rating of 1 to 5 is called in a question about it."""
 
 
@@ -209,7 +209,7 @@ def _rating_question(persona: str, item: RatedItem, rating: int, alternative: in
         f"Item: {item.title}" + (f" ({item.about})" if item.about else ""),
         f"Most people {feeling(item.others)}." if item.others is not None else "",
         f"Similar items I know: {similar}" if similar else "",
-        f"I {feeling(rating)}. Why do I not {feeling(alternative)}?",
+        f"I {feeling(rating)}, and would not say that I {feeling(alternative)}. Why?",
     )
 
 

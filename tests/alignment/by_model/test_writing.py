@@ -55,13 +55,13 @@ def test_what_a_model_is_asked(steps):
         ]
         assert request.messages[2].content == EXAMPLES[0].reply
         assert (request.reply_start, request.lines) == ("WHY: I", ("WHY:", "LESSON:"))
-        assert (request.line_tokens, request.no_repeat, request.temperature) == (40, 3, 0.7)
+        assert (request.line_tokens, request.no_repeat, request.temperature) == (40, 4, 0.7)
     assert first.messages[:-1] == second.messages[:-1], "one prefix for all users"
     question = first.messages[-1].content
     human, other = steps[0].counterfactual.pairs[0]
-    words = ("hate it", "dislike it", "find it so-so", "like it", "love it")
+    words = ("hate it", "dislike it", "find it just okay", "like it", "love it")
     chosen, rejected = words[human.action.value - 1], words[other.action.value - 1]
-    assert question.endswith(f"I {chosen}. Why do I not {rejected}?")
+    assert question.endswith(f"I {chosen}, and would not say that I {rejected}. Why?")
     assert not any(c.isdigit() for c in question.split("(")[-1]), "ratings are words"
     assert steps[0].evidence.item.title in question and "25-34, artist" in question
     zero = Tally(ReflectionConfig(examples=0))
