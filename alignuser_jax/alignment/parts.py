@@ -379,6 +379,7 @@ class Part:
         targets = self._targets_within({t: n for t, n in per_step.items() if t in config.tasks})
         alternatives = Alternatives(config.k if reflected else 0, config.seed, shared.generate)
         counts: Counter[str] = Counter()
+        asked, before = 0, shared.tally.figures()
         for first in range(0, len(targets), STEPS_AT_ONCE):
             shared.say(f"ratings: {first} of {len(targets)}, k = {config.k}")
             steps = rating_steps(
@@ -390,6 +391,10 @@ class Part:
             )
             examples = [imitation_examples(steps)] if plain else []
             if reflected:
+                limit = self.limits.get("reflection")
+                if limit is not None:  # no more than can be used: a model takes its time
+                    steps = steps[: -(-max(limit - asked, 0) // config.k)]
+                asked += config.k * len(steps)
                 texts, dropped = reasonings(
                     steps,
                     config.session,
@@ -400,7 +405,8 @@ class Part:
                 )
                 self.dropped.update(dropped)
                 if shared.reflector:
-                    self.replies.update(shared.tally.figures())
+                    now = shared.tally.figures()
+                    self.replies.update({name: now[name] - n for name, n in before.items()})
                 examples.append(reflection_examples(steps, texts))
             for example in chain(*examples):
                 counts[example.task] += 1

@@ -34,6 +34,15 @@ _AGAINST = re.compile(
     r"|\b(?:bor(?:ed|ing)|dull|disappoint\w*|annoy\w*|weak|flat|lack\w*|too|tired)\b",
     re.I,
 )
+_IT = r"(?:it|this|that|them|the (?:\w+ )?(?:film|movie|show|book|game|item))\b"
+_CLAIMS_FOR = re.compile(
+    rf"\bI (?:(?:really|truly|do|did|also|just|always) )?{_POSITIVE}d? {_IT}", re.I
+)
+_CLAIMS_AGAINST = re.compile(
+    rf"\bI (?:(?:really|truly|just|also) )?(?:hate|dislike|loathe|detest)d? {_IT}"
+    rf"|\bI (?:do|did)(?:n['’]t| not) (?:really )?{_POSITIVE} {_IT}",
+    re.I,
+)
 _META = re.compile(
     r"\b(?:experts?|the human|as an ai|language model|the user|this user|their rating)\b", re.I
 )
@@ -177,9 +186,9 @@ def _untrue(values: Mapping[str, str], choice: Action, facts: ReflectionFacts) -
         return "not about the item"
     if choice.kind == "rate":
         praise, blame = bool(_FOR.search(values["WHY"])), bool(_AGAINST.search(values["WHY"]))
-        if choice.value >= 4 and blame and not praise:
+        if choice.value >= 4 and (blame and not praise or _CLAIMS_AGAINST.search(body)):
             return "speaks against a high rating"
-        if choice.value <= 2 and not blame:
+        if choice.value <= 2 and (not blame or _CLAIMS_FOR.search(body)):
             return "speaks for a low rating"
     return ""
 

@@ -178,6 +178,16 @@ def test_reflections_by_another_model_than_acts(dataset, tmp_path):
     assert alone["labels"]["rollouts"] == "random" and alone["policy_id"] == "hash-of-teacher"
 
 
+def test_no_more_reflections_are_asked_for_than_the_limit(dataset, tmp_path):
+    """A model takes its time; other tasks of the same ratings may need more of these."""
+    config = replace(SMALL, tasks=("reflection", "imitation"), validation_share=0, k=4)
+    config = replace(config, limits={"reflection": 8, "imitation": 20})
+    model = ScriptedGenerator(usable)
+    manifest = build(dataset, tmp_path, config, reflector=by(model, "teacher"))
+    assert len(model.requests) == manifest["tasks"]["reflection"]["count"] == 8
+    assert manifest["tasks"]["imitation"]["count"] == 20
+
+
 def test_what_was_dropped_is_counted(dataset, tmp_path):
     config = replace(SMALL, tasks=("reflection", "imitation"), validation_share=0)
     config = replace(config, limits={"reflection": 8, "imitation": 2})

@@ -57,7 +57,7 @@ def models(dataset, tmp_path_factory):
     shards = replace(
         tiny.align_shards,
         tasks=("reflection", "imitation"),
-        limits={"reflection": 12, "imitation": 5},
+        limits={"reflection": 12, "imitation": 3},
         validation_share=0.0,
         session=replace(tiny.session, context_tokens=None),
         reflections=replace(tiny.align_shards.reflections, retries=1, line_tokens=8),
