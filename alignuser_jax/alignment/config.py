@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from alignuser_jax.agents import SessionConfig
-from alignuser_jax.alignment.by_model.requests import ReflectionConfig
+from alignuser_jax.alignment.reflecting.requests import ReflectionConfig
 from alignuser_jax.alignment.rollouts import RolloutConfig
 from alignuser_jax.alignment.visits import VisitConfig
 from alignuser_jax.datasets.splits import PROFILE_SHARE

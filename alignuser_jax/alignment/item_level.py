@@ -12,8 +12,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from alignuser_jax.agents import AgentUser, SessionConfig, rate_item
-from alignuser_jax.alignment.by_model.requests import rating_facts, rating_reflection_request
-from alignuser_jax.alignment.by_model.writing import Tally, reflect
 from alignuser_jax.alignment.counterfactuals import (
     Alternatives,
     Counterfactual,
@@ -21,7 +19,9 @@ from alignuser_jax.alignment.counterfactuals import (
     step_alternatives,
 )
 from alignuser_jax.alignment.examples import Call, choice_example
-from alignuser_jax.alignment.reflections import ItemEvidence, rating_template, shuffled
+from alignuser_jax.alignment.reflecting.requests import rating_facts, rating_reflection_request
+from alignuser_jax.alignment.reflecting.templates import ItemEvidence, rating_template, shuffled
+from alignuser_jax.alignment.reflecting.writing import Tally, reflect
 from alignuser_jax.alignment.visits import stars
 from alignuser_jax.randomness import stable_key
 from alignuser_jax.records import (

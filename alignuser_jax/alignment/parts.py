@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from alignuser_jax.agents import session
-from alignuser_jax.alignment.by_model.writing import Tally
 from alignuser_jax.alignment.config import BuildConfig
 from alignuser_jax.alignment.counterfactuals import (
     Alternatives,
@@ -33,7 +32,8 @@ from alignuser_jax.alignment.item_level import (
     reflection_examples,
 )
 from alignuser_jax.alignment.rating_runs import RatingRun, rating_runs, run_examples
-from alignuser_jax.alignment.reflections import TEMPLATE
+from alignuser_jax.alignment.reflecting.templates import TEMPLATE
+from alignuser_jax.alignment.reflecting.writing import Tally
 from alignuser_jax.alignment.rollouts import (
     Policy,
     collect_rollouts,

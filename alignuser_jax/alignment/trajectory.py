@@ -14,8 +14,6 @@ from typing import cast
 
 from alignuser_jax.agents import AgentUser, SessionConfig, session
 from alignuser_jax.agents.conversation import remembered
-from alignuser_jax.alignment.by_model.requests import trajectory_reflection_request
-from alignuser_jax.alignment.by_model.writing import Tally, reflect
 from alignuser_jax.alignment.counterfactuals import (
     Alternatives,
     Counterfactual,
@@ -30,7 +28,9 @@ from alignuser_jax.alignment.examples import (
     choice_example,
     drive,
 )
-from alignuser_jax.alignment.reflections import trajectory_template
+from alignuser_jax.alignment.reflecting.requests import trajectory_reflection_request
+from alignuser_jax.alignment.reflecting.templates import trajectory_template
+from alignuser_jax.alignment.reflecting.writing import Tally, reflect
 from alignuser_jax.alignment.visits import Visit
 from alignuser_jax.randomness import stable_key
 from alignuser_jax.records import Action, CountTokens, Example, Recommender, Request

@@ -209,7 +209,7 @@ def _rating_question(persona: str, item: RatedItem, rating: int, alternative: in
         f"Item: {item.title}" + (f" ({item.about})" if item.about else ""),
         f"Most people {feeling(item.others)}." if item.others is not None else "",
         f"Similar items I know: {similar}" if similar else "",
-        f"I {feeling(rating)}, and would not say that I {feeling(alternative)}. Why?",
+        f"I {feeling(rating)} (not: I {feeling(alternative)}). Why?",
     )
 
 
@@ -240,9 +240,9 @@ EXAMPLES = (
             (("Death at Quillmere", 5.0), ("A Lamp for Odette", 4.0)),
         ),
         (5, 3),
-        "WHY: I love a mystery that plays fair, and this one kept me guessing as well as Death "
-        "at Quillmere did. Its drama never felt forced.\n"
-        "LESSON: A clever mystery with real people in it is what I look for.",
+        "WHY: I love The Clockmaker's Alibi because its mystery is about people and not about "
+        "clues, which is what I loved in Death at Quillmere too.\n"
+        "LESSON: A mystery wins me over when I care for the people in it.",
     ),
     WorkedExample(
         "18-24, student, moderately picky; favourite genres Action, Comedy",
@@ -253,12 +253,20 @@ EXAMPLES = (
             (("Turbo Uncles", 2.0), ("Honk If You Sing", 3.0)),
         ),
         (2, 4),
-        "WHY: I did not laugh much, because the songs slow this comedy down just as they did "
-        "in Turbo Uncles. A musical has to be livelier to win me over.\n"
-        "LESSON: Songs spoil a comedy for me, even when other people enjoy it.",
+        "WHY: I dislike Turbo Uncles 2 because the songs slow its comedy down, and the first "
+        "Turbo Uncles had bored me in the same way.\n"
+        "LESSON: A comedy has to be quick, so a musical seldom suits me.",
+    ),
+    WorkedExample(
+        "35-44, teacher, not picky; favourite genres War, Romance",
+        RatedItem("Snow over Brenlau", "War, Adventure", 3.6, (("The Ferry Pilots", 4.0),)),
+        (3, 5),
+        "WHY: I find Snow over Brenlau just okay because its war scenes are well made, but it "
+        "left me colder than The Ferry Pilots did.\n"
+        "LESSON: A war film has to touch me before I praise it.",
     ),
 )
-"""Worked examples: one of a rating that is high, one of a rating that is low."""
+"""Worked examples, of a high, a low and a middling rating."""
 
 
 def _messages(system: str, user: UserText, *parts: str) -> tuple[Message, ...]:

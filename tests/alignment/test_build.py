@@ -17,7 +17,7 @@ from alignuser_jax.shards import read_examples, read_manifest
 from alignuser_jax.views import policy_and_agent_users
 from alignuser_jax.world import SiteConfig
 from tests.alignment.alignment_toy import Listed, toy
-from tests.alignment.by_model.replies import usable
+from tests.alignment.reflecting.replies import usable
 
 SMALL = BuildConfig(
     tasks=("world_model", "reflection", "imitation", "visit"),

@@ -11,7 +11,7 @@ from alignuser_jax.alignment.item_level import (
     reasonings,
     reflection_examples,
 )
-from alignuser_jax.alignment.reflections import rating_template, shuffled
+from alignuser_jax.alignment.reflecting.templates import rating_template, shuffled
 from alignuser_jax.alignment.trajectory import HumanSession, act_steps, trajectory_examples
 from alignuser_jax.alignment.visits import Visit
 from alignuser_jax.records import Action, Interaction

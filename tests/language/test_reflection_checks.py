@@ -14,7 +14,7 @@ FACTS = ReflectionFacts(
     ("Action", "Sci-Fi", "Thriller"),
     ("Alien (1979)", "Big (1988)"),
     ("Comedy", "Drama"),
-    example_texts(2),
+    example_texts(3),
 )
 GOOD = "WHY: It is close to what I love.\nLESSON: I trust my own taste."
 
@@ -68,7 +68,11 @@ def test_the_rules_on_the_text_alone(text, reason):
         ("I am not a fan of thrillers, though I like Alien.", 1, ""),
         ("I like thrillers, but I did not like this.", 5, "speaks against a high rating"),
         ("I could take or leave this thriller today.", 3, ""),
-        ("I love a mystery that plays fair, like this thriller.", 5, "copies the example"),
+        (
+            "I love this thriller: its mystery is about people and not about clues.",
+            5,
+            "copies the example",
+        ),
         ("I love this thriller as I loved Turbo Uncles 2.", 5, "copies the example"),
         ("I love this thriller 因为它很好看 and more.", 5, "in another script"),
     ],

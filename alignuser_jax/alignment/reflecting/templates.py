@@ -2,7 +2,7 @@
 
 A template (always labelled `template`) states evidence from persona, history and the two
 states. It does not know the human's rating, so its text tells nothing of that rating but that
-it is not the alternative which the text is about. `by_model` has those that a model writes.
+it is not the alternative which the text is about. `writing` has those that a model writes.
 """
 
 from __future__ import annotations

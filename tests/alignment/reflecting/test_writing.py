@@ -1,21 +1,22 @@
 """A model writes reflections: what it is asked, what is kept, shown, repeated and given up."""
 
+import re
 from dataclasses import replace
 
 import pytest
 
 from alignuser_jax.agents import SessionConfig
-from alignuser_jax.alignment.by_model.requests import ReflectionConfig, rating_facts
-from alignuser_jax.alignment.by_model.writing import Tally, TooFewKept, reflect
 from alignuser_jax.alignment.counterfactuals import Alternatives
 from alignuser_jax.alignment.item_level import rating_steps, reasonings, reflection_examples
+from alignuser_jax.alignment.reflecting.requests import ReflectionConfig, rating_facts
+from alignuser_jax.alignment.reflecting.writing import Tally, TooFewKept, reflect
 from alignuser_jax.language.reflection_prompts import EXAMPLES
 from alignuser_jax.records import Completion
 from alignuser_jax.sampling import Recording, ScriptedGenerator, generate
 from alignuser_jax.sampling.request_checks import check_request
 from alignuser_jax.views.sites import Sites
 from alignuser_jax.world import SiteConfig
-from tests.alignment.by_model.replies import usable
+from tests.alignment.reflecting.replies import usable
 
 SESSION = SessionConfig()
 
@@ -50,7 +51,7 @@ def test_what_a_model_is_asked(steps):
         check_request(request)
         assert [m.role for m in request.messages] == [
             "system",
-            *["user", "assistant"] * 2,
+            *["user", "assistant"] * 3,
             "user",
         ]
         assert request.messages[2].content == EXAMPLES[0].reply
@@ -61,8 +62,9 @@ def test_what_a_model_is_asked(steps):
     human, other = steps[0].counterfactual.pairs[0]
     words = ("hate it", "dislike it", "find it just okay", "like it", "love it")
     chosen, rejected = words[human.action.value - 1], words[other.action.value - 1]
-    assert question.endswith(f"I {chosen}, and would not say that I {rejected}. Why?")
-    assert not any(c.isdigit() for c in question.split("(")[-1]), "ratings are words"
+    assert question.endswith(f"I {chosen} (not: I {rejected}). Why?")
+    rated = question.split("Similar items I know: ")[1].splitlines()[0].split("; ")
+    assert all(re.fullmatch(rf".+ \(I ({'|'.join(words)})\)", one) for one in rated)
     assert steps[0].evidence.item.title in question and "25-34, artist" in question
     zero = Tally(ReflectionConfig(examples=0))
     reasonings(steps[:1], SESSION, generate=ask, tally=zero)
@@ -184,7 +186,7 @@ def test_facts_are_what_the_question_names(steps):
     ("changes", "message"),
     [
         ({"line_tokens": 0}, "reflections.line_tokens is 0, expected 4 to 400"),
-        ({"examples": 3}, "reflections.examples is 3, expected 0 to 2"),
+        ({"examples": 4}, "reflections.examples is 4, expected 0 to 3"),
         ({"retries": -1}, "reflections.retries is -1"),
         ({"no_repeat": 9}, "reflections.no_repeat is 9, expected 0 to 8"),
         ({"temperature": -1}, "temperature is -1"),

@@ -7,8 +7,8 @@ from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from alignuser_jax.alignment.by_model.requests import ReflectionConfig
 from alignuser_jax.alignment.counterfactuals import Generate, Pair
+from alignuser_jax.alignment.reflecting.requests import ReflectionConfig
 from alignuser_jax.driver.progress import Progress
 from alignuser_jax.language.prompts import ITEM_TAGS, TRAJECTORY_TAGS
 from alignuser_jax.language.reflection_checks import ReflectionFacts, accept

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from alignuser_jax.alignment.counterfactuals import Pair
-from alignuser_jax.alignment.reflections import ItemEvidence
+from alignuser_jax.alignment.reflecting.templates import ItemEvidence
 from alignuser_jax.language.prompts import ITEM_TAGS, TRAJECTORY_TAGS, persona_block
 from alignuser_jax.language.reflection_checks import ReflectionFacts
 from alignuser_jax.language.reflection_prompts import (
@@ -42,7 +42,7 @@ class ReflectionConfig:
     Attributes:
         line_tokens: The most tokens of each tag's text; what is over its last whole sentence is
             cut off.
-        examples: Worked examples in the prompt, at most two; none for a large model.
+        examples: Worked examples in the prompt, at most three; none for a large model.
         retries: How often a reflection that is refused is asked for again, with another key.
         no_repeat: No run of so many tokens comes twice in a reflection; 0 for no such rule.
         temperature: Sampling temperature.
@@ -57,7 +57,7 @@ class ReflectionConfig:
     """
 
     line_tokens: int = 40
-    examples: int = 2
+    examples: int = 3
     retries: int = 2
     no_repeat: int = 4
     temperature: float = 0.7

@@ -1,1 +1,0 @@
-"""Reflections that a language model writes: requests, filter, retries, and what is shown."""
