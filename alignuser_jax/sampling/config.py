@@ -17,8 +17,10 @@ class EngineConfig:
         context: Positions that a row may fill with its prompt and reply; a multiple of `chunk`.
         chunk: Tokens of a prompt in one prefill step, and positions of one page of the KV
             cache. A cached prefix is reused in whole pages.
-        group: Rows that are computed together. More suit a device that `group` chunks of
-            prefill do not fill; with fewer, less is wasted when few rows have work.
+        group: Rows that are decoded or scored together. With more, each step reads the weights
+            for more rows; with fewer, less is wasted when few rows have work.
+        chunks: Chunks of prompts that are read together; 0 for `group`. A prompt fills many
+            chunks, so a CPU that decodes 32 rows at a time may be full with 8 chunks.
         states: The most states of an answer's automaton.
         edges: The most edges of a state, and so the most alternatives of a scored answer.
         prefill: Prompt tokens that are read between two calls of the decode program: what a
@@ -47,6 +49,7 @@ class EngineConfig:
     context: int = 1024
     chunk: int = 32
     group: int = 8
+    chunks: int = 0
     states: int = 256
     edges: int = 32
     prefill: int = 2048
@@ -60,7 +63,7 @@ class EngineConfig:
         for name, size in asdict(self).items():
             if name == "reuse":
                 continue
-            least = 0 if name in ("pages", "strips") else 1
+            least = 0 if name in ("chunks", "pages", "strips") else 1
             if not isinstance(size, int) or isinstance(size, bool) or size < least:
                 raise ValueError(
                     f"EngineConfig.{name}={size!r}: expected a whole number of at least {least}"
@@ -93,6 +96,11 @@ class EngineConfig:
         return self.pages or self.slots * self.row_pages
 
     @property
+    def chunk_group(self) -> int:
+        """Chunks of prompts that are read together."""
+        return self.chunks or self.group
+
+    @property
     def calls(self) -> int:
-        """Groups that one call of the prefill program reads."""
-        return max(self.prefill // (self.group * self.chunk), 1)
+        """Groups of chunks that one call of the prefill program reads."""
+        return max(self.prefill // (self.chunk_group * self.chunk), 1)

@@ -26,6 +26,7 @@ import time
 from absl import app, flags
 
 from tests.benchmarks import sides
+from tests.benchmarks.hugging_face import Generate
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("json", None, "File for the rows.", required=True)
@@ -82,72 +83,6 @@ class Here:
             if key.endswith("seconds")
         }
         return done.rates, done.seconds, parts
-
-
-class Generate:
-    """A `Generator` over transformers: `batch` of the prompts that wait at a time, padded."""
-
-    def __init__(self, model, tokenizer, batch, cache):
-        self._model, self._tokenizer = model, tokenizer
-        self._batch, self._cache = batch, cache
-        self._queue, self._tickets = [], itertools.count()
-
-    def submit(self, request):
-        from alignuser_jax.language import render
-
-        ids = render(self._tokenizer, request.messages, generation=True).tokens.tolist()
-        self._queue.append((next(self._tickets), request, ids))
-        return self._queue[-1][0]
-
-    def cancel(self, ticket):
-        self._queue = [entry for entry in self._queue if entry[0] != ticket]
-
-    def collect(self):
-        import torch
-
-        from alignuser_jax.records import Completion, Usage
-        from alignuser_jax.sampling.generate import with_samples
-
-        if not self._queue:
-            return []
-        self._queue.sort(key=lambda entry: len(entry[2]))
-        now, self._queue = self._queue[: self._batch], self._queue[self._batch :]
-        longest, request = len(now[-1][2]), now[0][1]
-        ids = torch.zeros((len(now), longest), dtype=torch.long)
-        mask = torch.zeros_like(ids)
-        for place, (_, _, prompt) in enumerate(now):
-            ids[place, longest - len(prompt) :] = torch.tensor(prompt)
-            mask[place, longest - len(prompt) :] = 1
-        options = {} if self._cache == "dynamic" else {"cache_implementation": self._cache}
-        with torch.inference_mode():
-            out = self._model.generate(
-                ids,
-                attention_mask=mask,
-                do_sample=True,
-                temperature=request.temperature,
-                top_k=0,
-                num_return_sequences=request.samples,
-                max_new_tokens=request.max_tokens,
-                pad_token_id=0,
-                **options,
-            )
-        replies = out[:, longest:].reshape(len(now), request.samples, -1).tolist()
-        return [
-            (
-                ticket,
-                with_samples(
-                    [
-                        Completion(
-                            self._tokenizer.decode(reply),
-                            tokens=tuple(reply),
-                            usage=Usage(len(prompt), 0, len(reply)),
-                        )
-                        for reply in of_prompt
-                    ]
-                ),
-            )
-            for (ticket, _, prompt), of_prompt in zip(now, replies, strict=True)
-        ]
 
 
 class Peer:

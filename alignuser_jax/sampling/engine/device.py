@@ -21,7 +21,13 @@ from alignuser_jax.sampling.config import EngineConfig
 from alignuser_jax.sampling.engine.automaton import ClosedSet
 from alignuser_jax.sampling.engine.automaton_cache import AutomatonCache, empty_tables
 from alignuser_jax.sampling.engine.decode import AutomatonTables, Decoded, Vocabulary
-from alignuser_jax.sampling.engine.forward import Strips, init_pages, init_strips, page_bytes
+from alignuser_jax.sampling.engine.forward import (
+    Strips,
+    cache_dtype,
+    init_pages,
+    init_strips,
+    page_bytes,
+)
 from alignuser_jax.sampling.engine.kernels import Memory, Programs, SuffixChunks
 from alignuser_jax.sampling.engine.pack import (
     DecodingRow,
@@ -68,6 +74,8 @@ class Device:
         self._config, self._mesh, self._tokenizer = config, mesh, tokenizer
         self._shape, self._dtype = decoder.config, decoder.dtype
         self.programs = Programs(decoder, end_ids=end_ids, steps=config.steps, mesh=mesh)
+        (platform,) = {device.platform for device in self.programs.leaves[0].devices()}
+        self._cache_dtype = cache_dtype(decoder.dtype, platform)
         tables: AutomatonTables[jax.Array] = self._put(empty_tables(config))
         self.automata = AutomatonCache(tables, self._install)
         self.block_table = np.zeros((config.slots, config.row_pages), np.int32)
@@ -82,7 +90,7 @@ class Device:
     @property
     def cache_bytes(self) -> int:
         """Bytes of keys and values, on all devices of the mesh together."""
-        page = page_bytes(self._shape, self._config.chunk, self._dtype)
+        page = page_bytes(self._shape, self._config.chunk, self._cache_dtype)
         strips = sum(self._config.strip_pages) if self._config.strips else 0
         return (self._config.all_pages + 1 + self._config.group * strips) * page
 
@@ -94,7 +102,7 @@ class Device:
     def read_prompts(self, pieces: Sequence[PromptPiece]) -> int:
         """Read pieces of prompts, as many as one call takes; return the number of groups."""
         config = self._config
-        sizes = {"calls": config.calls, "group": config.group, "chunk": config.chunk}
+        sizes = {"calls": config.calls, "group": config.chunk_group, "chunk": config.chunk}
         chunks, ends, groups = pack_prompts(pieces, **sizes)
         with self._on_mesh():
             self._memory = self.programs.prefill(
@@ -226,7 +234,7 @@ class Device:
         rows = [(decoding.slot, decoding.row) for decoding in part]
         if pages not in self._strips:
             size = len(slot), pages * self._config.chunk
-            strips = init_strips(self._shape, *size, self._dtype)
+            strips = init_strips(self._shape, *size, self._cache_dtype)
             self._strips[pages] = [], strips if self._mesh else self._put(strips)
         last_rows, strips = self._strips.pop(pages)
         if rows and len(last_rows) == len(rows):
@@ -272,7 +280,7 @@ class Device:
         """Return the memory, allocated if there is none."""
         if self._memory is None:
             config = self._config
-            pages = init_pages(self._shape, config.all_pages, config.chunk, self._dtype)
+            pages = init_pages(self._shape, config.all_pages, config.chunk, self._cache_dtype)
             shape = config.slots, self._shape.hidden_size
             slot_state = self._put(jnp.zeros(shape, self._dtype))
             self._memory = Memory(pages if self._mesh else self._put(pages), slot_state)

@@ -308,7 +308,7 @@ class Engine:
         """
         with self._timed("prefill"):
             chunk, pieces = self.config.chunk, list[PromptPiece]()
-            room = self.config.calls * self.config.group
+            room = self.config.calls * self.config.chunk_group
             for work in self._active.values():
                 if work.leader is None and work.reading and len(pieces) < room:
                     starts = range(work.read, len(work.row.tokens), chunk)[: room - len(pieces)]

@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.typing import DTypeLike
 
 from alignuser_jax.model import Decoder, DecoderConfig
 from alignuser_jax.model.contract import contract
@@ -93,6 +94,21 @@ AttendLayer = Callable[
     [int, jax.Array, jax.Array, jax.Array], tuple[jax.Array, tuple[jax.Array, jax.Array]]
 ]
 """`(layer, q, k, v)` to the attention's output and the layer's new cache (keys and values)."""
+
+
+def cache_dtype(dtype: DTypeLike, platform: str) -> jnp.dtype:
+    """Return the type of keys and values in the cache of a decoder of `dtype`.
+
+    It is the decoder's own but on a CPU, where it is f32. XLA's CPU back end writes into no
+    bf16 array: it converts all of it to f32 and back, so that one token's keys would cost a
+    pass over every page there is (1,537 pages of 64 positions, 3 heads of 64: 87 ms a write
+    against 0.04 ms). Widening changes no number, and f32 products of so few rows are faster.
+
+    Args:
+        dtype: The type of the decoder's activations.
+        platform: The platform of its devices, "cpu" or another.
+    """
+    return jnp.dtype(jnp.float32 if platform == "cpu" else dtype)
 
 
 def init_pages(config: DecoderConfig, count: int, page: int, dtype: jnp.dtype) -> Pages:
@@ -324,13 +340,13 @@ def attend_pages(
     together = max(BLOCK // page, 1)
     table = jnp.pad(block_table, ((0, 0), (0, -many % together)), constant_values=UNUSED_PAGE)
     width = together * page
-    flat, reach = _by_key_head(q, positions, k.shape[1])
+    flat, reach = _by_key_head(q, positions, k)
 
     def body(i, carry):
         highest, total, result = carry
         pages = lax.dynamic_slice(table, (0, i * together), (batch, together))
         keys, values = (
-            jnp.concatenate([a[pages[:, n]] for n in range(together)], axis).astype(q.dtype)
+            jnp.concatenate([a[pages[:, n]] for n in range(together)], axis)
             for a, axis in ((k, 3), (v, 2))
         )
         scores = contract("bkqh,bkhs->bkqs", flat, keys, jnp.float32)
@@ -339,7 +355,7 @@ def attend_pages(
         new = jnp.maximum(highest, scores.max(axis=-1, keepdims=True))
         weights, fade = jnp.exp(scores - new), jnp.exp(highest - new)
         total = total * fade + weights.sum(axis=-1, keepdims=True)
-        added = contract("bkqs,bksh->bkqh", weights.astype(q.dtype), values, jnp.float32)
+        added = contract("bkqs,bksh->bkqh", weights.astype(v.dtype), values, jnp.float32)
         return new, total, result * fade + added
 
     lowest = jnp.full((*flat.shape[:3], 1), jnp.finfo(jnp.float32).min, jnp.float32)
@@ -356,19 +372,24 @@ def attend_strips(
     window: int | None = None,
 ) -> jax.Array:
     """Do what `attend_pages` does over strips `k [B, K, H, S]` and `v [B, K, S, H]`."""
-    flat, reach = _by_key_head(q, positions, k.shape[1])
-    scores = contract("bkqh,bkhs->bkqs", flat, k.astype(q.dtype), jnp.float32)
+    flat, reach = _by_key_head(q, positions, k)
+    scores = contract("bkqh,bkhs->bkqs", flat, k, jnp.float32)
     scores = _mask(scores, jnp.arange(k.shape[3]), reach, window)
     weights = jnp.exp(scores - scores.max(axis=-1, keepdims=True))
     total = weights.sum(axis=-1, keepdims=True)
-    values = v.astype(q.dtype)
-    result = contract("bkqs,bksh->bkqh", weights.astype(q.dtype), values, jnp.float32)
+    result = contract("bkqs,bksh->bkqh", weights.astype(v.dtype), v, jnp.float32)
     return _by_query(result / total, q)
 
 
-def _by_key_head(q: jax.Array, positions: Array, groups: int) -> tuple[jax.Array, jax.Array]:
-    """Return scaled queries `[B, K, T * N / K, H]` and how far each may look `[B, 1, ., 1]`."""
+def _by_key_head(
+    q: jax.Array, positions: Array, keys: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Return scaled queries `[B, K, T * N / K, H]` and how far each may look `[B, 1, ., 1]`.
+
+    The queries have the type of the keys, which hold K heads in their second axis.
+    """
     batch, queries, heads, size = q.shape
+    groups, q = keys.shape[1], q.astype(keys.dtype)
     shape = (batch, queries, groups, heads // groups, size)
     flat = (q * size**-0.5).reshape(shape).swapaxes(1, 2).reshape(batch, groups, -1, size)
     return flat, jnp.repeat(positions, heads // groups, axis=1)[:, None, :, None]

@@ -124,8 +124,8 @@ def test_the_size_of_a_group_changes_no_result_but_rounding(engine, decoder, tok
         ask(n, answer, temperature=1.0) for n, answer in enumerate((SCREEN, ACT, WORDS))
     ]
     expected = [result(c) for c in generate(engine, requests)]
-    for group in (1, 3):
-        other = Engine(decoder, tokenizer, replace(GEOMETRY, group=group))
+    for group, chunks in ((1, 0), (3, 0), (3, 1)):
+        other = Engine(decoder, tokenizer, replace(GEOMETRY, group=group, chunks=chunks))
         completions = [result(c) for c in generate(other, requests)]
         for one, two in zip(expected, completions, strict=True):
             assert (one.text, one.tokens, one.usage) == (two.text, two.tokens, two.usage)
@@ -365,6 +365,7 @@ def test_statistics_count_what_was_done(decoder, tokenizer, engine):
         ({"context": 100}, "EngineConfig.context=100: expected a multiple of chunk=32"),
         ({"slots": 0}, "EngineConfig.slots=0: expected a whole number of at least 1"),
         ({"group": -1}, "EngineConfig.group=-1"),
+        ({"chunks": -1}, "EngineConfig.chunks=-1: expected a whole number of at least 0"),
         ({"steps": 2.5}, "EngineConfig.steps=2.5"),
         ({"tensor": True}, "EngineConfig.tensor=True"),
         ({"pages": -1}, "EngineConfig.pages=-1: expected a whole number of at least 0"),

@@ -7,6 +7,7 @@ from flax import nnx
 
 from alignuser_jax.sampling.engine.forward import (
     TokenBlock,
+    cache_dtype,
     finish_last_layer,
     forward,
     forward_prompt,
@@ -17,6 +18,11 @@ from alignuser_jax.sampling.engine.forward import (
 )
 
 PAGE = 32
+
+
+def test_the_cache_has_the_decoders_type_but_on_a_cpu():
+    assert cache_dtype(jnp.bfloat16, "gpu") == cache_dtype("bfloat16", "tpu") == jnp.bfloat16
+    assert cache_dtype(jnp.bfloat16, "cpu") == cache_dtype(jnp.float32, "gpu") == jnp.float32
 
 
 def pool_and_tables(decoder, rows, slots, seed=0):

@@ -9,6 +9,7 @@ import gc
 import resource
 from dataclasses import replace
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -27,9 +28,10 @@ GEOMETRY = EngineConfig(
     context=128,
     chunk=16,
     group=2,
+    chunks=3,
     states=256,
     edges=12,
-    prefill=64,
+    prefill=96,
     steps=3,
     pages=18,
 )
@@ -291,6 +293,10 @@ def test_bf16_stays_within_a_bound_of_the_uncached_pass(decoder, tokenizer):
     exact = Reference(weights, tokenizer)
     half = init_decoder(decoder.config, seed=1, dtype=jnp.bfloat16)
     engine = Engine(half, tokenizer, GEOMETRY)
+    pages = engine._device._allocated().pages
+    if jax.default_backend() == "cpu":  # where a write into bf16 pages converts all of them
+        assert {a.dtype for a in jax.tree.leaves(pages)} == {jnp.dtype(jnp.float32)}
+    assert engine.cache_bytes == sum(a.nbytes for a in jax.tree.leaves(pages))
     requests = [ask(n, (), max_tokens=12, temperature=1.0) for n in range(12)]
     gaps = []
     for request, completion in zip(requests, generate(engine, requests), strict=True):
