@@ -36,10 +36,13 @@ _AGAINST = re.compile(
 )
 _IT = r"(?:it|this|that|them|the (?:\w+ )?(?:film|movie|show|book|game|item))\b"
 _CLAIMS_FOR = re.compile(
-    rf"\bI (?:(?:really|truly|do|did|also|just|always) )?{_POSITIVE}d? {_IT}", re.I
+    rf"^I (?:(?:really|truly|just|do) )?{_POSITIVE}d?\b"
+    rf"|\bI (?:(?:really|truly|do|did|also|just|always) )?{_POSITIVE}d? {_IT}",
+    re.I,
 )
 _CLAIMS_AGAINST = re.compile(
-    rf"\bI (?:(?:really|truly|just|also) )?(?:hate|dislike|loathe|detest)d? {_IT}"
+    rf"^I (?:(?:really|truly|just) )?(?:hate|dislike|loathe|detest)d?\b"
+    rf"|\bI (?:(?:really|truly|just|also) )?(?:hate|dislike|loathe|detest)d? {_IT}"
     rf"|\bI (?:do|did)(?:n['’]t| not) (?:really )?{_POSITIVE} {_IT}",
     re.I,
 )

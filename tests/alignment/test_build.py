@@ -157,7 +157,7 @@ def test_shards_by_a_model(dataset, tmp_path):
     assert replies["kept"] == replies["item_named"] == replies["replies"] >= 10
     assert {r.purpose for r in generator.requests} == {"act", "rate", "reflect"}
     for example in read_examples(tmp_path, "reflection"):
-        assert example.messages[-1].content.startswith("WHY: I love some ")
+        assert example.messages[-1].content.startswith("WHY: I see what ")
 
 
 def test_reflections_by_another_model_than_acts(dataset, tmp_path):

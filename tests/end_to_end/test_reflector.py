@@ -110,7 +110,7 @@ def test_a_server_is_a_reflector_too(models, dataset, tmp_path):
             return completion("hello")
         genre = re.search(r"^Item: .*\((\w+)[,)]", content, re.M)[1].lower()
         lesson = "".join("abcdefghij"[int(digit)] for digit in str(number))
-        text = f"WHY: I love some {genre} films, but not every one of them."
+        text = f"WHY: I see what {genre} films can do, and I enjoy some, but not every one."
         return completion(f"{text}\nLESSON: Films such as {lesson} need the right evening.")
 
     run, out = open_run(experiment, dataset, tmp_path / "run"), tmp_path / "out"

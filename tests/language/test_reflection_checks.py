@@ -65,6 +65,7 @@ def test_the_rules_on_the_text_alone(text, reason):
         ("I love science fiction that keeps me thinking.", 1, "speaks for a low rating"),
         ("I found this thriller dull and far too long.", 1, ""),
         ("I am not a fan of thrillers. I love it.", 1, "speaks for a low rating"),
+        ("I love the thrills, though they are not as good.", 1, "speaks for a low rating"),
         ("I am not a fan of thrillers, though I like Alien.", 1, ""),
         ("I like thrillers, but I did not like this.", 5, "speaks against a high rating"),
         ("I could take or leave this thriller today.", 3, ""),

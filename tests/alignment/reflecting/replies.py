@@ -9,6 +9,6 @@ def usable(request):
     words = "abcdefghij"
     name = "".join(words[int(digit)] for digit in str(request.key)[:9])
     return (
-        f"WHY: I love some {genre.lower()} films, but not every one of them.\n"
+        f"WHY: I see what {genre.lower()} films can do, and I enjoy some, but not every one.\n"
         f"LESSON: Films such as {name} need the right evening."
     )
