@@ -43,13 +43,15 @@ def main() -> None:
     if FLAGS.merged:
         model.export_merged(base, FLAGS.adapter, FLAGS.output, dtype=FLAGS.dtype, say=print)
         return
-    lora, arrays = model.read_adapter(FLAGS.adapter, model.read_config(base))
+    shape = model.read_config(base)
+    lora, arrays = model.read_adapter(FLAGS.adapter, shape)
     name = model.backbone_name(name, dtype)
     # another program may start in another folder
     name = str(Path(name).resolve()) if Path(name).is_dir() else name
-    model.save_adapter(FLAGS.output, arrays, lora, name)
-    targets = ", ".join(lora.targets)
-    print(f"{FLAGS.output}: rank {lora.rank} on {targets}, for {name}")
+    model.save_adapter(FLAGS.output, arrays, lora, name, num_layers=shape.num_layers)
+    targets, layers = ", ".join(lora.targets), lora.adapted_layers(shape.num_layers)
+    where = f"{len(layers)} of {shape.num_layers} layers"
+    print(f"{FLAGS.output}: rank {lora.rank} on {targets} of {where}, for {name}")
 
 
 def base_name(adapter: Path) -> str:

@@ -70,13 +70,17 @@ def flat_settings(value: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def differences(before: Any, now: Any) -> list[str]:
-    """List the settings in which two nested dictionaries differ, one sentence each, sorted."""
+    """List the settings in which two nested dictionaries differ, one sentence each, sorted.
+
+    A setting that one of the two lacks and that is None in the other is not a difference: a
+    setting that a version adds says None for "as it was".
+    """
     old, new = flat_settings(before), flat_settings(now)
     absent = "(absent)"
     return [
         f"{name} was {old.get(name, absent)!r}, now {new.get(name, absent)!r}"
         for name in sorted(old.keys() | new.keys())
-        if old.get(name, absent) != new.get(name, absent)
+        if old.get(name) != new.get(name)
     ]
 
 

@@ -178,10 +178,14 @@ class LoraConfig:
         dropout: Share of the adapters' input that training drops, 0 to below 1.
         targets: Projections that are adapted, of `PROJECTIONS`.
         rslora: Scale by `alpha / sqrt(rank)` (Kalajdzievski 2023) instead of `alpha / rank`.
+        layers: Only the upper `layers` layers are adapted, and training costs no backward pass
+            below them; None adapts all, as the paper does.
 
     Example:
         >>> LoraConfig(rank=16, alpha=32).scale
         2.0
+        >>> LoraConfig(rank=16, layers=10).adapted_layers(30)
+        range(20, 30)
     """
 
     rank: int = 0
@@ -189,6 +193,7 @@ class LoraConfig:
     dropout: float = 0.0
     targets: tuple[str, ...] = PROJECTIONS
     rslora: bool = False
+    layers: int | None = None
 
     def __post_init__(self) -> None:
         unknown = sorted(set(self.targets) - set(PROJECTIONS))
@@ -202,6 +207,30 @@ class LoraConfig:
             raise ValueError(f"alpha is {self.alpha!r}: expected a finite number")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout is {self.dropout!r}: expected a share of 0 to below 1")
+        if self.layers is not None and self.layers < 1:
+            raise ValueError(
+                f"lora.layers is {self.layers!r}: expected None (all layers), or how many of "
+                "the upper layers are adapted, 1 or more"
+            )
+
+    def adapted_layers(self, num_layers: int) -> range:
+        """Return the numbers of the layers, from 0, that adapters of this shape lie in.
+
+        Without adapters (rank 0) that is every layer: there is nothing to keep apart.
+
+        Args:
+            num_layers: Layers of the decoder.
+
+        Raises:
+            ValueError: If the decoder has fewer layers.
+        """
+        count = self.layers if self.rank and self.layers is not None else num_layers
+        if count > num_layers:
+            raise ValueError(
+                f"lora.layers is {count}, but the model has {num_layers} layers: give at most "
+                "so many, or None for all"
+            )
+        return range(num_layers - count, num_layers)
 
     @property
     def scale(self) -> float:

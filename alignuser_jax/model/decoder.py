@@ -4,8 +4,10 @@ It has RMSNorm, grouped-query attention, rotary positions and SwiGLU, with QK-no
 biases (Qwen2.5) or scaled rotary positions (Llama 3.1) as its configuration says.
 
 The layers are one stacked module that `jax.lax.scan` applies (training), or a list of modules
-(`unstack`, for decoding, where slicing a stack would copy every weight at every token). The KV
-cache is the engine's (`sampling.engine.forward`), which calls the same blocks.
+(`unstack`, for decoding, where slicing a stack would copy every weight at every token). With
+adapters on the upper layers only (`LoraConfig.layers`) the lower ones are a stack of their own,
+which no gradient passes. The KV cache is the engine's (`sampling.engine.forward`), which calls
+the same blocks.
 
 Letters in shapes: B rows, T tokens, D hidden, N query heads, K key heads, H head size,
 V vocabulary.
@@ -15,7 +17,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
@@ -155,6 +156,27 @@ class Block(nnx.Module):
         return constrain(x + y, "batch", None, None), kept
 
 
+@dataclass(frozen=True)
+class _Run:
+    """What all layers of one forward pass share."""
+
+    rotation: attention.Rotation
+    adapter: Adapter
+    layout: RowLayout
+    execution: Execution
+
+    def look(self, window: int | jax.Array) -> Callable[..., tuple[jax.Array, None]]:
+        """Return attention over the row's own keys, for one layer's window."""
+
+        def attend(q, k, v):
+            k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)
+            how = self.execution.attention
+            y = attention.attend_causal(q, k, v, self.layout, window=window, implementation=how)
+            return y, None
+
+        return attend
+
+
 class Decoder(nnx.Module):
     """A causal language model up to its last hidden state; `logits` and `head` do the rest.
 
@@ -167,6 +189,8 @@ class Decoder(nnx.Module):
         lora: Shape of the adapters; rank 0 is none.
         adapters: `(name, rank)` of each adapter. Several lie side by side in the rank of
             `lora`, so their ranks sum to it.
+        lower: The stack of the layers below the first adapted one; None if there is none.
+        layers: The stack of the other layers, or a list of all.
         dtype: Type of activations and products. Norms, softmax and accumulation are f32 always.
         param_dtype: Type of base weights. LoRA weights are f32 always.
 
@@ -204,11 +228,17 @@ class Decoder(nnx.Module):
             std = config.hidden_size**-0.5
             return nnx.Param(zeros, axes=("vocab", "embed"), init=("normal", std))
 
-        def block(_: jax.Array) -> Block:
-            return Block(config, self.lora, param_dtype=param_dtype)
+        def stack(lora: LoraConfig, layers: range) -> Block:
+            def block(_: jax.Array) -> Block:
+                return Block(config, lora, param_dtype=param_dtype)
 
+            return nnx.vmap(block)(jnp.arange(len(layers)))
+
+        adapted = self.lora.adapted_layers(config.num_layers)
+        below = range(adapted.start)
         self.embedding = table()
-        self.layers: Block | nnx.List = nnx.vmap(block)(jnp.arange(config.num_layers))
+        self.lower: Block | None = stack(LoraConfig(), below) if below else None
+        self.layers: Block | nnx.List = stack(self.lora, adapted)
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps, param_dtype=param_dtype)
         tied = config.tie_word_embeddings or config.headless
         self.unembedding: nnx.Param | None = None if tied else table()
@@ -234,41 +264,78 @@ class Decoder(nnx.Module):
                 `[B]`; 0 is the base model.
             dropout_key: A key turns on the adapters' dropout.
         """
-        c = self.config
+        x = self.below(tokens, positions, layout, execution)
+        return self.above(
+            x, positions, layout, execution, adapter=adapter, dropout_key=dropout_key
+        )
+
+    def below(
+        self,
+        tokens: jax.Array,
+        positions: jax.Array,
+        layout: RowLayout = ONE_SEGMENT,
+        execution: Execution = Execution(),
+    ) -> jax.Array:
+        """Return the states `[B, T, D]` that enter the first adapted layer.
+
+        They depend on the frozen weights only. The arguments are those of a call.
+        """
         x = self.embedding[...][tokens].astype(self.dtype)
         # First laid out as the table is, then as the batch is: in one step XLA would gather all
         # of the table.
         x = constrain(constrain(x, "data", None, "embed"), "batch", None, None)
-        rotation = self.rotation(positions)
+        if self.lower is None:
+            return x
+        run = _Run(self.rotation(positions), Adapter(), layout, execution)
+        return self._scan(self.lower, 0, x, run)
+
+    def above(
+        self,
+        x: jax.Array,
+        positions: jax.Array,
+        layout: RowLayout = ONE_SEGMENT,
+        execution: Execution = Execution(),
+        *,
+        adapter: int | jax.Array = 1,
+        dropout_key: jax.Array | None = None,
+    ) -> jax.Array:
+        """Return the hidden states `[B, T, D]` of what `below` returned.
+
+        The other arguments are those of a call.
+        """
         use = self.adapter(adapter, dropout_key)
+        run = _Run(self.rotation(positions), use, layout, execution)
+        if isinstance(self.layers, Block):
+            first = self.lora.adapted_layers(self.config.num_layers).start
+            return self.norm(self._scan(self.layers, first, x, run))
+        windows = self._windows(execution)
+        for layer, block in enumerate(self.blocks()):
+            x, _ = block(x, run.rotation, use.fold(layer), run.look(windows[layer]))
+        return self.norm(x)
+
+    def _windows(self, execution: Execution) -> list[int]:
+        """Return how many tokens each layer looks back, itself included."""
         reach = execution.reach or EVERYTHING
-        windows = [min(w or EVERYTHING, reach) for w in c.windows()]
+        return [min(w or EVERYTHING, reach) for w in self.config.windows()]
 
-        def look(q, k, v, window):
-            k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)
-            y = attention.attend_causal(
-                q, k, v, layout, window=window, implementation=execution.attention
-            )
-            return y, None
-
-        if not isinstance(self.layers, Block):
-            for layer, block in enumerate(self.blocks()):
-                here = partial(look, window=windows[layer])
-                x, _ = block(x, rotation, use.fold(layer), here)
-            return self.norm(x)
+    def _scan(self, stack: Block, first: int, x: jax.Array, run: _Run) -> jax.Array:
+        """Apply the layers of a stack, of which the lowest is the decoder's layer `first`."""
+        graph, weights = nnx.split(stack)
+        count = len(jax.tree.leaves(weights)[0])
+        windows = self._windows(run.execution)[first : first + count]
         mixed = len(set(windows)) > 1  # else static, which faster attention needs
-        graph, weights = nnx.split(self.layers)
 
         def body(x, xs):
             weights, layer, window = xs
-            here = partial(look, window=window if mixed else windows[0])
-            return nnx.merge(graph, weights)(x, rotation, use.fold(layer), here)
+            look = run.look(window if mixed else windows[0])
+            return nnx.merge(graph, weights)(x, run.rotation, run.adapter.fold(layer), look)
 
-        if execution.remat != "none":
-            body = jax.checkpoint(body, prevent_cse=False, policy=REMAT[execution.remat])
-        xs = (weights, jnp.arange(c.num_layers), jnp.asarray(windows))
-        x, _ = jax.lax.scan(body, x, xs, unroll=execution.unroll)
-        return self.norm(x)
+        remat = run.execution.remat
+        if remat != "none":
+            body = jax.checkpoint(body, prevent_cse=False, policy=REMAT[remat])
+        xs = (weights, first + jnp.arange(count), jnp.asarray(windows))
+        x, _ = jax.lax.scan(body, x, xs, unroll=run.execution.unroll)
+        return x
 
     def rotation(self, positions: jax.Array) -> attention.Rotation:
         """Return cosine and sine of the rotary embedding at `positions [B, T]`."""
@@ -302,13 +369,15 @@ class Decoder(nnx.Module):
         return Adapter(jnp.asarray(gates)[which], key)
 
     def blocks(self) -> Iterator[Block]:
-        """Yield the layers one by one, whether they are stacked or a list."""
+        """Yield the layers one by one, lowest first, whether they are stacked or a list."""
         if not isinstance(self.layers, Block):
             yield from self.layers
             return
-        graph, weights = nnx.split(self.layers)
-        for i in range(self.config.num_layers):
-            yield nnx.merge(graph, jax.tree.map(lambda a, i=i: a[i], weights))
+        for stack in (self.lower, self.layers):
+            if stack is not None:
+                graph, weights = nnx.split(stack)
+                for i in range(len(jax.tree.leaves(weights)[0])):
+                    yield nnx.merge(graph, jax.tree.map(lambda a, i=i: a[i], weights))
 
     def head(self) -> jax.Array:
         """Return the matrix `[D, V]` from hidden states to logits, in the compute type.

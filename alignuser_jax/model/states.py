@@ -80,7 +80,8 @@ def init_decoder(
 def draw_weights(abstract: nnx.State, seed: int, mesh: Mesh | None = None) -> nnx.State:
     """Return random weights, each from its own distribution and its own named stream.
 
-    NumPy draws them: the numbers are the same on every machine, and nothing is compiled.
+    NumPy draws them: the numbers are the same on every machine, and nothing is compiled. A
+    layer has the same numbers whether all layers are one stack or the lower ones are another.
 
     Args:
         abstract: State of `ShapeDtypeStruct`s with the metadata of `Decoder`.
@@ -89,25 +90,37 @@ def draw_weights(abstract: nnx.State, seed: int, mesh: Mesh | None = None) -> nn
     """
     layout = shardings(abstract, mesh) if mesh else abstract
 
+    def is_variable(x: Any) -> bool:
+        return isinstance(x, nnx.Variable)
+
+    def named(path: tuple[Any, ...]) -> str:
+        return ".".join(str(part.key) for part in path)
+
+    below = {
+        named(path).replace("lower", "layers", 1): len(weight.get_value())
+        for path, weight in jax.tree.leaves_with_path(abstract, is_leaf=is_variable)
+        if named(path).startswith("lower.")
+    }
+
     def one(path: tuple[Any, ...], weight: nnx.Variable, where: nnx.Variable) -> nnx.Variable:
         shape, dtype = weight.get_value().shape, weight.get_value().dtype
         kind, size = weight.get_metadata("init")
-        name = ".".join(str(part.key) for part in path)
-        random = named_generator("weights", seed, name)
+        name = named(path)
+        before = below.get(name, 0)  # layers of the same stream that lie in the lower stack
+        shape = (before + shape[0], *shape[1:])
+        random = named_generator("weights", seed, name.replace("lower.", "layers.", 1))
         if kind == "normal":
             values = random.standard_normal(shape, np.float32) * np.float32(size)
         elif kind == "uniform":
             values = (random.random(shape, np.float32) * 2 - 1) * np.float32(size)
         else:
             values = np.full(shape, size, np.float32)
-        values = values.astype(dtype)
+        values = values[before:].astype(dtype)
         return weight.replace(
             jax.device_put(values, where.get_value()) if mesh else jnp.asarray(values)
         )
 
-    return jax.tree.map_with_path(
-        one, abstract, layout, is_leaf=lambda x: isinstance(x, nnx.Variable)
-    )
+    return jax.tree.map_with_path(one, abstract, layout, is_leaf=is_variable)
 
 
 def unstack(decoder: Decoder) -> Decoder:
@@ -115,7 +128,7 @@ def unstack(decoder: Decoder) -> Decoder:
     if not isinstance(decoder.layers, Block):
         return decoder
     result = nnx.merge(*nnx.split(decoder))
-    result.layers = nnx.List(decoder.blocks())
+    result.layers, result.lower = nnx.List(decoder.blocks()), None
     return result
 
 
@@ -133,6 +146,11 @@ def merge_lora(decoder: Decoder) -> Decoder:
             for part in name:
                 node = node[part]
             node["kernel"] = node["kernel"].replace(block.merged_kernel())
+    if decoder.lower is not None:  # the plain decoder has one stack of all layers
+        lower = base.pop("lower")
+        base["layers"] = jax.tree.map(
+            lambda a, b: jnp.concatenate([a, b]), lower, base["layers"]
+        )
     return nnx.merge(nnx.graphdef(result), base)
 
 

@@ -8,7 +8,7 @@ imported here.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from alignuser_jax.model.config import DecoderConfig
@@ -28,20 +28,32 @@ def matmul_parameters(config: DecoderConfig) -> int:
     return c.num_layers * layer + (0 if c.headless else c.vocab_size * c.hidden_size)
 
 
-def matmul_flops(config: DecoderConfig, trainable: Trainable) -> int:
+def matmul_flops(
+    config: DecoderConfig, trainable: Trainable, adapted: range | None = None
+) -> int:
     """Return FLOPs per token of the weights, forward and backward.
 
     A weight costs 2 (multiply, add) in each product that it is part of: the forward pass, the
     gradient of the input, and in full training the gradient of the weight. So it is 4N for
     LoRA and 6N for full training (Kaplan et al. 2020, section 2.1), with N of
-    `matmul_parameters`.
+    `matmul_parameters`; 2 for weights of layers that the backward pass does not reach.
+
+    Args:
+        config: The decoder.
+        trainable: What is trained.
+        adapted: The layers with adapters (`LoraConfig.adapted_layers`); None is all.
     """
     if trainable not in ("lora", "full"):
         raise ValueError(f"trainable is {trainable!r}: expected 'lora' or 'full'")
-    return (4 if trainable == "lora" else 6) * matmul_parameters(config)
+    layer = matmul_parameters(replace(config, num_layers=1, sliding_layers=()))
+    layer -= 0 if config.headless else config.vocab_size * config.hidden_size
+    below = 2 * layer * (adapted.start if adapted else 0)
+    return (4 if trainable == "lora" else 6) * matmul_parameters(config) - below
 
 
-def attention_flops(config: DecoderConfig, length: float) -> float:
+def attention_flops(
+    config: DecoderConfig, length: float, adapted: range | None = None
+) -> float:
     """Return FLOPs per token of causal attention's scores and sums, forward and backward.
 
     A pair of query and key costs, per layer, 2·heads·head_dim in each of six products: forward
@@ -54,19 +66,27 @@ def attention_flops(config: DecoderConfig, length: float) -> float:
         length: Tokens of a segment. In packed rows that is the mean over tokens, not over
             segments: sum(n²) / sum(n) for segments of n tokens. The row length is an upper
             bound.
+        adapted: The layers with adapters; those below are computed forward only (2 of the 6
+            products). None is all.
     """
-    keys = 0.0
-    for window in config.windows():
-        if window is None or window >= length:
-            keys += length / 2
-        else:
-            keys += window - window**2 / (2 * length)
-    return 12 * keys * config.num_heads * config.head_dim
+    products = 0.0
+    for layer, window in enumerate(config.windows()):
+        keys = length / 2
+        if window is not None and window < length:
+            keys = window - window**2 / (2 * length)
+        products += keys * (2 if adapted and layer < adapted.start else 6)
+    return 2 * products * config.num_heads * config.head_dim
 
 
-def train_flops(config: DecoderConfig, trainable: Trainable, length: float) -> float:
-    """Return the model FLOPs of one trained token; `length` as in `attention_flops`."""
-    return matmul_flops(config, trainable) + attention_flops(config, length)
+def train_flops(
+    config: DecoderConfig, trainable: Trainable, length: float, adapted: range | None = None
+) -> float:
+    """Return the model FLOPs of one trained token.
+
+    `length` is as in `attention_flops`, `adapted` as in `matmul_flops`.
+    """
+    weights = matmul_flops(config, trainable, adapted)
+    return weights + attention_flops(config, length, adapted)
 
 
 @dataclass(frozen=True)
@@ -75,13 +95,13 @@ class Chip:
 
     Attributes:
         name: Our short name.
-        peak_flops: Dense bf16 FLOP/s.
-        hbm_bytes: Bytes of high-bandwidth memory.
+        peak_flops: Dense bf16 FLOP/s; None where no data sheet says it (a CPU).
+        hbm_bytes: Bytes of its memory.
         kinds: Values of `jax.Device.device_kind`.
     """
 
     name: str
-    peak_flops: float
+    peak_flops: float | None
     hbm_bytes: int
     kinds: tuple[str, ...]
 

@@ -28,7 +28,6 @@ from alignuser_jax.language import TextTokenizer
 from alignuser_jax.language.fitting import fit_lines
 from alignuser_jax.model import (
     Decoder,
-    DecoderConfig,
     named_arrays,
     save_adapter,
     save_pretrained,
@@ -278,6 +277,8 @@ def _open_run(
     graphdef, weights = nnx.split(decoder)
     parts = trainable_parts(nnx.merge(graphdef, place(weights, hosts.mesh)), config.trainable)
     settings = _about(config, hosts.mesh, manifest)
+    if config.trainable == "lora":  # by which a second round knows its base again
+        settings["base_weights"] = weights_hash(parts.frozen)
     about = {**options.about, "base": options.base, **settings}
     checkpoints = Checkpoints(
         options.checkpoints_dir or setup.out_dir / "checkpoints",
@@ -315,7 +316,7 @@ def _watch_options(setup: _Setup, decoder: Decoder, tasks: Sequence[str]) -> Wat
     return WatchOptions(
         setup.out_dir,
         first=setup.hosts.first,
-        flops_per_token=functools.partial(_flops, decoder.config, trainable),
+        flops_per_token=functools.partial(_flops, decoder, trainable),
         peak_flops=_peak_flops(setup.hosts.mesh),
         show=functools.partial(_batch_text, setup.tokenizer, tasks),
     )
@@ -397,17 +398,19 @@ def _about(config: TrainConfig, mesh: Mesh, manifest: Mapping[str, Any]) -> dict
     }
 
 
-def _flops(decoder: DecoderConfig, trainable: Trainable, attended: float) -> float:
+def _flops(decoder: Decoder, trainable: Trainable, attended: float) -> float:
     """Return one token's FLOPs; a segment of n tokens has `attended` = (n + 1) / 2."""
-    return train_flops(decoder, trainable, 2 * attended - 1)
+    adapted = decoder.lora.adapted_layers(decoder.config.num_layers)
+    return train_flops(decoder.config, trainable, 2 * attended - 1, adapted)
 
 
 def _peak_flops(mesh: Mesh) -> float | None:
     """Return the FLOP/s of all devices; None for devices without a data sheet (CPUs)."""
     try:
-        return mesh.size * find_chip(mesh.devices.flat[0].device_kind).peak_flops
+        peak = find_chip(mesh.devices.flat[0].device_kind).peak_flops
     except ValueError:
         return None
+    return mesh.size * peak if peak else None
 
 
 def _batch_text(tokenizer: TextTokenizer, tasks: Sequence[str], batch: Batch) -> str:
@@ -428,7 +431,8 @@ def _save_result(run: _Run, state: TrainState) -> Path:
     decoder = run.parts.join(params, run.parts.frozen)
     result = run.out_dir / ("adapter" if lora else "model")
     if hosts.first and lora:
-        save_adapter(result, named_arrays(params), decoder.lora, run.options.base)
+        arrays, layers = named_arrays(params), decoder.config.num_layers
+        save_adapter(result, arrays, decoder.lora, run.options.base, num_layers=layers)
     elif hosts.first:
         save_pretrained(decoder, result)
         run.tokenizer.save(result)

@@ -4,12 +4,14 @@ Everything is shapes: the step is compiled for the mesh from `ShapeDtypeStruct`s
 compiler says what memory it takes. It runs without the chips too, on simulated CPU devices
 (`devices_for`). There the compiler's part is a guide and not the chip's own number: XLA's CPU
 back end keeps float32 copies of bfloat16 weights and activations, which makes it larger, and
-orders the work in its own way.
+orders the work in its own way. For a training on the CPU itself it is the number that counts;
+a CPU has no peak to reckon a speed from, so no speed is promised.
 """
 
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -44,6 +46,9 @@ USABLE = 0.92
 """Share of the HBM that a run may fill. JAX takes 0.75 of a GPU unless
 XLA_PYTHON_CLIENT_MEM_FRACTION says otherwise; the GPU launch scripts say this."""
 
+HOST = "cpu"
+"""JAX's `device_kind` of a CPU, and its name as a chip."""
+
 WORKING = "working memory"
 """Name of the memory that the compiler reports, in `Plan.memory_bytes`."""
 
@@ -62,6 +67,7 @@ class Plan:
         rows: Rows of a step.
         length: Tokens of a row.
         accumulation: Micro-batches of a step.
+        steps: Optimizer steps of the training.
         memory_bytes: Kind -> bytes on each device. All but `WORKING` follow from the shapes;
             that one is the compiler's for `platform`: gradients, activations, gathered weights.
         matmul_flops_per_token: Model FLOPs of the weights.
@@ -80,6 +86,7 @@ class Plan:
     memory_bytes: Mapping[str, int]
     matmul_flops_per_token: float
     attention_flops_per_token: float
+    steps: int = 1
 
     @property
     def devices(self) -> int:
@@ -93,20 +100,21 @@ class Plan:
 
     @property
     def usable_bytes(self) -> int:
-        """Bytes of a device that a run may fill."""
+        """Bytes of a device's memory that a run may fill."""
         return int(USABLE * self.chip.hbm_bytes)
 
     @property
     def fits(self) -> bool | None:
         """Whether the run fits.
 
-        None if the shapes fit, but not with the working memory that the CPU's compiler reports:
-        then only a dry run on the chip itself can tell.
+        None if the shapes fit, but not with the working memory that the CPU's compiler reports
+        for another chip: then only a dry run on the chip itself can tell.
         """
         if self.total_bytes <= self.usable_bytes:
             return True
         resident = self.total_bytes - self.memory_bytes[WORKING]
-        return None if self.platform == "cpu" and resident <= self.usable_bytes else False
+        guessed = self.platform == "cpu" and self.chip.name != HOST
+        return None if guessed and resident <= self.usable_bytes else False
 
     @property
     def flops_per_token(self) -> float:
@@ -124,8 +132,10 @@ class Plan:
         return self.flops_per_token * self.tokens_per_step
 
     @property
-    def tokens_per_second(self) -> float:
-        """Tokens, padding included, of all devices together at `MFU`."""
+    def tokens_per_second(self) -> float | None:
+        """Tokens, padding included, of all devices at `MFU`; None without a known peak."""
+        if self.chip.peak_flops is None:
+            return None
         return self.devices * self.chip.peak_flops * MFU / self.flops_per_token
 
     def table(self) -> str:
@@ -139,7 +149,6 @@ class Plan:
             False: "no: more devices, more accumulation, or remat=full",
             None: "unknown: the shapes do, the working memory was estimated on a CPU",
         }[self.fits]
-        seconds = self.tokens_per_step / self.tokens_per_second
         rows = [
             (
                 "parameters",
@@ -152,6 +161,11 @@ class Plan:
                 + " x ".join(f"{axis}={size}" for axis, size in self.mesh.items()),
             ),
             ("step", f"{self.rows} rows of {self.length} tokens{micro}"),
+            (
+                "training",
+                f"{self.steps:,} steps, {self.steps * self.tokens_per_step:,} tokens with "
+                "padding",
+            ),
             ("on each device", "GiB"),
             *(
                 (f"  {kind}", f"{size / 2**30:8.3f}")
@@ -169,14 +183,22 @@ class Plan:
                 f"{matmul + attention:.1f} G per token: weights {matmul:.1f}, attention "
                 f"{attention:.1f}; {self.flops_per_step / 1e12:,.0f} T per step",
             ),
-            (
-                f"at {MFU:.0%} MFU",
-                f"{self.tokens_per_second / self.devices:,.0f} tokens/s per device, "
-                f"{self.tokens_per_second:,.0f} in all, {seconds:.2f} s per step",
-            ),
+            self._speed(),
         ]
         width = max(len(name) for name, _ in rows)
         return "\n".join(f"{name:<{width}}  {text}" for name, text in rows)
+
+    def _speed(self) -> tuple[str, str]:
+        """Return the table's row of speed."""
+        rate = self.tokens_per_second
+        if rate is None:
+            unknown = "not known before it runs: training prints tokens/s"
+            return "speed", f"{unknown} (docs/benchmarks.md, Training on two cores)"
+        return (
+            f"at {MFU:.0%} MFU",
+            f"{rate / self.devices:,.0f} tokens/s per device, {rate:,.0f} in all, "
+            f"{self.tokens_per_step / rate:.2f} s per step",
+        )
 
 
 def plan(
@@ -192,13 +214,14 @@ def plan(
         tasks: Names of the shards' tasks.
         config: The training's settings.
         mesh: From `parallel.make_mesh`, of real or simulated devices.
-        chip: What the run is meant for: a name of `flops.CHIPS` or a `device_kind`.
+        chip: What the run is meant for: a name of `flops.CHIPS`, a `device_kind`, or "cpu" for
+            this machine's CPU and memory.
 
     Raises:
         ValueError: If the chip is unknown, the mesh does not divide parameters or rows, or the
             decoder does not suit `config.trainable`.
     """
-    target = find_chip(chip)
+    target = this_machine(mesh.size) if chip == HOST else find_chip(chip)
     check_rows(config, mesh)
     platform = mesh.devices.flat[0].platform
     config = config.on(platform, str(decoder.dtype), decoder.config.head_dim)
@@ -209,6 +232,7 @@ def plan(
         step = make_train_step(parts, tasks, config).lower(state, parts.frozen, batch)
         memory: Any = step.compile().memory_analysis()
     _, lora, base = split(decoder)
+    adapted = decoder.lora.adapted_layers(decoder.config.num_layers)
     return Plan(
         base_parameters=count_parameters(base),
         adapter_parameters=count_parameters(lora),
@@ -228,9 +252,16 @@ def plan(
             + memory.output_size_in_bytes
             - memory.alias_size_in_bytes,
         },
-        matmul_flops_per_token=matmul_flops(decoder.config, config.trainable),
-        attention_flops_per_token=attention_flops(decoder.config, config.seq_len),
+        matmul_flops_per_token=matmul_flops(decoder.config, config.trainable, adapted),
+        attention_flops_per_token=attention_flops(decoder.config, config.seq_len, adapted),
+        steps=config.steps,
     )
+
+
+def this_machine(devices: int) -> Chip:
+    """Return this machine's CPU as a chip: its memory, shared by `devices` simulated ones."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return Chip(HOST, None, memory // devices, (HOST,))
 
 
 def abstract_batch(config: TrainConfig, mesh: Mesh) -> Batch:

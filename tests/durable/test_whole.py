@@ -52,6 +52,14 @@ def test_an_empty_group_differs_from_a_missing_one():
     assert differences({}, {}) == []
 
 
+def test_a_setting_that_is_new_and_off_is_not_a_difference():
+    old, new = {"lora": {"rank": 4}}, {"lora": {"rank": 4, "layers": None}}
+    assert differences(old, new) == differences(new, old) == []
+    new["lora"]["layers"] = 2
+    assert differences(old, new) == ["lora.layers was '(absent)', now 2"]
+    assert differences(new, old) == ["lora.layers was 2, now '(absent)'"]
+
+
 def test_other_settings_are_refused_with_what_to_do():
     refuse_other({"seed": 1}, {"seed": 1}, "runs/a")
     old, new = {"written_by": "alignuser_jax 0.0.9", "seed": 1}, {"written_by": SOFTWARE}

@@ -14,6 +14,7 @@ from alignuser_jax.model import (
     split,
     unstack,
 )
+from alignuser_jax.model.decoder import Execution
 from tests.model.model_helpers import logits, positions_like, with_random_b
 
 
@@ -91,3 +92,94 @@ def test_wrong_adapters_are_refused():
         LoraConfig(rank=1, targets=("q", "lm_head"))
     with pytest.raises(ValueError, match="rank is -1: expected 0"):
         LoraConfig(rank=-1)
+
+
+# --- adapters on the upper layers only ----------------------------------------------------
+
+
+def upper_and_all(config, layers, num_layers=5):
+    """A decoder with busy adapters on the upper layers, and one with adapters on all that
+    computes the same, since those of its lower layers are 0."""
+    config = dataclasses.replace(config, num_layers=num_layers)
+    lora = LoraConfig(rank=3, alpha=6.0, layers=layers)
+    upper = with_random_b(init_decoder(config, lora, seed=4))
+    whole = init_decoder(config, dataclasses.replace(lora, layers=None), seed=4)
+    graphdef, low, base = split(whole)
+    zeros = jax.tree.map(
+        lambda wide, some: jnp.zeros_like(wide).at[-layers:].set(some), low, split(upper)[1]
+    )
+    return upper, merge(graphdef, zeros, base)
+
+
+@pytest.mark.parametrize("layers", [1, 2, 5])
+def test_upper_layers_compute_what_zeros_below_do(config, tokens, layers):
+    upper, whole = upper_and_all(config, layers)
+    expected = logits(whole, tokens)
+    np.testing.assert_allclose(logits(upper, tokens), expected, atol=1e-5)
+    assert count_parameters(split(upper)[1]) * 5 == count_parameters(split(whole)[1]) * layers
+    assert count_parameters(split(upper)[2]) == count_parameters(split(whole)[2])
+    for remat in ("dots", "full"):
+        again = logits(upper, tokens, execution=Execution(remat=remat, unroll=2))
+        np.testing.assert_allclose(again, expected, atol=1e-5)
+    with_list = unstack(upper)
+    assert len(list(with_list.blocks())) == 5 and with_list.lower is None
+    np.testing.assert_allclose(logits(with_list, tokens), expected, atol=1e-5)
+    merged = merge_lora(upper)
+    assert split(merged)[0] == split(init_decoder(merged.config))[0]
+    np.testing.assert_allclose(logits(merged, tokens), expected, atol=3e-5)
+
+
+def test_upper_layers_slide_as_the_whole_model_does(config, tokens):
+    slides = (True, False, True, False, True)
+    config = dataclasses.replace(config, num_layers=5, sliding_window=3, sliding_layers=slides)
+    upper, whole = upper_and_all(config, 2)
+    expected = logits(whole, tokens)
+    np.testing.assert_allclose(logits(upper, tokens), expected, atol=1e-5)
+
+
+def gradient(decoder, tokens, remat="none"):
+    """The jitted gradient of a loss in the adapters."""
+    graphdef, _, base = split(decoder)
+
+    def loss(lora):
+        model = merge(graphdef, lora, base)
+        execution = Execution(remat=remat, unroll=model.config.num_layers)
+        hidden = model(tokens, positions_like(tokens), execution=execution)
+        return (hidden**2 * jnp.arange(32)).sum()
+
+    return jax.jit(jax.grad(loss))
+
+
+def test_the_gradient_of_upper_layers_is_that_of_the_whole_model(config, tokens):
+    upper, whole = upper_and_all(config, 2)
+    some = gradient(upper, tokens)(split(upper)[1])
+    every = gradient(whole, tokens)(split(whole)[1])
+    for a, b in zip(jax.tree.leaves(some), jax.tree.leaves(every), strict=True):
+        np.testing.assert_allclose(a, b[-2:], rtol=1e-3, atol=1e-5 * np.abs(b).max())
+
+
+@pytest.mark.parametrize("remat", ["none", "full"])
+def test_the_backward_pass_stops_below_the_adapted_layers(config, tokens, remat):
+    """FLOPs that the compiler counts, with every layer unrolled since it counts a loop once."""
+
+    def flops(layers, num_layers=6):
+        shape = dataclasses.replace(config, num_layers=num_layers, vocab_size=16)
+        decoder = init_decoder(shape, LoraConfig(rank=1, layers=layers))
+        some = jnp.minimum(tokens, 15)
+        lowered = gradient(decoder, some, remat).lower(split(decoder)[1])
+        return lowered.compile().cost_analysis()["flops"]
+
+    both_ways = (flops(None) - flops(None, 4)) / 2  # of one layer
+    forward = (flops(2) - flops(2, 4)) / 2  # of one more layer that is not adapted
+    assert forward < 0.45 * both_ways
+    saved = flops(None) - flops(2)
+    assert saved == pytest.approx(4 * (both_ways - forward), rel=0.02)
+
+
+def test_more_adapted_layers_than_there_are_is_refused(config):
+    with pytest.raises(ValueError, match="lora.layers is 3, but the model has 2 layers"):
+        init_decoder(config, LoraConfig(rank=1, layers=3))
+    for wrong in (0, -2):
+        with pytest.raises(ValueError, match=f"lora.layers is {wrong}: expected None"):
+            LoraConfig(rank=1, layers=wrong)
+    assert init_decoder(config, LoraConfig(rank=0, layers=3)).lower is None  # no adapters

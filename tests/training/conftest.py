@@ -45,12 +45,12 @@ def compilation_cache(tmp_path_factory):
 def make_decoder(tokenizer):
     """Small random decoders, drawn by NumPy so that nothing needs compiling."""
 
-    def make(rank=0, dropout=0.0, tied=True, layers=2):
+    def make(rank=0, dropout=0.0, tied=True, layers=2, adapted=None):
         config = DecoderConfig(
             tokenizer.vocab_size, hidden_size=16, intermediate_size=32, num_layers=layers,
             num_heads=2, num_kv_heads=1, head_dim=8, tie_word_embeddings=tied,
         )  # fmt: skip
-        lora = LoraConfig(rank=rank, alpha=8, dropout=dropout)
+        lora = LoraConfig(rank=rank, alpha=8, dropout=dropout, layers=adapted)
         graphdef, state = nnx.split(abstract_decoder(config, lora))
         rng = np.random.default_rng(0)
 

@@ -2,6 +2,8 @@
 loss, its tasks' losses and every gradient:
 
     python one_step.py SHARDS TOKENIZER OUT [data=2,fsdp=2,tensor=2:ACCUMULATION:PACKED ...]
+
+PACKED is "packed", "unpacked", or "upper": packed, with adapters on the upper layer only.
 """
 
 import os
@@ -47,9 +49,10 @@ def unpacked(batch):
     return jax.tree.map(lambda *parts: np.stack(parts)[None], *rows)
 
 
-def decoder(tokenizer):
+def decoder(tokenizer, layers=None):
     shape = DecoderConfig(tokenizer.vocab_size, 16, 32, 2, 4, 2, 8)
-    graphdef, lora, base = split(init_decoder(shape, LoraConfig(rank=4, alpha=8), seed=3))
+    adapters = LoraConfig(rank=4, alpha=8, layers=layers)
+    graphdef, lora, base = split(init_decoder(shape, adapters, seed=3))
     lora = jax.tree.map(lambda x: x + 0.1 * jnp.cos(jnp.arange(x.size)).reshape(x.shape), lora)
     return merge(graphdef, lora, base)
 
@@ -61,13 +64,14 @@ def one_step(shards, tokenizer, sizes, accumulation, packed):
     ).on("cpu")  # fmt: skip
     mesh = make_mesh(**sizes)
     with jax.set_mesh(mesh):
-        graphdef, state = nnx.split(decoder(tokenizer))
+        layers = 1 if packed == "upper" else None
+        graphdef, state = nnx.split(decoder(tokenizer, layers))
         parts = trainable_parts(nnx.merge(graphdef, place(state, mesh)), "lora")
         hosts = Hosts(mesh)
         rows = hosts.rows(accumulation, config.batch_size)
         batch = next(Batches(shards, tokenizer, QUOTAS, config, rows=rows))
         size = config.batch_size
-        if not packed:
+        if packed == "unpacked":
             batch = unpacked(batch)
             size = batch.tokens.shape[1]
         step = make_train_step(parts, sorted(QUOTAS), config)
@@ -87,7 +91,7 @@ def main():
     for case in cases:
         mesh, accumulation, packed = case.split(":")
         sizes = {a: int(n) for a, n in (size.split("=") for size in mesh.split(","))}
-        found = one_step(shards, tokenizer, sizes, int(accumulation), packed == "packed")
+        found = one_step(shards, tokenizer, sizes, int(accumulation), packed)
         if jax.process_index() == 0:
             np.savez(f"{out}/{case.replace(':', '_')}.npz", **jax.tree.map(np.asarray, found))
 

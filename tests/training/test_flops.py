@@ -47,6 +47,18 @@ def test_a_published_lora_run_has_the_published_rate():
     assert rate / find_chip("h100").peak_flops == pytest.approx(0.406, rel=0.05)
 
 
+def test_layers_below_the_adapted_ones_go_forward_only():
+    wide = dataclasses.replace(LLAMA3_8B, num_layers=4)
+    layer = matmul_parameters(wide) - matmul_parameters(dataclasses.replace(wide, num_layers=3))
+    head = wide.vocab_size * wide.hidden_size
+    upper = range(3, 4)
+    assert matmul_flops(wide, "lora", upper) == 2 * 3 * layer + 4 * (layer + head)
+    assert attention_flops(wide, 100, upper) == attention_flops(wide, 100) * (3 * 2 + 6) / 24
+    assert matmul_flops(wide, "lora", range(4)) == matmul_flops(wide, "lora")
+    both = matmul_flops(wide, "lora", upper) + attention_flops(wide, 100, upper)
+    assert train_flops(wide, "lora", 100, upper) == both
+
+
 def test_hand_count():
     small = DecoderConfig(
         vocab_size=100, hidden_size=16, intermediate_size=32, num_layers=3,

@@ -129,14 +129,15 @@ def test_lora_resumes_and_exports_its_adapter(tmp_path, make_decoder, shards, to
 def test_the_best_checkpoint_stays_and_can_be_the_result(
     tmp_path, make_decoder, shards, validation, tokenizer
 ):
-    # The first step's rate is 0, then it is far too high: the last step is the worst.
+    # A rate far too high for every weight: each step makes the logits larger and more wrong.
     settings = config(
-        steps=3, learning_rate=5.0, warmup_ratio=0.5, schedule="constant", eval_every=1,
+        steps=3, trainable="full", learning_rate=1.0, warmup_ratio=0.5, schedule="constant",
         save_every=100, keep_checkpoints=1, keep_best=1, result="best", packing=False,
+        eval_every=1, spike_nats=0,
     )  # fmt: skip
     found = train_decoder(
         settings,
-        make_decoder(rank=2),
+        make_decoder(),
         shards,
         tokenizer,
         tmp_path,
@@ -150,16 +151,35 @@ def test_the_best_checkpoint_stays_and_can_be_the_result(
     best = min(held, key=held.get)
     assert held[3] > 1.02 * held[best]
     assert {int(p.name) for p in (tmp_path / "checkpoints").iterdir()} == {best, 3}
-    parts, tasks = trainable_parts(found.decoder, "lora"), sorted(found.held_out)
+    parts, tasks = trainable_parts(found.decoder, "full"), sorted(found.held_out)
     held_out = HeldOut(tokenizer, tasks, settings.on("cpu"), parts, validation, Hosts(ONE))
     with jax.set_mesh(ONE):
-        again = held_out.measure(split(found.decoder)[1])
+        again = held_out.measure(parts.params)
     assert held_out.total(again) == pytest.approx(held[best], rel=1e-5)
     lengths = {line["padded_tokens"] // 4 for line in found.metrics if "padded_tokens" in line}
     assert len(lengths) > 1  # length buckets, each compiled once
     assert found.metrics[-2]["timing"]["compilations"] == len(lengths)
     told = json.loads((tmp_path / "train.json").read_text())
     assert told["train"]["result"] == "best" and told["versions"]["jax"] == jax.__version__
+
+
+def test_adapters_on_the_upper_layer_train_resume_and_are_saved(
+    tmp_path, make_decoder, shards, tokenizer
+):
+    decoder = make_decoder(rank=2, adapted=1)
+    arguments = (config(), decoder, shards, tokenizer, tmp_path)
+    found = train_decoder(*arguments)
+    again = train_decoder(*arguments)  # the last checkpoint is read back
+    lora, arrays = read_adapter(found.result_dir, decoder.config)
+    assert lora.layers == 1
+    for name, values in named_arrays(split(again.decoder)[1]).items():
+        assert values.shape[0] == 1 and np.array_equal(values, arrays[name])
+        assert np.abs(values - named_arrays(split(decoder)[1])[name]).max() > 0
+    content = json.loads((found.result_dir / "adapter_config.json").read_text())
+    assert content["layers_to_transform"] == [1]
+    other = make_decoder(rank=2)
+    with pytest.raises(ValueError, match="lora.layers was 1, now None"):
+        train_decoder(config(), other, *arguments[2:])
 
 
 def test_a_profile_of_some_steps(tmp_path, make_decoder, shards, tokenizer):

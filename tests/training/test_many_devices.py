@@ -11,11 +11,13 @@ import pytest
 
 PROGRAM = Path(__file__).with_name("one_step.py")
 ONE = "data=1:1:packed"
-ON_ONE_DEVICE = (ONE, "data=1:2:packed", "data=1:4:packed", "data=1:1:unpacked")
+UPPER = "data=1:1:upper"
+"""Adapters on the upper layer only."""
+ON_ONE_DEVICE = (ONE, "data=1:2:packed", "data=1:4:packed", "data=1:1:unpacked", UPPER)
 ON_EIGHT = (
     *("data=8:1:packed", "data=8:4:packed", "fsdp=8:1:packed", "fsdp=8:2:packed"),
     *("data=2,fsdp=2,tensor=2:1:packed", "data=2,fsdp=2,tensor=2:4:packed"),
-    *("fsdp=4,tensor=2:1:unpacked",),
+    *("fsdp=4,tensor=2:1:unpacked", "data=2,fsdp=2,tensor=2:4:upper"),
 )
 BY_TWO = ("data=2,fsdp=2:1:packed", "fsdp=2,tensor=2:2:packed", "data=2,tensor=2:1:packed")
 """Over two processes of two devices each; fsdp and tensor cross them in one case or another."""
@@ -69,7 +71,8 @@ def found(tmp_path_factory, shards, tokenizer):
 
 
 def same(found, case, devices, processes):
-    one, other = found[1, 1, ONE.replace(":", "_")], found[devices, processes, case]
+    first = UPPER if case.endswith("upper") else ONE
+    one, other = found[1, 1, first.replace(":", "_")], found[devices, processes, case]
     assert one.keys() == other.keys() and len(one) > 14
     np.testing.assert_allclose(other["loss"], one["loss"], rtol=1e-5)
     np.testing.assert_allclose(other["nll"] / other["weight"], one["nll"] / one["weight"], 1e-5)
@@ -80,9 +83,15 @@ def same(found, case, devices, processes):
             np.testing.assert_allclose(other[name], one[name], atol=1e-5 * largest)
 
 
-@pytest.mark.parametrize("case", ON_ONE_DEVICE[1:])
+@pytest.mark.parametrize("case", ON_ONE_DEVICE[1:-1])
 def test_on_one_device(found, case):
     same(found, case.replace(":", "_"), 1, 1)
+
+
+def test_adapters_on_the_upper_layer_have_one_layer(found):
+    one, upper = (found[1, 1, case.replace(":", "_")] for case in (ONE, UPPER))
+    assert all(values.shape[0] == 1 for n, values in upper.items() if n.startswith("layers"))
+    assert upper["loss"] != one["loss"]  # the lower layer's adapters are busy in one of them
 
 
 @pytest.mark.parametrize("case", ON_EIGHT)

@@ -15,7 +15,14 @@ from alignuser_jax.model import DecoderConfig, LoraConfig, abstract_decoder
 from alignuser_jax.parallel import make_mesh
 from alignuser_jax.training.config import TrainConfig
 from alignuser_jax.training.flops import find_chip, train_flops
-from alignuser_jax.training.plan import USABLE, WORKING, Plan, devices_for, plan
+from alignuser_jax.training.plan import (
+    USABLE,
+    WORKING,
+    Plan,
+    devices_for,
+    plan,
+    this_machine,
+)
 
 PLAN = Plan(
     base_parameters=1000,
@@ -157,6 +164,31 @@ def test_an_unknown_chip_is_refused_before_anything_is_compiled():
     mesh = make_mesh(devices=jax.devices()[:1])
     with pytest.raises(ValueError, match="a chip called 'h1000'; known are"):
         plan(decoder, ["a"], TrainConfig(steps=1), mesh, "h1000")
+
+
+SHAPE = DecoderConfig(vocab_size=8, hidden_size=16, intermediate_size=32, num_layers=4)
+
+
+@pytest.mark.parametrize("layers", [None, 1])
+def test_a_plan_for_this_machine(layers):
+    """A CPU has memory and no known peak: everything is told but the speed."""
+    decoder = abstract_decoder(SHAPE, LoraConfig(rank=1, layers=layers))
+    mesh = make_mesh(devices=jax.devices()[:1])
+    config = TrainConfig(steps=30, batch_size=2, seq_len=16)
+    found = plan(decoder, ["a"], config, mesh, "cpu")
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert found.chip.hbm_bytes == memory and found.fits is True
+    assert found.tokens_per_second is None
+    table = found.table()
+    assert "30 steps, 960 tokens with padding" in table and "1 cpu, data=1" in table
+    assert "MFU" not in table and "not known before it runs" in table
+    assert this_machine(8).hbm_bytes == memory // 8  # simulated devices share it
+    widths = 4 * 16 + 2 * (128 + 64) + 3 * (16 + 32)  # in + out of all seven, each of rank 1
+    assert found.adapter_parameters == (layers or 4) * widths
+    large = dataclasses.replace(found, memory_bytes={"frozen weights": memory, WORKING: 1})
+    assert large.fits is False and "no: more devices" in large.table()
+    large = dataclasses.replace(found, memory_bytes={"frozen weights": 1, WORKING: memory})
+    assert large.fits is False  # the compiler's number for this very CPU
 
 
 def test_enough_devices_are_taken_as_they_are():

@@ -59,6 +59,7 @@ def export_merged(
     decoder, _ = checked_tensors(base)
     tensors = find_tensors(base)  # by the names that the files give them
     lora, arrays = read_adapter(adapter, decoder)
+    adapted = lora.adapted_layers(decoder.num_layers)
     origin = {
         "base": str(base.resolve()),
         "adapter": str(Path(adapter).resolve()),
@@ -77,8 +78,8 @@ def export_merged(
         for name, tensor in contents.items():
             values = tensor.read()
             match = _KERNEL.fullmatch(name)
-            if match and match[2] in lora.targets:
-                layer, projection = int(match[1]), f"layers.{match[2]}"
+            if match and match[2] in lora.targets and int(match[1]) in adapted:
+                layer, projection = int(match[1]) - adapted.start, f"layers.{match[2]}"
                 delta = arrays[f"{projection}.a"][layer] @ arrays[f"{projection}.b"][layer]
                 exact = values.astype(np.float32) + np.float32(lora.scale) * delta.T
                 values = exact.astype(values.dtype)

@@ -2,7 +2,8 @@
 
 PEFT is the one format of adapters here: training saves it, and what `peft` wrote is read.
 PEFT's `lora_A [rank, in]` and `lora_B [out, rank]` of each layer are stacked and transposed
-here, so that every adapter array is f32 `[layers, in, rank]` or `[layers, rank, out]`.
+here, so that every adapter array is f32 `[layers, in, rank]` or `[layers, rank, out]`, over the
+adapted layers (`LoraConfig.layers`, PEFT's `layers_to_transform`).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +45,6 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "use_qalora": (False,),
     "lora_bias": (False,),
     "modules_to_save": (None, []),
-    "layers_to_transform": (None, []),
     "rank_pattern": (None, {}),
     "alpha_pattern": (None, {}),
     "layer_replication": (None, []),
@@ -61,7 +62,12 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
 
 
 def save_adapter(
-    directory: str | Path, arrays: Mapping[str, np.ndarray], config: LoraConfig, base: str = ""
+    directory: str | Path,
+    arrays: Mapping[str, np.ndarray],
+    config: LoraConfig,
+    base: str = "",
+    *,
+    num_layers: int | None = None,
 ) -> None:
     """Write a directory that `peft`, vLLM and `read_adapter` read.
 
@@ -70,17 +76,28 @@ def save_adapter(
         arrays: Stacked adapter weights, as in `named_arrays`.
         config: The adapter's shape.
         base: Directory or hub id of the base model, saved as `base_model_name_or_path`.
+        num_layers: Layers of the base model; None if all of them are adapted.
+
+    Raises:
+        ValueError: If the arrays lie in other layers than `config` and `num_layers` say.
     """
+    stacked = {len(array) for array in arrays.values()}
+    adapted = config.adapted_layers(num_layers or max(stacked, default=1))
+    if stacked - {len(adapted)} or (config.layers is not None and num_layers is None):
+        raise ValueError(
+            f"adapter arrays of {sorted(stacked)} layers with lora.layers={config.layers} of "
+            f"{num_layers or 'an unknown number of'} layers: give the base model's num_layers"
+        )
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     tensors = {}
-    for path, stacked in arrays.items():
+    for path, array in arrays.items():
         _, projection, which = path.split(".")
-        for layer, values in enumerate(np.asarray(stacked)):
+        for layer, values in zip(adapted, np.asarray(array), strict=True):
             name = _spelled(layer, projection, which.upper())
             tensors[name] = np.ascontiguousarray(values.T)
     write_tensors(directory / WEIGHTS, tensors)
-    content = {
+    content: dict[str, Any] = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": str(base) or None,
@@ -94,6 +111,9 @@ def save_adapter(
         "inference_mode": True,
         "modules_to_save": None,
     }
+    if config.layers is not None:
+        content["layers_to_transform"] = list(adapted)
+        content["layers_pattern"] = "layers"
     write_whole(directory / CONFIG, json.dumps(content, indent=2, sort_keys=True) + "\n")
 
 
@@ -121,8 +141,58 @@ def read_adapter(
 
     Raises:
         FileNotFoundError: If a file is missing.
-        ValueError: If it is not plain LoRA on the seven projections of every layer, or does not
-            fit; names all that is wrong.
+        ValueError: If it is not plain LoRA on the seven projections of every layer or of the
+            upper ones, or does not fit; names all that is wrong.
+    """
+    config, listed_layers = _read_config(directory)
+    tensors = read_headers([_file(directory, WEIGHTS)])
+    problems: list[str] = []
+    by_kind: dict[tuple[str, str], dict[int, Tensor]] = {}
+    for name, tensor in tensors.items():
+        match = _NAME.fullmatch(name)
+        if match is None:
+            problems.append(f"unexpected {name}")
+            continue
+        layer, projection, which = int(match[1]), match[2], match[3]
+        by_kind.setdefault((projection, which), {})[layer] = tensor
+    targets = tuple(p for p in PROJECTIONS if (p, "A") in by_kind or (p, "B") in by_kind)
+    if not targets:
+        problems.append("no lora_A or lora_B of any layer")
+    top = decoder.num_layers if decoder else 1 + max(map(max, by_kind.values()), default=-1)
+    layers = range(min(top, 1 << 16))
+    if listed_layers:
+        layers = listed_layers
+        if layers.stop != top:
+            problems.append(
+                f"layers_to_transform ends at layer {layers.stop - 1}, expected the upper "
+                f"layers of a model with {top} (lora.layers)"
+            )
+    for projection in targets:
+        for which in "AB":
+            parts = by_kind.get((projection, which), {})
+            for layer in sorted(set(layers) ^ parts.keys()):
+                state = "missing" if layer not in parts else "unexpected"
+                problems.append(f"{state} {_spelled(layer, projection, which)}")
+            for layer in sorted(parts.keys() & set(layers)):
+                name, side = _spelled(layer, projection, which), (projection, which)
+                problems += _misfit(parts[layer], name, side, config.rank, decoder)
+    if problems:
+        raise ValueError(listed(f"the adapter in {directory} does not fit", problems))
+    arrays: Arrays = {}
+    for projection in targets:
+        for which in "AB":
+            parts = by_kind[projection, which]
+            stacked = [parts[layer].read().T.astype(np.float32) for layer in layers]
+            arrays[f"layers.{projection}.{which.lower()}"] = np.stack(stacked)
+    return replace(config, targets=targets), arrays
+
+
+def _read_config(directory: str | Path) -> tuple[LoraConfig, range | None]:
+    """Return an adapter's shape without its targets, and the layers that it lists.
+
+    Raises:
+        FileNotFoundError: If there is no adapter.
+        ValueError: If it is not plain LoRA; names all that is wrong.
     """
     content = read_json(_file(directory, CONFIG))
     problems = [
@@ -141,40 +211,22 @@ def read_adapter(
         problems.append(f"lora_dropout={dropout!r}, expected 0 <= dropout < 1")
     if not isinstance(rslora, bool):
         problems.append(f"use_rslora={rslora!r}, expected true or false")
+    layers = None
+    given: Any = content.get("layers_to_transform")
+    if given is not None and given != []:
+        numbers = given if isinstance(given, list) else [given]
+        if all(type(n) is int and 0 <= n < 1 << 16 for n in numbers):
+            layers = range(min(numbers), max(numbers) + 1)
+        if layers is None or sorted(numbers) != list(layers):
+            problems.append(
+                f"layers_to_transform={given!r} (supported: None, or the numbers of the upper "
+                "layers without a gap)"
+            )
     if problems:
         raise ValueError(listed(f"the adapter in {directory} cannot be used", problems))
-    tensors = read_headers([_file(directory, WEIGHTS)])
-    by_kind: dict[tuple[str, str], dict[int, Tensor]] = {}
-    for name, tensor in tensors.items():
-        match = _NAME.fullmatch(name)
-        if match is None:
-            problems.append(f"unexpected {name}")
-            continue
-        layer, projection, which = int(match[1]), match[2], match[3]
-        by_kind.setdefault((projection, which), {})[layer] = tensor
-    targets = tuple(p for p in PROJECTIONS if (p, "A") in by_kind or (p, "B") in by_kind)
-    layers = decoder.num_layers if decoder else 1 + max(map(max, by_kind.values()), default=-1)
-    if not targets:
-        problems.append("no lora_A or lora_B of any layer")
-    arrays: Arrays = {}
-    for projection in targets:
-        for which in "AB":
-            parts = by_kind.get((projection, which), {})
-            for layer in sorted(set(range(min(layers, 1 << 16))) ^ parts.keys()):
-                state = "missing" if layer not in parts else "unexpected"
-                problems.append(f"{state} {_spelled(layer, projection, which)}")
-            for layer, tensor in parts.items():
-                if layer < layers:
-                    name = _spelled(layer, projection, which)
-                    problems += _misfit(tensor, name, (projection, which), rank, decoder)
-    if problems:
-        raise ValueError(listed(f"the adapter in {directory} does not fit", problems))
-    for projection in targets:
-        for which in "AB":
-            parts = by_kind[projection, which]
-            stacked = [parts[layer].read().T.astype(np.float32) for layer in range(layers)]
-            arrays[f"layers.{projection}.{which.lower()}"] = np.stack(stacked)
-    return LoraConfig(rank, float(alpha), float(dropout), targets, rslora), arrays
+    count = len(layers) if layers else None
+    config = LoraConfig(rank, float(alpha), float(dropout), rslora=rslora, layers=count)
+    return config, layers
 
 
 def _file(directory: str | Path, name: str) -> Path:
@@ -228,9 +280,9 @@ def join_adapters(
 ) -> tuple[LoraConfig, tuple[tuple[str, int], ...], Arrays]:
     """Put several adapters side by side into one.
 
-    Ranks add up, scales move into `B`, and a projection that one of them does not adapt gets
-    zeros there. A gate over the joined rank then chooses per row (`lora.Adapter`). One adapter
-    alone stays as it is.
+    Ranks add up, scales move into `B`, and a projection or a layer that one of them does not
+    adapt gets zeros there. A gate over the joined rank then chooses per row (`lora.Adapter`).
+    One adapter alone stays as it is.
 
     Args:
         adapters: Shape and weights by name.
@@ -243,24 +295,22 @@ def join_adapters(
         (config, arrays) = next(iter(adapters.values()))
         return config, ranks, arrays
     total = sum(rank for _, rank in ranks)
-    some = {path: array for _, arrays in adapters.values() for path, array in arrays.items()}
-    joined = {
-        path: np.zeros(
-            (len(like), like.shape[1], total)
-            if path.endswith(".a")
-            else (len(like), total, like.shape[2]),
-            np.float32,
-        )
-        for path, like in some.items()
-    }
+    most = max(len(array) for _, arrays in adapters.values() for array in arrays.values())
+    joined: Arrays = {}
+    for path, like in (each for _, arrays in adapters.values() for each in arrays.items()):
+        shape = (like.shape[1], total) if path.endswith(".a") else (total, like.shape[2])
+        joined[path] = np.zeros((most, *shape), np.float32)
     begin = 0
     for config, arrays in adapters.values():
         end = begin + config.rank
         for path, array in arrays.items():
+            upper = joined[path][-len(array) :]
             if path.endswith(".a"):
-                joined[path][:, :, begin:end] = array
+                upper[:, :, begin:end] = array
             else:
-                joined[path][:, begin:end] = array * np.float32(config.scale)
+                upper[:, begin:end] = array * np.float32(config.scale)
         begin = end
     targets = tuple(p for p in PROJECTIONS if f"layers.{p}.a" in joined)
-    return LoraConfig(total, float(total), 0.0, targets), ranks, joined
+    upper_only = all(config.layers is not None for config, _ in adapters.values())
+    layers = most if upper_only else None
+    return LoraConfig(total, float(total), 0.0, targets, layers=layers), ranks, joined

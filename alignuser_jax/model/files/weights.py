@@ -11,6 +11,7 @@ import dataclasses
 import json
 import re
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -119,13 +120,15 @@ def load_decoder(
     local = SingleDeviceSharding(jax.local_devices()[0])
     layout = shardings(base, mesh) if mesh else jax.tree.map(lambda _: local, base)
     for ours, template, transposed in TABLE:
-        node = find(base, ours)
-        if node is not None:
-            names = _names(template, config.num_layers)
-            parts = [tensors[name] for name in names]
-            stacked = "{i}" in template
-            want, where = node.get_value(), find(layout, ours).get_value()
-            node.set_value(_place(parts, stacked, transposed, want, where))
+        names = iter(_names(template, config.num_layers))
+        for path in _stacks(ours):
+            node = find(base, path)
+            if node is not None:
+                stacked = "{i}" in template
+                want, where = node.get_value(), find(layout, path).get_value()
+                count = want.shape[0] if stacked else 1
+                parts = [tensors[name] for name in islice(names, count)]
+                node.set_value(_place(parts, stacked, transposed, want, where))
     if not adapters:
         return merge(graphdef, draw_weights(low_rank, seed, mesh), base)
     layout = shardings(low_rank, mesh) if mesh else jax.tree.map(lambda _: local, low_rank)
@@ -216,6 +219,13 @@ def _tensors(decoder: Decoder) -> Iterator[tuple[str, np.ndarray]]:
 
 def _names(template: str, layers: int) -> list[str]:
     return [template.format(i=i) for i in range(layers if "{i}" in template else 1)]
+
+
+def _stacks(path: str) -> tuple[str, ...]:
+    """Return the paths that a path of `TABLE` can have, lower layers first."""
+    if not path.startswith("layers."):
+        return (path,)
+    return (path.replace("layers", "lower", 1), path)
 
 
 def find(state: nnx.State, path: str) -> Any:

@@ -125,6 +125,84 @@ def test_peft_reads_what_we_save(tmp_path, base, tokens, rslora):
         assert np.array_equal(arrays[name], values)
 
 
+@pytest.fixture(scope="module")
+def deep(tmp_path_factory):
+    """A base of four layers."""
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    torch.manual_seed(2)
+    shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}
+    config = transformers.LlamaConfig(vocab_size=97, **shape, **heads)
+    directory = tmp_path_factory.mktemp("deep")
+    transformers.LlamaForCausalLM(config).save_pretrained(directory)
+    return directory
+
+
+@pytest.mark.parametrize("layers", [[3], [2, 3], [0, 1, 2, 3], 3])
+def test_upper_layers_that_peft_adapted(deep, tmp_path, tokens, layers):
+    model = peft_adapter(
+        deep, tmp_path / "theirs", r=3, lora_alpha=9, layers_to_transform=layers
+    )
+    ours = load_pretrained(deep, dtype=jnp.float32, adapters=tmp_path / "theirs")
+    assert ours.decoder.lora.layers == (len(layers) if isinstance(layers, list) else 1)
+    expected = torch_logits(model, tokens)
+    assert_close(ours.logits(tokens), expected)
+    assert np.abs(ours.logits(tokens) - ours.logits(tokens, adapter=None)).max() > 0.1
+    export_merged(deep, tmp_path / "theirs", tmp_path / "merged")
+    assert_close(
+        load_pretrained(tmp_path / "merged", dtype=jnp.float32).logits(tokens), expected
+    )
+
+
+def test_peft_reads_the_upper_layers_that_we_save(deep, tmp_path, tokens):
+    torch, peft = pytest.importorskip("torch"), pytest.importorskip("peft")
+    transformers = pytest.importorskip("transformers")
+    lora = LoraConfig(3, 7.0, 0.1, ("q", "o", "up"), layers=2)
+    decoder = with_random_b(load_decoder(deep, lora, seed=4))
+    arrays = named_arrays(split(decoder)[1])
+    save_adapter(tmp_path, arrays, lora, str(deep), num_layers=4)
+    content = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert content["layers_to_transform"] == [2, 3]
+    model = transformers.AutoModelForCausalLM.from_pretrained(deep, dtype=torch.float32)
+    model = peft.PeftModel.from_pretrained(model, tmp_path).eval()
+    adapted = {name for name, _ in model.named_parameters() if "lora_B" in name}
+    assert len(adapted) == 2 * 3 and not any(".layers.1." in name for name in adapted)
+    ours = load_pretrained(deep, dtype=jnp.float32, adapters=tmp_path)
+    assert_close(ours.logits(tokens), torch_logits(model, tokens))
+    assert read_adapter(tmp_path)[0] == read_adapter(tmp_path, ours.config)[0] == lora
+    for wrong in ({}, {"num_layers": 1}):
+        with pytest.raises(ValueError, match=r"lora.layers=2|lora.layers is 2"):
+            save_adapter(tmp_path / "never", arrays, lora, **wrong)
+
+
+def test_adapters_of_different_layers_share_one_base(deep, tmp_path, tokens):
+    made = {"top": {"layers_to_transform": [3], "target_modules": ["down_proj"]}}
+    made |= {"upper": {"layers_to_transform": [1, 2, 3], "target_modules": ["q_proj"]}}
+    theirs = {
+        name: torch_logits(
+            peft_adapter(deep, tmp_path / name, r=2, lora_alpha=5, **settings), tokens
+        )
+        for name, settings in made.items()
+    }
+    folders = {name: tmp_path / name for name in made}
+    ours = load_pretrained(deep, dtype=jnp.float32, adapters=folders)
+    assert ours.decoder.lora.layers == 3
+    for name, expected in theirs.items():
+        assert_close(ours.logits(tokens, adapter=name), expected)
+
+
+@pytest.mark.parametrize("layers", [[0, 1], [0, 3], [-1], ["3"], 1.5, [2, 3, 4]])
+def test_layers_that_are_not_the_upper_ones_are_refused(deep, tmp_path, layers):
+    lora = LoraConfig(2, layers=2)
+    arrays = named_arrays(split(init_decoder(read_config(deep), lora))[1])
+    save_adapter(tmp_path, arrays, lora, num_layers=4)
+    path = tmp_path / "adapter_config.json"
+    content = json.loads(path.read_text()) | {"layers_to_transform": layers}
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="layers_to_transform"):
+        read_adapter(tmp_path, read_config(deep))
+
+
 @pytest.mark.parametrize("shards", [1, 3])
 def test_transformers_reads_the_merged_model(tmp_path, tokens, shards):
     torch = pytest.importorskip("torch")

@@ -9,13 +9,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from alignuser_jax.model import LoraConfig, abstract_decoder, merge, named_arrays, split
+from alignuser_jax.model import (
+    LoraConfig,
+    abstract_decoder,
+    init_decoder,
+    merge,
+    merge_lora,
+    named_arrays,
+    split,
+)
 from alignuser_jax.model.files.peft import join_adapters
 from alignuser_jax.model.states import with_arrays
 from alignuser_jax.randomness import stable_key
 from alignuser_jax.records import Request
 from alignuser_jax.sampling import Engine, EngineConfig, generate
 from alignuser_jax.sampling.engine.automaton import ACCEPT
+from tests.model.model_helpers import with_random_b
+from tests.sampling.engine.uncached import Reference
 from tests.sampling.requests import (
     ACT,
     GEOMETRY,
@@ -428,6 +438,22 @@ def test_each_request_takes_the_adapter_that_it_names(decoder, tokenizer):
     assert engine.compilations == compiled
     (refused,) = generate(engine, [replace(request, adapter="nobody")])
     assert refused.finish_reason == "error" and "['base', 'policy', 'rival']" in refused.error
+
+
+def test_an_adapter_on_the_upper_layers_is_sampled_with(decoder, tokenizer):
+    upper = with_random_b(init_decoder(decoder.config, LoraConfig(rank=2, layers=1), seed=3))
+    engine, reference = Engine(upper, tokenizer, GEOMETRY), Reference(upper, tokenizer)
+    requests = [ask(2, RATE, scored=True, adapter=name) for name in (None, "base")]
+    scored = generate(engine, requests)
+    for number, (request, completion) in enumerate(zip(requests, scored, strict=True)):
+        p = reference.distribution(reference.prompt(request), request, 1 - number)
+        np.testing.assert_allclose(completion.choice_probabilities[0], p, atol=2e-5)
+    assert scored[0].choice_probabilities != scored[1].choice_probabilities
+    merged = Engine(merge_lora(upper), tokenizer, GEOMETRY)
+    (again,) = generate(merged, [replace(requests[0], adapter=None)])
+    np.testing.assert_allclose(
+        again.choice_probabilities[0], scored[0].choice_probabilities[0], atol=2e-5
+    )
 
 
 @pytest.mark.parametrize(
