@@ -4,11 +4,14 @@
         --stage=pretrain
     alignuser train ... --stage=align --shards=runs/ml-1m/shards/shuffled \
         --out=runs/ml-1m/shuffled --set=align.seed=1
+    alignuser train ... --adapter_from=runs/ml-1m --out=runs/ml-1m/second   (a second round)
     alignuser train --config=configs/qwen3_8b.py --mesh=fsdp=8 --dry_run --chip=h100
+    alignuser train --config=configs/small.py --dry_run   (on this machine)
 
 All devices train; launch/README.md has the scripts for several hosts. The same command again
-resumes, on other devices too. SIGTERM saves and exits with code 85, on which launchers start
-it again. Other shards or settings than the run's need a folder of their own, --out.
+resumes, on other devices too (with the same --adapter_from). SIGTERM saves and exits with code
+85, on which launchers start it again. Other shards or settings than the run's need a folder of
+their own, --out.
 """
 
 from __future__ import annotations
@@ -38,6 +41,9 @@ flags.DEFINE_bool("packing", None, "Pack several examples into a row (with --out
 flags.DEFINE_integer("seed", None, "Names the data order and the dropout (with --out).")
 flags.DEFINE_list("mix", None, "Row shares, e.g. world_model=1,imitation=1 (with --out).")
 flags.DEFINE_list("task_weights", None, "The lambdas, e.g. reflection=0.5 (with --out).")
+flags.DEFINE_string(
+    "adapter_from", None, "Start from this adapter: folder of a run, a training or PEFT."
+)
 flags.DEFINE_list(
     "mesh", [], "Sizes of data, fsdp, tensor; fsdp takes the devices left, e.g. tensor=2."
 )
@@ -47,8 +53,8 @@ flags.DEFINE_enum(
 flags.DEFINE_string("coordinator", None, "host:port of process 0, to join hosts by hand.")
 flags.DEFINE_integer("processes", None, "Number of processes, with --coordinator.")
 flags.DEFINE_integer("process", None, "Number of this process, from 0, with --coordinator.")
-flags.DEFINE_bool("dry_run", False, "Print what --mesh needs and can reach, and exit.")
-flags.DEFINE_string("chip", None, "Chip of the dry run, e.g. h100, v5p; default: the one here.")
+flags.DEFINE_bool("dry_run", False, "Print what the training needs and can reach, and exit.")
+flags.DEFINE_string("chip", None, "Chip of the dry run, e.g. h100; default: what is here.")
 flags.DEFINE_string("profile", None, "FIRST:LAST step of a profile in OUT/profile.")
 
 
@@ -56,7 +62,7 @@ def main() -> None:
     changes, profile, mesh_sizes = changed_settings(), profiled_steps(), numbers("mesh", int)
     if FLAGS.dry_run:
         experiment = load_experiment(FLAGS.config, FLAGS.set)
-        print(plan_stage(experiment, FLAGS.stage, mesh_sizes, FLAGS.chip).table())
+        print(plan_stage(experiment, FLAGS.stage, mesh_sizes, FLAGS.chip, changes).table())
         return
     missing = [f"--{name}" for name in ("dataset", "run") if not FLAGS[name].value]
     if missing:
@@ -75,6 +81,7 @@ def main() -> None:
         checkpoints=FLAGS.checkpoints,
         profile=profile,
         changes=changes,
+        adapter_from=Path(FLAGS.adapter_from) if FLAGS.adapter_from else None,
     )
     result = train_stage(experiment, dataset, run, FLAGS.stage, options)
     for task, held_out in result.held_out.items():
@@ -90,7 +97,7 @@ def changed_settings() -> dict[str, Any]:
     for flag, kind in (("mix", int), ("task_weights", float)):
         if FLAGS[flag].value is not None:
             changes[flag] = numbers(flag, kind)
-    if (changes or FLAGS.shards) and not FLAGS.out:
+    if (changes or FLAGS.shards) and not FLAGS.out and not FLAGS.dry_run:
         names = [*changes, *(["shards"] if FLAGS.shards else [])]
         raise app.UsageError(f"{', '.join(names)} differ from the run's own: give --out")
     return changes

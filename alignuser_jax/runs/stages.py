@@ -28,6 +28,7 @@ from alignuser_jax.personas import GivenPersonas
 from alignuser_jax.randomness import stable_key
 from alignuser_jax.runs.experiment import Experiment, resolved
 from alignuser_jax.runs.policy import model_directory, tokenizer_of
+from alignuser_jax.runs.second_round import adapter_folder, with_adapter_of
 from alignuser_jax.shards import read_manifest
 from alignuser_jax.text import Say
 from alignuser_jax.views import policy_and_agent_users
@@ -168,7 +169,11 @@ def start_decoder(
 
 
 def plan_stage(
-    experiment: Experiment, stage: str, mesh: Mapping[str, int], chip: str | None
+    experiment: Experiment,
+    stage: str,
+    mesh: Mapping[str, int],
+    chip: str | None,
+    changes: Mapping[str, Any] | None = None,
 ) -> Plan:
     """Return what training a stage would need and reach on a mesh of chips.
 
@@ -179,7 +184,8 @@ def plan_stage(
         experiment: The experiment.
         stage: "pretrain" or "align".
         mesh: Mesh axis to its size, as `parallel.mesh_sizes` takes it.
-        chip: Name of the chip; `None` for the one that is here.
+        chip: Name of the chip, "cpu" for this machine's; `None` for what is here.
+        changes: Fields of the stage's `TrainConfig` to their new values.
     """
     import jax
     import jax.numpy as jnp
@@ -189,7 +195,7 @@ def plan_stage(
     from alignuser_jax.parallel import make_mesh, mesh_sizes
     from alignuser_jax.training.plan import devices_for, plan
 
-    config = experiment.stage(stage)[0]
+    config = replace(experiment.stage(stage)[0], **(changes or {}))
     present = len(jax.devices()) if "fsdp" not in mesh else 1
     count = max(present, math.prod(mesh.values()))
     devices = devices_for(count)
@@ -217,6 +223,8 @@ class TrainOptions:
         checkpoints: Path of the checkpoints; `None` for a folder in `out`.
         profile: First and last step that the profiler records.
         changes: Fields of the stage's `TrainConfig` to their new values.
+        adapter_from: Folder of a run, a training or an adapter whose weights the adapter starts
+            with; `None` starts with fresh ones.
     """
 
     shards: Path | None = None
@@ -225,6 +233,7 @@ class TrainOptions:
     checkpoints: str | None = None
     profile: tuple[int, int] | None = None
     changes: Mapping[str, Any] = field(default_factory=dict)
+    adapter_from: Path | None = None
 
 
 def train_stage(
@@ -242,6 +251,11 @@ def train_stage(
         run: The run folder.
         stage: "pretrain" or "align".
         options: How this training differs from the stage's own.
+
+    Raises:
+        ValueError: If settings, shards and devices do not fit together, or the adapter to start
+            from has another shape or base.
+        FileNotFoundError: If shards, backbone or adapter are not there.
     """
     from alignuser_jax.model.files.backbone import backbone_name
     from alignuser_jax.training.loop import RunOptions, train_decoder
@@ -251,12 +265,24 @@ def train_stage(
     config = replace(experiment.stage(stage)[0], **options.changes)
     if options.mesh is not None:
         check_rows(config, options.mesh)  # before anything is loaded
+    if options.adapter_from is not None:
+        if config.trainable != "lora":
+            raise ValueError(
+                f"--adapter_from={options.adapter_from}: stage {stage!r} trains all weights "
+                "and has no adapter; it is for a stage with trainable='lora'"
+            )
+        adapter_folder(options.adapter_from)
     shards = options.shards or run / "shards" / stage
     tokenizer = tokenizer_of(experiment, dataset, run)
     validation = shards / "validation"
+    base = backbone_name(experiment.backbone, experiment.dtype) if experiment.backbone else ""
+    decoder = start_decoder(experiment, tokenizer, run, stage, options.mesh)
+    about = {"experiment": resolved(experiment), "stage": stage, "dataset": dataset.hash}
+    if options.adapter_from is not None:
+        decoder, about["adapter_from"] = with_adapter_of(decoder, options.adapter_from, base)
     return train_decoder(
         config,
-        start_decoder(experiment, tokenizer, run, stage, options.mesh),
+        decoder,
         shards,
         tokenizer,
         options.out or run / stage,
@@ -264,8 +290,8 @@ def train_stage(
             mesh=options.mesh,
             checkpoints_dir=options.checkpoints,
             validation_dir=validation if validation.is_dir() else None,
-            base=backbone_name(experiment.backbone, experiment.dtype),
-            about={"experiment": resolved(experiment), "stage": stage, "dataset": dataset.hash},
+            base=base,
+            about=about,
             profile=options.profile,
         ),
     )

@@ -61,6 +61,22 @@ def run(experiment, dataset, tmp_path_factory):
     return folder
 
 
+def test_a_second_round_starts_where_the_first_ended(experiment, dataset, run, tmp_path):
+    options = TrainOptions(out=tmp_path / "second", adapter_from=run)
+    second = train_stage(experiment, dataset, run, "align", options)
+    lines = map(json.loads, (run / "align" / "metrics.jsonl").read_text().splitlines())
+    last = [line["held_out"] for line in lines if "held_out" in line][-1]
+    for task, entry in second.first_held_out.items():
+        assert entry["loss"] == pytest.approx(last[task]["loss"], abs=1e-4)
+    started = json.loads((tmp_path / "second" / "train.json").read_text())["adapter_from"]
+    assert started["folder"] == str(run / "align" / "adapter") and len(started["weights"]) == 64
+    with pytest.raises(ValueError, match="stage 'pretrain' trains all weights"):
+        train_stage(experiment, dataset, run, "pretrain", options)
+    with pytest.raises(ValueError, match="start_weights was"):  # resumed without it
+        plain = TrainOptions(out=tmp_path / "second")
+        train_stage(experiment, dataset, run, "align", plain)
+
+
 @pytest.fixture(scope="module")
 def told():
     return []
