@@ -1,4 +1,4 @@
-"""The first answer of a conversation is as good as the later ones: a small model, from scratch."""
+"""The first answer of a conversation is as good as the later ones, shown on a small model."""
 
 from pathlib import Path
 
