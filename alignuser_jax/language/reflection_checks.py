@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from alignuser_jax.language.parsing import ReplyError, parse_tags
+from alignuser_jax.language.reflection_prompts import FEELINGS
 from alignuser_jax.records import Action
 
 REPEATED_WORDS = 4
@@ -188,12 +189,23 @@ def _untrue(values: Mapping[str, str], choice: Action, facts: ReflectionFacts) -
     if not facts.about_item(body):
         return "not about the item"
     if choice.kind == "rate":
+        if any(f"i {word}" in body.lower() for word in _other_feelings(choice.value)):
+            return "speaks for another rating"
         praise, blame = bool(_FOR.search(values["WHY"])), bool(_AGAINST.search(values["WHY"]))
         if choice.value >= 4 and (blame and not praise or _CLAIMS_AGAINST.search(body)):
             return "speaks against a high rating"
         if choice.value <= 2 and (not blame or _CLAIMS_FOR.search(body)):
             return "speaks for a low rating"
     return ""
+
+
+def _other_feelings(rating: int) -> list[str]:
+    """What questions call ratings of the other side, and of the middle."""
+
+    def side(value: int) -> int:
+        return (value > 3) - (value < 3)
+
+    return [word for n, word in enumerate(FEELINGS, 1) if side(n) != side(rating)]
 
 
 def _named(action: Action) -> str:
