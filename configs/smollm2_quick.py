@@ -24,7 +24,7 @@ from configs.smollm2 import experiment as night
 experiment = replace(
     night,
     name="smollm2-quick",
-    note="SmolLM2-135M-Instruct; LoRA of some minutes; template reflections",
+    note="SmolLM2-135M-Instruct, trained for minutes; template reflections",
     align=replace(
         night.align,
         steps=24,

@@ -8,9 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from alignuser_jax.alignment import ShardSource, build_shards
-from alignuser_jax.alignment.prompt_costs import costs_table, prompt_costs
 from alignuser_jax.datasets import Dataset
 from alignuser_jax.language import TextTokenizer
+from alignuser_jax.language.prompt_costs import costs_table, prompt_costs
 from alignuser_jax.runs.experiment import Experiment
 from alignuser_jax.runs.policy import tokenizer_of
 from alignuser_jax.shards import read_examples

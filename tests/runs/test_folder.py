@@ -28,9 +28,12 @@ def dataset(experiment):
     return synthetic.generate(replace(config, seed=experiment.seed))
 
 
-def test_a_folder_of_version_0_1_0_is_read(experiment, dataset, tmp_path):
+def test_a_folder_whose_policy_was_trained_on_other_prompts_is_refused(
+    experiment, dataset, tmp_path
+):
     shutil.copy(OLD, tmp_path / "experiment.json")
-    assert open_run(experiment, dataset, tmp_path) == tmp_path
+    with pytest.raises(ValueError, match="prompt_layout was 3, now 4"):
+        open_run(experiment, dataset, tmp_path)
     assert json.loads((tmp_path / "experiment.json").read_text()) == json.loads(OLD.read_text())
 
 
@@ -47,7 +50,12 @@ def test_other_settings_are_refused_with_the_version_that_wrote_them(
 
 
 def test_a_setting_of_later_counts_as_its_default(experiment, dataset, tmp_path):
-    shutil.copy(OLD, tmp_path / "experiment.json")
+    open_run(experiment, dataset, tmp_path)
+    path = tmp_path / "experiment.json"
+    settings = json.loads(path.read_text())
+    del settings["align_shards"]["longest_run"], settings["lora"]["layers"]
+    path.write_text(json.dumps(settings))
+    assert open_run(experiment, dataset, tmp_path) == tmp_path
     shards = replace(experiment.align_shards, longest_run=5)
     with pytest.raises(ValueError, match="align_shards.longest_run was 12, now 5"):
         open_run(replace(experiment, align_shards=shards), dataset, tmp_path)

@@ -1,7 +1,7 @@
 import pytest
 
-from alignuser_jax.alignment.prompt_costs import costs_table, prompt_costs
 from alignuser_jax.language import prompts
+from alignuser_jax.language.prompt_costs import costs_table, prompt_costs
 from alignuser_jax.language.render import render
 from alignuser_jax.language.tokenizer import train_sentencepiece
 from alignuser_jax.records import Example, Message, Persona, Span

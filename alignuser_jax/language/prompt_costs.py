@@ -9,9 +9,9 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from alignuser_jax.language import TextTokenizer
 from alignuser_jax.language.prompts import PARTS, part_of
 from alignuser_jax.language.render import render
+from alignuser_jax.language.tokenizer import TextTokenizer
 from alignuser_jax.records import Example
 from alignuser_jax.text import markdown_table
 
