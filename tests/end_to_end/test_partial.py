@@ -51,6 +51,10 @@ def constraint(body):
     return body.get("structured_outputs")
 
 
+def asks_for_a_rating(body):
+    return constraint(body) == {"choice": ["1", "2", "3", "4", "5"]}
+
+
 def writer(body, number):
     """A reflection that passes the filter, or a constrained answer."""
     if "structured_outputs" in body:
@@ -62,7 +66,7 @@ def writer(body, number):
 def test_an_evaluation_with_requests_that_fail(program, server, tmp_path):
     def moody(body, number):
         """Refuses some of what is asked about ratings."""
-        rating = "RATING: 3" in json.dumps(constraint(body))
+        rating = asks_for_a_rating(body)
         return failure(400, "not today") if rating and body["seed"] % 5 == 0 else obedient(body)
 
     server.reply = moody
@@ -71,7 +75,7 @@ def test_an_evaluation_with_requests_that_fail(program, server, tmp_path):
     assert done.returncode == 2
     asked = names(server.bodies)
     refused = [body for body in server.bodies if moody(body, 0)[0] == 400]
-    ratings = sum("RATING: 3" in json.dumps(body) for body in map(constraint, server.bodies))
+    ratings = sum(map(asks_for_a_rating, server.bodies))
     count = f"{len(refused)} of {ratings} requests failed: {len(refused)} x "
     assert refused and f"error: agents: {count}" in done.stderr and "not today" in done.stderr
     assert "1 of 2 tests are not made" in done.stderr
