@@ -117,7 +117,7 @@ def first(simulate, tmp_path_factory):
 
 def test_an_engine_is_compiled_ahead(backend, told):
     """Whatever is asked of it first; jax counts every program of the process."""
-    assert "compiling ahead" in told[0] and "XLA programs" in told[1]
+    assert "compiling ahead" in told[0] and any("XLA programs" in line for line in told[1:])
     ask = (Message.of("user", "Rate it."),)
     ratings = (tuple(f"RATING: {n}" for n in range(1, 6)),)
     fields = json_answer({"watch": ["yes", "no, as I saw it in 1999"], "rating": [1, 2]})

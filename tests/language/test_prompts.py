@@ -106,12 +106,13 @@ def test_reflection_prompts_hold_all_that_they_are_given():
     for part in ("STATE", "PERSONA", "PAST", "[EXIT]", "NEXT-A", "[NEXT_PAGE]", "NEXT-B"):
         assert part in trajectory[1].content
     assert all(f"{tag}: " in text for tag in prompts.TRAJECTORY_TAGS) and "games" in text
-    item = reflection_prompts.rating_reflection_messages(
-        USER, "Heat", "", 4, "signal a", 2, "signal b"
-    )
-    for part in ("Heat", "(none)", "PERSONA", "PAST", "4/5. signal a", "2/5. signal b"):
-        assert part in item[1].content
-    assert all(f"{tag}: " in item[0].content for tag in prompts.ITEM_TAGS)
+    rated = reflection_prompts.RatedItem("Heat", "Crime", 3.9, (("Ronin", 5.0),))
+    item = reflection_prompts.rating_reflection_messages(USER, rated, 4, 2, examples=1)
+    assert [m.role for m in item] == ["system", "user", "assistant", "user"]
+    for part in ("Heat (Crime)", "PERSONA", "Most people ", "Ronin (I "):
+        assert part in item[-1].content
+    assert all(f"{tag}: " in item[2].content for tag in prompts.ITEM_TAGS)
+    assert "games" in item[0].content
 
 
 def test_alternatives_prompt():
