@@ -3,8 +3,8 @@
     alignuser demo
 
 Hardware: 2 CPU cores, under 3 minutes; 69 seconds at commit be1cf09, 112 on cores without
-AVX-512 (c1bb890). Expect the ALS arm to beat the random arm on likes per exposed (+0.054
-[+0.041, +0.067] at be1cf09) and on the mean rating (+0.391 [+0.329, +0.454]) with intervals
+AVX-512 (c1bb890). Expect the ALS arm to beat the random arm on likes per exposed (+0.064
+[+0.043, +0.085] at 57d5909) and on the mean rating (+0.382 [+0.297, +0.467]) with intervals
 that exclude 0, and the A/A comparison to say "cannot tell". Another CPU rounds otherwise and
 gives other digits. The model has no pretrained backbone: the demo shows that the machinery
 works, nothing more.
