@@ -2,6 +2,7 @@
 again, and what failed is told."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -59,7 +60,8 @@ def writer(body, number):
     """A reflection that passes the filter, or a constrained answer."""
     if "structured_outputs" in body:
         return obedient(body)
-    why = f"WHY: it fits my taste number {number}.\nLESSON: I trust my own taste {number}.\n"
+    (title,) = re.findall(r"^Item: (.+?)(?: \(.*\))?$", body["messages"][-1]["content"], re.M)
+    why = f"WHY: I feel so about {title} since it stays with me.\nLESSON: I know my taste.\n"
     return completion(*[why] * body.get("n", 1))
 
 
