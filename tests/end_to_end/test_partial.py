@@ -56,13 +56,23 @@ def asks_for_a_rating(body):
     return constraint(body) == {"choice": ["1", "2", "3", "4", "5"]}
 
 
+def items_asked_about(body):
+    """The titles in the questions of a reflection, the last one its own; empty for others."""
+    said = "\n".join(message["content"] for message in body["messages"])
+    return re.findall(r"^Item: (.+?)(?: \(.*\))?$", said, re.M)
+
+
 def writer(body, number):
     """A reflection that passes the filter, or a constrained answer."""
-    if "structured_outputs" in body:
+    titles = items_asked_about(body)
+    if not titles:
         return obedient(body)
-    (title,) = re.findall(r"^Item: (.+?)(?: \(.*\))?$", body["messages"][-1]["content"], re.M)
-    why = f"WHY: I feel so about {title} since it stays with me.\nLESSON: I know my taste.\n"
-    return completion(*[why] * body.get("n", 1))
+    text = (
+        f"WHY: I feel so about {titles[-1]} since it stays with me.\nLESSON: I know my taste.\n"
+    )
+    if body["messages"][-1]["role"] == "assistant":  # it is gone on with
+        text = text.removeprefix(body["messages"][-1]["content"])
+    return completion(*[text] * body.get("n", 1))
 
 
 def test_an_evaluation_with_requests_that_fail(program, server, tmp_path):
@@ -112,7 +122,7 @@ def test_reflections_by_a_server_that_fails(program, server, tmp_path):
     server.bodies = []
 
     def moody(body, number):
-        refused = constraint(body) is None and body["seed"] % 4 == 0
+        refused = bool(items_asked_about(body)) and body["seed"] % 4 == 0
         return failure(400, "not today") if refused else writer(body, number)
 
     server.reply = moody
