@@ -1,8 +1,8 @@
 """Import human logs: clean them, split them by time, and write one folder of Parquet.
 
-    alignuser import-logs --format=movielens --input=../shared/data/ml-1m \
-        --descriptions=../shared/data/ml-1m-text/movies_extrainfos.dat.gz --output=runs/ml-1m
-    alignuser import-logs --format=steam --input=../shared/data/steam --crawl_year=2016 \
+    alignuser import-logs --format=movielens --input=ml-1m \
+        --descriptions=movies_extrainfos.dat.gz --output=runs/ml-1m
+    alignuser import-logs --format=steam --input=steam --crawl_year=2016 \
         --output=runs/steam
     alignuser import-logs --format=amazon --input=reviews_Books_5.json.gz \
         --items=meta_Books.json.gz --output=runs/books

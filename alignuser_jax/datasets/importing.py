@@ -184,7 +184,7 @@ def import_log(
 
     Example:
         >>> from alignuser_jax.datasets.importing import ImportSettings, import_log
-        >>> dataset = import_log("movielens", ImportSettings("../shared/data/ml-1m"))
+        >>> dataset = import_log("movielens", ImportSettings("ml-1m"))
         >>> dataset.save("runs/ml-1m")
     """
     dataset = FORMATS[format_name].read(settings)

@@ -4,7 +4,7 @@ Gender and postcode are never read (the paper's privacy rule).
 
 Example:
     >>> from alignuser_jax.datasets.formats import movielens
-    >>> dataset = movielens.read("../shared/data/ml-1m")
+    >>> dataset = movielens.read("ml-1m")
     >>> dataset.save("runs/ml-1m")
 """
 

@@ -6,7 +6,7 @@ at their quintiles into 1 to 5.
 
 Example:
     >>> from alignuser_jax.datasets.formats import steam
-    >>> dataset = steam.read("../shared/data/steam", crawl_year=2016)
+    >>> dataset = steam.read("steam", crawl_year=2016)
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from alignuser_jax.training.metrics import METRICS_FILE, read_metrics
-from tests.training.test_many_devices import free_port
+from tests.training.processes.test_many_devices import free_port
 
 PROGRAM = Path(__file__).with_name("train_tiny.py")
 pytestmark = pytest.mark.slow
