@@ -97,7 +97,7 @@ class RecommendationSite:
     Attributes:
         items: The catalogue.
         histories: What each user rated before the visit, oldest first, by user id. Together
-            with `mean_ratings` it decides what a page shows as `History ratings`, so both must
+            with `mean_ratings` it decides which rating of an item a page shows, so both must
             hold only what the user could know by then: no held-out rating. `site_of_dataset`
             takes them from the training part of a dataset.
         mean_ratings: The mean rating by item id; items that are missing have none.
