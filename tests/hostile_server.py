@@ -129,3 +129,22 @@ def obedient(body, number=0):
         plain = re.sub(r"\\([^n])", r"\1", constraint["regex"])
         lines = [line[1:-1].split("|") for line in plain.split(r"\n")]
     return completion("\n".join(line[body["seed"] % len(line)] for line in lines))
+
+
+def items_asked_about(body):
+    """The titles in the questions of a reflection, the last one its own; empty for others."""
+    said = "\n".join(message["content"] for message in body["messages"])
+    return re.findall(r"^Item: (.+?)(?: \(.*\))?$", said, re.M)
+
+
+def obedient_writer(body, number=0):
+    """A reflection that passes the filter, or a constrained answer."""
+    titles = items_asked_about(body)
+    if not titles:
+        return obedient(body)
+    text = (
+        f"WHY: I feel so about {titles[-1]} since it stays with me.\nLESSON: I know my taste.\n"
+    )
+    if body["messages"][-1]["role"] == "assistant":  # it is gone on with
+        text = text.removeprefix(body["messages"][-1]["content"])
+    return completion(*[text] * body.get("n", 1))

@@ -21,7 +21,7 @@ from alignuser_jax.runs.experiment import load_experiment
 from alignuser_jax.runs.simulate import SimulationSettings
 from alignuser_jax.sampling import NotRecorded, ServerConfig, ServerError, TransportConfig
 from alignuser_jax.views import policy_and_agent_users, simulation_view
-from tests.hostile_server import HostileServer, completion, failure, obedient
+from tests.hostile_server import HostileServer, failure, obedient, obedient_writer
 
 ROOT = Path(__file__).parents[2]
 AGENTS = 4
@@ -170,14 +170,6 @@ def test_a_choice_and_what_it_changes():
 def test_evaluation_and_reflections_by_a_server(place, server):
     """Nothing here is trained: reflections need a --run for the tokenizer of their shards."""
 
-    def reply(body, number):
-        if "structured_outputs" in body:
-            return obedient(body)
-        why = (
-            f"WHY: it fits my taste number {number}.\nLESSON: I trust my own taste {number}.\n"
-        )
-        return completion(*[why] * body.get("n", 1))
-
     def program(name, *flags):
         line = [
             sys.executable, "-m", f"inference.{name}", "--config=configs/tiny.py",
@@ -186,7 +178,7 @@ def test_evaluation_and_reflections_by_a_server(place, server):
         ]  # fmt: skip
         return subprocess.run(line, capture_output=True, text=True, cwd=ROOT)
 
-    server.reply = reply
+    server.reply = obedient_writer
     flags = ["--what=ratings,preference", f"--record={place / 'told'}"]
     done = program("evaluate", *flags, f"--out={place / 'evaluation'}")
     assert done.returncode == 1 and "NOT ACCEPTED" in done.stdout, done.stderr  # random ratings

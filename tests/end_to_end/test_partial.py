@@ -2,7 +2,6 @@
 again, and what failed is told."""
 
 import json
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +9,13 @@ from pathlib import Path
 import pytest
 
 from alignuser_jax.datasets.formats import synthetic
-from tests.hostile_server import HostileServer, completion, failure, obedient
+from tests.hostile_server import (
+    HostileServer,
+    failure,
+    items_asked_about,
+    obedient,
+    obedient_writer,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -56,25 +61,6 @@ def asks_for_a_rating(body):
     return constraint(body) == {"choice": ["1", "2", "3", "4", "5"]}
 
 
-def items_asked_about(body):
-    """The titles in the questions of a reflection, the last one its own; empty for others."""
-    said = "\n".join(message["content"] for message in body["messages"])
-    return re.findall(r"^Item: (.+?)(?: \(.*\))?$", said, re.M)
-
-
-def writer(body, number):
-    """A reflection that passes the filter, or a constrained answer."""
-    titles = items_asked_about(body)
-    if not titles:
-        return obedient(body)
-    text = (
-        f"WHY: I feel so about {titles[-1]} since it stays with me.\nLESSON: I know my taste.\n"
-    )
-    if body["messages"][-1]["role"] == "assistant":  # it is gone on with
-        text = text.removeprefix(body["messages"][-1]["content"])
-    return completion(*[text] * body.get("n", 1))
-
-
 def test_an_evaluation_with_requests_that_fail(program, server, tmp_path):
     def moody(body, number):
         """Refuses some of what is asked about ratings."""
@@ -112,7 +98,9 @@ def test_reflections_by_a_server_that_fails(program, server, tmp_path):
     out = tmp_path / "shards"
     flags = [f"--run={tmp_path / 'run'}", f"--out={out}", "--k=1", "--limit=12"]
 
-    server.reply = lambda body, n: writer(body, n) if n < 6 else failure(401, "revoked")
+    server.reply = lambda body, n: (
+        obedient_writer(body, n) if n < 6 else failure(401, "revoked")
+    )
     done = program("inference.generate_counterfactuals", *flags, "--server_concurrency=1")
     assert done.returncode == 2 and "401: revoked" in done.stderr
     assert not (out / "manifest.json").exists()
@@ -123,7 +111,7 @@ def test_reflections_by_a_server_that_fails(program, server, tmp_path):
 
     def moody(body, number):
         refused = bool(items_asked_about(body)) and body["seed"] % 4 == 0
-        return failure(400, "not today") if refused else writer(body, number)
+        return failure(400, "not today") if refused else obedient_writer(body, number)
 
     server.reply = moody
     done = program("inference.generate_counterfactuals", *flags)
