@@ -8,8 +8,13 @@ BIN := .venv/bin
 demo: .venv/base
 	$(BIN)/alignuser demo
 
+# Thousands of small programs are compiled and run once: XLA need not optimize them. The slow
+# tests, and pytest by hand, compile as users do.
+QUICK := --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true \
+         --xla_cpu_use_fusion_emitters=false
+
 test: .venv/test
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu and not tpu"
+	XLA_FLAGS="$(QUICK)" $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu and not tpu"
 
 test-slow: .venv/test
 	$(BIN)/python -m pytest -m "slow and not gpu and not tpu"

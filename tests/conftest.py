@@ -1,6 +1,7 @@
 """Fixtures shared by all tests; real data is used where it is beside the checkout."""
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,15 @@ import pytest
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 SHARED_DATA = Path(__file__).parents[1].parent / "shared" / "data"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Equal programs are compiled once: workers and what tests start share a cache."""
+    if not hasattr(config, "workerinput"):  # not in a worker of xdist: they inherit it
+        folder = tempfile.TemporaryDirectory(prefix="alignuser-compiled-")
+        config.add_cleanup(folder.cleanup)
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = folder.name
+        os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 
 @pytest.fixture(scope="session")

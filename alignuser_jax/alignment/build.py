@@ -9,8 +9,9 @@ from typing import Any
 
 from alignuser_jax.alignment.config import BuildConfig
 from alignuser_jax.alignment.counterfactuals import Generate
-from alignuser_jax.alignment.parts import Part, Reflector, Shared
+from alignuser_jax.alignment.parts import Part
 from alignuser_jax.alignment.reflecting.templates import TEMPLATE
+from alignuser_jax.alignment.shared import Reflector, Shared
 from alignuser_jax.datasets import Dataset
 from alignuser_jax.driver import Backend
 from alignuser_jax.personas import GivenPersonas

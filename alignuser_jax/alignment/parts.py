@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import cached_property
 from itertools import chain, islice
 from pathlib import Path
@@ -15,7 +15,6 @@ from alignuser_jax.agents import session
 from alignuser_jax.alignment.config import BuildConfig
 from alignuser_jax.alignment.counterfactuals import (
     Alternatives,
-    Generate,
     step_alternatives,
     uniform_alternatives,
 )
@@ -33,7 +32,6 @@ from alignuser_jax.alignment.item_level import (
 )
 from alignuser_jax.alignment.rating_runs import RatingRun, rating_runs, run_examples
 from alignuser_jax.alignment.reflecting.templates import TEMPLATE
-from alignuser_jax.alignment.reflecting.writing import Tally
 from alignuser_jax.alignment.rollouts import (
     Policy,
     collect_rollouts,
@@ -41,24 +39,19 @@ from alignuser_jax.alignment.rollouts import (
     human_transitions,
     random_policy,
 )
+from alignuser_jax.alignment.shared import Reflector, Shared
 from alignuser_jax.alignment.visits import Visit, reconstruct_visits
-from alignuser_jax.datasets import Dataset
 from alignuser_jax.language.fitting import RowFit
 from alignuser_jax.randomness import named_generator, stable_key
-from alignuser_jax.recommenders import ALS
 from alignuser_jax.records import (
     RATINGS,
     Action,
-    CountTokens,
     Example,
     Interaction,
-    Recommender,
     Transition,
 )
 from alignuser_jax.shards import write_shards
-from alignuser_jax.text import Say
-from alignuser_jax.views import View
-from alignuser_jax.views.sites import Sites, agent_user
+from alignuser_jax.views.sites import agent_user
 
 STEPS_AT_ONCE = 4096
 """Ratings that are held in memory, asked about and, for the ablation, shuffled together."""
@@ -70,65 +63,6 @@ def config_of(config: BuildConfig) -> dict[str, Any]:
     for name in ("least_kept", "first_replies"):  # they change no example
         del plain["reflections"][name]
     return plain
-
-
-@dataclass(frozen=True)
-class Reflector:
-    """A model that writes reflections.
-
-    Attributes:
-        ask: Answers a batch of requests.
-        about: What it is, for the manifest: `model` is its id, the hash of its weights where
-            they are here; `name` and `tokenizer` where they are known.
-    """
-
-    ask: Generate
-    about: Mapping[str, Any]
-
-
-@dataclass
-class Shared:
-    """What the training part and the validation part share.
-
-    Attributes:
-        dataset: The log.
-        view: What prompts may show, and the target ratings.
-        config: The settings.
-        fills_pages: The recommender that was passed; `None` for ALS.
-        generate: Asks the model that draws alternatives and acts; `None` without one.
-        reflector: Who writes the reflections; `None` for templates.
-        count_tokens: Counts tokens as the model that will be trained does.
-        say: Prints a line of progress.
-        row_tokens: Tokens of a row of the training; `None` refuses no example.
-    """
-
-    dataset: Dataset
-    view: View
-    config: BuildConfig
-    fills_pages: Recommender | None
-    generate: Generate | None
-    count_tokens: CountTokens | None
-    say: Say
-    row_tokens: int | None = None
-    reflector: Reflector | None = None
-
-    @cached_property
-    def tally(self) -> Tally:
-        """What has become of the replies about reflections, in both parts."""
-        return Tally(self.config.reflections, self.say, visible=self.reflector is not None)
-
-    @cached_property
-    def sites(self) -> Sites:
-        """The sites on which examples are made."""
-        return Sites(self.dataset.items, self.view, self.config.site)
-
-    @cached_property
-    def recommender(self) -> Recommender:
-        """The recommender that fills pages; ALS is fitted when it is first needed."""
-        if self.fills_pages is not None:
-            return self.fills_pages
-        self.say("fitting ALS on the profile part")
-        return ALS(seed=self.config.seed).fit(self.dataset, self.view.profile)
 
 
 class Part:
@@ -223,17 +157,29 @@ class Part:
 
     @cached_property
     def _visits(self) -> list[Visit]:
+        """Visits in drawn order: of all users, or of as many as the limits need."""
         config = self.config
-        self.shared.say(f"reconstructing the visits of {len(self.users)} users")
-        visits = reconstruct_visits(
-            self.shared.dataset,
-            self.view,
-            config.visits,
-            model=self.shared.recommender if config.visits.exposure.model_top else None,
-            users=self.users,
-            seed=config.seed,
-            max_visits=config.visits_per_user,
-        )
+        limits = [
+            self.limits.get(task) for task in ("visit", "world_model") if task in config.tasks
+        ]
+        wanted = None if None in limits else max(filter(None, limits), default=0)
+        order = [self.users[n] for n in self._order(len(self.users), "visiting users")]
+        at_once = len(order) if wanted is None else max(wanted, 1)  # a visit of each is enough
+        visits: list[Visit] = []
+        for first in range(0, len(order), at_once):
+            users = set(order[first : first + at_once])
+            self.shared.say(f"reconstructing the visits of {len(users)} users")
+            visits += reconstruct_visits(
+                self.shared.dataset,
+                self.view,
+                config.visits,
+                model=self.shared.recommender if config.visits.exposure.model_top else None,
+                users=[user for user in self.users if user in users],
+                seed=config.seed,
+                max_visits=config.visits_per_user,
+            )
+            if wanted is not None and len(visits) >= wanted:
+                break
         return [visits[n] for n in self._order(len(visits), "visits")]
 
     def _visit_examples(self) -> Iterator[Example]:

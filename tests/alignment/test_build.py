@@ -240,3 +240,13 @@ def test_a_changed_target_changes_only_replies(tmp_path):
     old, new = (p[differing[0]].messages for p in pairs)
     assert old[:-1] == new[:-1]
     assert (old[-1].content, new[-1].content) == ("1", "5")
+
+
+def test_no_more_visits_are_reconstructed_than_the_limits_need(dataset, tmp_path):
+    said = []
+    limits = SMALL.limits | {"visit": 3, "world_model": 4}
+    config = replace(SMALL, limits=limits, validation_share=0)
+    manifest = build(dataset, tmp_path / "few", config, say=said.append)
+    assert "reconstructing the visits of 4 users" in said
+    counts = {task: entry["count"] for task, entry in manifest["tasks"].items()}
+    assert counts == limits

@@ -217,6 +217,7 @@ def test_verdicts_from_two_simulations_and_from_fewer_agents(first, tmp_path):
     assert wrong.returncode == 2 and "finish `alignuser simulate" in wrong.stderr
 
 
+@pytest.mark.slow
 def test_several_policies_are_evaluated_in_one_table(dataset, run, tmp_path):
     dataset.save(tmp_path / "data")
     adapter = run / "align" / "adapter"

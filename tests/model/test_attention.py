@@ -4,6 +4,7 @@ On a CPU splash runs in Pallas's interpreter. The tests marked gpu and tpu run t
 themselves: `JAX_PLATFORMS=cuda,cpu pytest -m gpu tests/model/test_attention.py`, tpu alike.
 """
 
+import os
 import subprocess
 import sys
 from functools import partial
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 
 from alignuser_jax.model.attention import RowLayout, attend_causal
+from tests.xla import simulated
 
 BACKEND = jax.default_backend()
 ON_GPU = [pytest.mark.gpu, pytest.mark.skipif(BACKEND != "gpu", reason="JAX is on no GPU here")]
@@ -209,9 +211,6 @@ def test_a_kernel_equals_the_reference_with_gradients(
 
 
 EIGHT = """
-import os
-os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 import jax, jax.numpy as jnp, numpy as np
 from alignuser_jax.model.attention import RowLayout, attend_causal
 from alignuser_jax.parallel import make_mesh
@@ -238,7 +237,12 @@ print("fine")
 
 
 def test_splash_runs_on_each_device_of_a_mesh_for_its_rows_and_heads():
-    done = subprocess.run([sys.executable, "-c", EIGHT], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", EIGHT],
+        env=os.environ | simulated(8),
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0 and "fine" in done.stdout, done.stderr[-3000:]
 
 

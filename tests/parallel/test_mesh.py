@@ -1,5 +1,6 @@
 """Eight fake CPU devices need a fresh process: the flag is read once."""
 
+import os
 import subprocess
 import sys
 import textwrap
@@ -10,6 +11,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from alignuser_jax.parallel import constrain, make_mesh, spec
+from tests.xla import simulated
 
 
 def test_logical_names_map_to_mesh_axes():
@@ -109,10 +111,10 @@ print("fine")
 
 
 def test_eight_devices_compute_what_one_does(tmp_path):
-    program = "import os\nos.environ['JAX_PLATFORMS'] = 'cpu'\n"
-    program += "os.environ['XLA_FLAGS'] = '--xla_force_host_platform_device_count=8'\n"
-    program += textwrap.dedent(EIGHT)
     done = subprocess.run(
-        [sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True
+        [sys.executable, "-c", textwrap.dedent(EIGHT), str(tmp_path)],
+        env=os.environ | simulated(8),
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0 and "fine" in done.stdout, done.stderr[-3000:]

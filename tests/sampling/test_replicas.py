@@ -12,6 +12,7 @@ from alignuser_jax.records import Request
 from alignuser_jax.sampling import Engine, generate
 from alignuser_jax.sampling.replicas import Replicas, make_replicas
 from tests.sampling.requests import GEOMETRY, SYSTEM, mixed, result, talk
+from tests.xla import simulated
 
 PROGRAM = """
 import json, sys
@@ -64,7 +65,7 @@ print(json.dumps(results))
 
 
 def test_weights_over_two_devices_and_replicas_over_eight(tmp_path):
-    env = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    env = os.environ | simulated(8)
     command = [sys.executable, "-c", PROGRAM, str(tmp_path)]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]

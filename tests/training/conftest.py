@@ -32,15 +32,6 @@ def validation(tmp_path_factory):
     return directory
 
 
-@pytest.fixture(scope="session", autouse=True)
-def compilation_cache(tmp_path_factory):
-    """Every run compiles its step anew; equal programs are read back instead."""
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-    yield
-    jax.config.update("jax_compilation_cache_dir", None)
-
-
 @pytest.fixture(scope="session")
 def make_decoder(tokenizer):
     """Small random decoders, drawn by NumPy so that nothing needs compiling."""

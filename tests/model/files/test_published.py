@@ -4,6 +4,7 @@ The numbers are those of the published `config.json` files, copied; the paramete
 of the model cards' safetensors metadata.
 """
 
+import os
 import subprocess
 import sys
 import textwrap
@@ -16,6 +17,7 @@ import pytest
 from alignuser_jax.model import abstract_decoder, count_parameters, read_config, split
 from alignuser_jax.runs.experiment import load_experiment
 from alignuser_jax.sampling.engine.forward import page_bytes
+from tests.xla import simulated
 
 LLAMA_3 = {
     "model_type": "llama",
@@ -171,11 +173,9 @@ print("fine")
 
 
 def test_layouts_on_eight_devices():
-    program = "import os\nos.environ['JAX_PLATFORMS'] = 'cpu'\n"
-    program += "os.environ['XLA_FLAGS'] = '--xla_force_host_platform_device_count=8'\n"
-    program += textwrap.dedent(LAYOUTS)
     done = subprocess.run(
-        [sys.executable, "-c", program],
+        [sys.executable, "-c", textwrap.dedent(LAYOUTS)],
+        env=os.environ | simulated(8),
         capture_output=True,
         text=True,
         cwd=Path(__file__).parents[3],

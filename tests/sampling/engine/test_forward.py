@@ -54,7 +54,7 @@ def test_chunks_and_steps_equal_one_pass_without_a_cache(decoder):
         valid = np.ones((rows, stop - start), bool)
         hidden, cache = step(state, tokens[:, start:stop], np.int32(start), cache, valid)
         np.testing.assert_allclose(
-            hidden, expected[:, start:stop], atol=2e-5 * np.abs(expected).max()
+            hidden, expected[:, start:stop], atol=5e-5 * np.abs(expected).max()
         )
     before = jax.tree.map(np.asarray, cache)
     _, cache = step(state, tokens[:, :32], np.int32(0), cache, np.zeros((rows, 32), bool))

@@ -9,6 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.xla import simulated
+
+pytestmark = pytest.mark.slow  # four programs that compile a training step many times
+
 PROGRAM = Path(__file__).with_name("one_step.py")
 ONE = "data=1:1:packed"
 UPPER = "data=1:1:upper"
@@ -26,10 +30,8 @@ BY_TWO = ("data=2,fsdp=2:1:packed", "fsdp=2,tensor=2:2:packed", "data=2,tensor=2
 def start(place, shards, cases, devices, **more):
     environment = {
         **os.environ,
-        "JAX_PLATFORMS": "cpu",
+        **simulated(devices),
         "TF_CPP_MIN_LOG_LEVEL": "0",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"
-        " --xla_backend_optimization_level=0",  # quick to compile
         **more,
     }
     out = place / f"on-{devices}{'-two' * bool(more)}"

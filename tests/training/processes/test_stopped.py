@@ -13,6 +13,7 @@ import pytest
 
 from alignuser_jax.training.metrics import METRICS_FILE, read_metrics
 from tests.training.processes.test_many_devices import free_port
+from tests.xla import simulated
 
 PROGRAM = Path(__file__).with_name("train_tiny.py")
 pytestmark = pytest.mark.slow
@@ -28,8 +29,7 @@ def place(tmp_path_factory, tokenizer):
 def start(place, shards, out, mesh=None, devices=1, **more):
     environment = {
         **os.environ,
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        **simulated(devices),
         "JAX_COMPILATION_CACHE_DIR": str(place / "compiled"),
         **more,
     }

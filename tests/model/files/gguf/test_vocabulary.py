@@ -90,6 +90,7 @@ def test_the_pre_tokenizer_matters(tmp_path, texts):
     assert differing and all(any(c.isdigit() for c in text) for text in differing)
 
 
+@pytest.mark.slow
 def test_qwens(tmp_path, texts):
     qwen = llama_files.qwen_3(tmp_path).tokenizer
     vocabulary = byte_pair_vocabulary(qwen)
@@ -100,6 +101,7 @@ def test_qwens(tmp_path, texts):
         assert ours.decode(ids, skip_special_tokens=False) == qwen.decode(ids)
 
 
+@pytest.mark.slow
 def test_llama_3s(tmp_path, texts, fast):
     llama = llama_files.llama_3(tmp_path, fast).tokenizer
     ours = through_a_file(tmp_path, byte_pair_vocabulary(llama), "llama-bpe")

@@ -1,0 +1,14 @@
+"""What XLA is told in tests: how many devices to simulate, and how hard to optimize."""
+
+import os
+
+SIMULATED = "--xla_force_host_platform_device_count="
+
+
+def simulated(devices: int) -> dict[str, str]:
+    """Return the environment of a program that sees so many devices of a CPU.
+
+    The flags of `make test` (see the Makefile), or those of whoever runs the tests, stay.
+    """
+    given = [f for f in os.environ.get("XLA_FLAGS", "").split() if not f.startswith(SIMULATED)]
+    return {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": " ".join([*given, f"{SIMULATED}{devices}"])}
