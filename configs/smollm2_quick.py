@@ -4,10 +4,13 @@
     alignuser import-logs --format=movielens --input=ML-1M --output=runs/ml-1m/data
     alignuser build-shards WHERE
     alignuser train WHERE
-    alignuser evaluate WHERE --users=60
-    alignuser fit-recommender --model=als --dataset=runs/ml-1m/data --output=runs/ml-1m/als
-    alignuser simulate WHERE --arms=pop=popularity,als=runs/ml-1m/als
-    alignuser ab-test WHERE --control=pop
+    alignuser fit-recommender --kind=popularity --dataset=runs/ml-1m/data \
+        --output=runs/ml-1m/popularity
+    alignuser fit-recommender --kind=als --dataset=runs/ml-1m/data --output=runs/ml-1m/als
+    alignuser simulate WHERE --out=runs/ml-1m/quick-ab \
+        --arms=popularity=runs/ml-1m/popularity,als=runs/ml-1m/als
+    alignuser ab-test --simulations=runs/ml-1m/quick-ab --control=popularity
+    alignuser evaluate WHERE --agents=60
 
 with WHERE: --config=smollm2_quick --dataset=runs/ml-1m/data --run=runs/ml-1m/smollm2-quick
 
