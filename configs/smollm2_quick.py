@@ -14,10 +14,10 @@
 
 with WHERE: --config=smollm2_quick --dataset=runs/ml-1m/data --run=runs/ml-1m/smollm2-quick
 
-Measured on two cores (AMD EPYC, AVX2): shards 71 s, training 31 s a step (24 steps: 740 s, with
-the held-out losses), the two recommenders 34 s, 41 s to compile the engine and .5 pages a second
-in the simulation. By these figures the way to the A/B table takes 17 minutes; it was not run to the
-end with today's 16 steps and 24 agents. `evaluate` comes on top.
+Measured on two cores (AMD EPYC, AVX2): shards 71 s, training 31 s a step (24 steps: 740 s,
+with the held-out losses), the two recommenders 34 s, 41 s to compile the engine and .5 pages a
+second in the simulation. By these figures the way to the A/B table takes 17 minutes; it was not
+run to the end with today's 16 steps and 24 agents. `evaluate` comes on top.
 
 The backbone is pretrained and small; the adapter sees some hundred ratings. It shows that the
 way from logs to a verdict works with a pretrained model, on a laptop. `configs/smollm2.py` is
