@@ -176,6 +176,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(first, simulate, tmp_path, share
     assert (tmp_path / "killed" / name).read_bytes() == (first[1] / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_plain_imitation_and_a_world_model_alone_run(experiment, dataset, run, tmp_path):
     shards = build_stage(
         experiment,

@@ -27,6 +27,7 @@ def programs_in(done):
     return tuple(map(int, found.groups()))
 
 
+@pytest.mark.slow
 def test_random_weights_are_labelled_and_measured(tmp_path):
     path, own = tmp_path / "speed.json", {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "xla")}
     command = ["--shape=32,2,4,2,64,256", *SESSIONS, f"--json={path}"]
