@@ -143,7 +143,8 @@ def obedient_writer(body, number=0):
     if not titles:
         return obedient(body)
     text = (
-        f"WHY: I feel so about {titles[-1]} since it stays with me.\nLESSON: I know my taste.\n"
+        f"WHY: I feel so about {titles[-1]}: what I love is there, and much is dull.\n"
+        "LESSON: I know my taste.\n"
     )
     if body["messages"][-1]["role"] == "assistant":  # it is gone on with
         text = text.removeprefix(body["messages"][-1]["content"])
