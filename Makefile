@@ -17,7 +17,7 @@ test: .venv/test
 	XLA_FLAGS="$(QUICK)" $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu and not tpu"
 
 test-slow: .venv/test
-	$(BIN)/python -m pytest -m "slow and not gpu and not tpu"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "slow and not gpu and not tpu"
 
 lint: .venv/test
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
