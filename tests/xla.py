@@ -2,6 +2,13 @@
 
 import os
 
+AS_USERS = {
+    "xla_backend_optimization_level": 3,
+    "xla_llvm_disable_expensive_passes": False,
+    "xla_cpu_use_fusion_emitters": True,
+}
+"""`compiler_options` of a `jit` whose rounding is tested: what XLA does unless it is told."""
+
 SIMULATED = "--xla_force_host_platform_device_count="
 
 

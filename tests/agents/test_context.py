@@ -79,7 +79,7 @@ def run(items, site, history, config, seed, count):
 
 
 @settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(setting=visits())
 def test_every_request_and_every_example_fits(tokenizer, setting):

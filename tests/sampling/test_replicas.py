@@ -43,7 +43,7 @@ requests = [
     for n in range(16)
 ]
 results = {}
-for tensor, devices in ((1, 1), (2, 2), (2, 4), (1, 2)):
+for tensor, devices in ((1, 1), (2, 2), (2, 8), (1, 2)):
     config = replace(geometry, tensor=tensor)
     engine = make_replicas(decoder, tokenizer, config, jax.devices()[:devices])
     engine.warm_up()
@@ -64,17 +64,18 @@ print(json.dumps(results))
 """
 
 
-def test_weights_over_two_devices_and_replicas_over_four(tmp_path):
-    env = os.environ | simulated(4)
+@pytest.mark.slow
+def test_weights_over_two_devices_and_replicas_over_eight(tmp_path):
+    env = os.environ | simulated(8)
     command = [sys.executable, "-c", PROGRAM, str(tmp_path)]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]
     results = json.loads(done.stdout.splitlines()[-1])
-    alone, spread, both, copies = (results[k] for k in ("1 of 1", "2 of 2", "2 of 4", "1 of 2"))
-    assert [r["engines"] for r in (alone, spread, both, copies)] == [1, 1, 2, 2]
-    assert [r["devices"] for r in (alone, spread, both, copies)] == [1, 2, 4, 2]
+    alone, spread, both, copies = (results[k] for k in ("1 of 1", "2 of 2", "2 of 8", "1 of 2"))
+    assert [r["engines"] for r in (alone, spread, both, copies)] == [1, 1, 4, 2]
+    assert [r["devices"] for r in (alone, spread, both, copies)] == [1, 2, 8, 2]
     assert [r["heads here"] for r in (alone, spread, both, copies)] == [2, 1, 1, 2]
-    assert both["used"] == 2 and copies["used"] == 2
+    assert both["used"] == 4 and copies["used"] == 2
     assert both["bits"] == spread["bits"] and copies["bits"] == alone["bits"]
     assert spread["texts"] == alone["texts"]
 

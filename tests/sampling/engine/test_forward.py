@@ -1,5 +1,7 @@
 """The engine's forward pass is the decoder's, whatever is in the cache beyond."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +18,7 @@ from alignuser_jax.sampling.engine.forward import (
     pages_to_strips,
     strips_to_pages,
 )
+from tests.xla import AS_USERS
 
 PAGE = 32
 
@@ -38,11 +41,12 @@ def test_chunks_and_steps_equal_one_pass_without_a_cache(decoder):
     tokens = rng.integers(0, decoder.config.vocab_size, (rows, length)).astype(np.int32)
     adapter = np.array([1, 0, 1], np.int32)
     order = np.tile(np.arange(length, dtype=np.int32), (rows, 1))
-    expected = jax.jit(lambda t: decoder(t, order, adapter=adapter))(tokens)
+    whole = jax.jit(lambda t: decoder(t, order, adapter=adapter), compiler_options=AS_USERS)
+    expected = whole(tokens)
     graph, state = nnx.split(decoder)
     cache, table = pool_and_tables(decoder, rows, slots)
 
-    @jax.jit
+    @partial(jax.jit, compiler_options=AS_USERS)
     def step(state, tokens, start, cache, valid):
         positions = start + jnp.arange(tokens.shape[1], dtype=jnp.int32)
         positions = jnp.tile(positions, (rows, 1))
@@ -54,7 +58,7 @@ def test_chunks_and_steps_equal_one_pass_without_a_cache(decoder):
         valid = np.ones((rows, stop - start), bool)
         hidden, cache = step(state, tokens[:, start:stop], np.int32(start), cache, valid)
         np.testing.assert_allclose(
-            hidden, expected[:, start:stop], atol=5e-5 * np.abs(expected).max()
+            hidden, expected[:, start:stop], atol=2e-5 * np.abs(expected).max()
         )
     before = jax.tree.map(np.asarray, cache)
     _, cache = step(state, tokens[:, :32], np.int32(0), cache, np.zeros((rows, 32), bool))
