@@ -125,7 +125,10 @@ def random_decoder(shape: list[str], dtype):
 
 
 def engine_config(shape: SessionShape, experiment):
-    """Return the engine's geometry: the flags, then the experiment, then what sessions need."""
+    """Return the engine's geometry: the flags, then the experiment, then what sessions need.
+
+    One engine is measured, also where the experiment has several on a CPU.
+    """
     from alignuser_jax.sampling import EngineConfig
 
     base = experiment.engine if experiment else EngineConfig()
@@ -136,7 +139,7 @@ def engine_config(shape: SessionShape, experiment):
         raise app.UsageError(f"{', '.join(bad)}: expected at least 1")
     chunk = chosen.get("chunk", base.chunk)
     chosen["context"] = FLAGS.context or -(-shape.context // chunk) * chunk
-    return replace(base, **chosen)
+    return replace(base, cpu_engines=1, **chosen)
 
 
 def main() -> None:

@@ -46,11 +46,15 @@ flags.DEFINE_integer("agents", 1000, "Users of the rating and preference tests, 
 flags.DEFINE_integer("cap", 20, "Ratings per user, at most.")
 flags.DEFINE_integer("reasoning_samples", 0, "Also rate after reasoning, this many samples.")
 flags.DEFINE_integer("reasoning_tokens", 64, "Tokens of that reasoning, at most.")
+flags.DEFINE_bool("swap_history", False, "Also rate with another user's history: a control.")
 flags.DEFINE_integer("next_states", 200, "Held-out transitions of the next-state test.")
 flags.DEFINE_string("personas", None, "File of personas that replace the computed ones.")
 flags.DEFINE_integer("seed", 0, "Seed of draws and bootstraps.")
 
-SETTINGS = ("cap", "reasoning_samples", "reasoning_tokens", "next_states", "seed")
+SETTINGS = (
+    *("cap", "reasoning_samples", "reasoning_tokens", "swap_history"),
+    *("next_states", "seed"),
+)
 
 
 def adapters() -> dict[str, str | None]:

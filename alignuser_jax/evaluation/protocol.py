@@ -37,6 +37,7 @@ class EvaluationConfig:
         reasoning_samples: Also ask for ratings after reasoning, this many samples of each;
             0 for never.
         reasoning_tokens: Tokens of that reasoning, at most.
+        swap_history: Also ask for ratings with another user's persona, history and memory.
         next_states: Transitions of the next-state test, at most.
         seed: Names draws and bootstraps.
     """
@@ -44,6 +45,7 @@ class EvaluationConfig:
     cap: int = 20
     reasoning_samples: int = 0
     reasoning_tokens: int = 64
+    swap_history: bool = False
     next_states: int = 200
     seed: int = 0
 

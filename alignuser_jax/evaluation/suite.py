@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from alignuser_jax.evaluation import next_state, preference, ratings
+from alignuser_jax.evaluation import next_state, preference, rating_turns, ratings
 from alignuser_jax.evaluation.protocol import Protocol, ProtocolResult, Subject
 from alignuser_jax.sampling import RequestsFailed
 
-PROTOCOLS = (ratings.PROTOCOL, preference.PROTOCOL, next_state.PROTOCOL)
+PROTOCOLS = (
+    ratings.PROTOCOL,
+    rating_turns.PROTOCOL,
+    preference.PROTOCOL,
+    next_state.PROTOCOL,
+)
 """Every protocol that `alignuser evaluate` offers. A new one is a file and a place here."""
 
 NAMES = tuple(protocol.name for protocol in PROTOCOLS)

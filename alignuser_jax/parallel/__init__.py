@@ -10,6 +10,7 @@ from alignuser_jax.parallel.mesh import (
     place,
     replicate,
     shardings,
+    show_cpu_devices,
     spec,
 )
 
@@ -23,6 +24,7 @@ __all__ = [
     "place",
     "replicate",
     "shardings",
+    "show_cpu_devices",
     "spec",
     "start_hosts",
 ]

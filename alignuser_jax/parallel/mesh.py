@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import jax
@@ -54,6 +55,17 @@ def make_mesh(
     devices = jax.devices() if devices is None else devices
     sizes = mesh_sizes({"data": data, "fsdp": fsdp, "tensor": tensor}, len(devices))
     return jax.make_mesh(tuple(sizes.values()), AXES, (AxisType.Auto,) * 3, devices=devices)
+
+
+def show_cpu_devices(count: int) -> None:
+    """Let JAX show `count` devices on a CPU, for programs that run side by side.
+
+    It does nothing once JAX has started, and changes no other platform.
+
+    Source: the option `jax_num_cpu_devices` in JAX's documentation.
+    """
+    with suppress(RuntimeError):  # JAX has started
+        jax.config.update("jax_num_cpu_devices", count)
 
 
 def batch_shards(mesh: Mesh | jax.sharding.AbstractMesh) -> int:

@@ -23,6 +23,7 @@ from alignuser_jax.language.counting import TokenCounter
 from alignuser_jax.records import CountTokens
 from alignuser_jax.runs.experiment import Experiment
 from alignuser_jax.runs.policy import (
+    claim_devices,
     load_policy,
     make_engine,
     policy_note,
@@ -227,6 +228,7 @@ def _identity(opened: OpenedBackend) -> dict[str, Any]:
 
 
 def _own(choice: BackendChoice, experiment: Experiment, run: Path, say: Say) -> OpenedBackend:
+    claim_devices(experiment.engine)
     with waiting("loading the policy", say):
         decoder, tokenizer, policy_id = load_policy(experiment, run, choice.adapter)
     geometry = experiment.engine

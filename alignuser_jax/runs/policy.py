@@ -19,6 +19,7 @@ from alignuser_jax.world import readable
 
 if TYPE_CHECKING:  # datasets and worlds work without jax
     from alignuser_jax.model.decoder import Decoder
+    from alignuser_jax.sampling import EngineConfig
     from alignuser_jax.sampling.engine.engine import Engine
     from alignuser_jax.sampling.replicas import Replicas
 
@@ -112,6 +113,14 @@ def policy_note(experiment: Experiment, decoder: Decoder) -> str:
     rank = decoder.lora.rank
     loaded = f"with a LoRA adapter of rank {rank}" if rank else "without an adapter"
     return f"{experiment.note}; {loaded}"
+
+
+def claim_devices(geometry: EngineConfig) -> None:
+    """Let JAX show the devices that the engines want on a CPU; call it before JAX starts."""
+    from alignuser_jax.parallel import show_cpu_devices
+
+    if geometry.cpu_engines > 1:
+        show_cpu_devices(geometry.cpu_engines * geometry.tensor)
 
 
 def make_engine(

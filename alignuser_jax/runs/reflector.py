@@ -20,7 +20,7 @@ from alignuser_jax.runs.backend import (
     recorded_backend,
 )
 from alignuser_jax.runs.experiment import Experiment
-from alignuser_jax.runs.policy import make_engine, warm_up
+from alignuser_jax.runs.policy import claim_devices, make_engine, warm_up
 from alignuser_jax.sampling import ServerConfig, ServerGenerator, TransportConfig
 from alignuser_jax.text import Say
 
@@ -105,6 +105,7 @@ def _loaded(source: str, experiment: Experiment, say: Say) -> tuple[Backend, Exp
     from alignuser_jax.model.files.backbone import backbone_directory
     from alignuser_jax.training.checkpoint import weights_hash
 
+    claim_devices(experiment.engine)
     directory = backbone_directory(source, experiment.dtype)
     decoder = load_decoder(directory, dtype=jnp.dtype(experiment.dtype))
     tokenizer = TextTokenizer.load(directory)

@@ -10,7 +10,7 @@ class EngineConfig:
     """The geometry of an `Engine`.
 
     Results are bitwise the same only under the same geometry, so it belongs into a run's
-    manifest. `pages` and `reuse` are the exceptions: they change no result.
+    manifest. `pages`, `reuse` and `cpu_engines` are the exceptions: they change no result.
 
     Attributes:
         slots: Rows (samples of requests) that are in work at the same time.
@@ -26,6 +26,9 @@ class EngineConfig:
         prefill: Prompt tokens that are read between two calls of the decode program: what a
             long prompt may cost the rows that wait for their next token.
         steps: Decode steps of one call; rows join and leave between calls.
+        cpu_engines: Engines side by side on a CPU, each of this geometry and with a copy of the
+            weights; elsewhere there is one for every `tensor` devices. XLA computes the batched
+            products of attention on one core, so two cores are fuller with two engines.
         tensor: Devices over which the weights and the cache of one engine are spread.
         strips: How many lengths of strips there are, the longest being `context`; 0 decodes
             through pages. A strip holds a decoding row's pages end to end. On a CPU strips are
@@ -54,6 +57,7 @@ class EngineConfig:
     edges: int = 32
     prefill: int = 2048
     steps: int = 8
+    cpu_engines: int = 1
     tensor: int = 1
     strips: int = 0
     pages: int = 0

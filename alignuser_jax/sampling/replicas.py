@@ -12,6 +12,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 
@@ -155,8 +156,8 @@ class Replicas:
 
     def warm_up(self) -> None:
         """Compile every program that a request may need."""
-        for engine in self.engines:
-            engine.warm_up()
+        with ThreadPoolExecutor(len(self.engines)) as threads:
+            list(threads.map(Engine.warm_up, self.engines))
 
     def report(self) -> dict[str, float]:
         """Return the sum of the engines' reports; the shares are those of the sums."""

@@ -56,6 +56,8 @@ flags.DEFINE_integer("slots", 32, "Rows in work at a time, ours and llama.cpp's.
 flags.DEFINE_integer("chunk", 64, "Our chunk.")
 flags.DEFINE_integer("chunks", 8, "Chunks that we read together.")
 flags.DEFINE_integer("group", 32, "Rows that we decode together.")
+flags.DEFINE_integer("strips", 0, "Lengths of our strips; 0 decodes through pages.")
+flags.DEFINE_integer("replicas", 1, "Our engines, each with its share of slots and group.")
 flags.DEFINE_integer("batch", 2, "Prompts of a batch of `generate`.")
 flags.DEFINE_bool("quick", False, "A tiny model and short texts, to try the program itself.")
 
@@ -151,17 +153,20 @@ def tokenizer_of(directory):
 class Ours(Measured):
     """Our engine, in one type."""
 
-    def __init__(self, directory, dtype, geometry):
+    def __init__(self, directory, dtype, geometry, replicas):
+        import jax
         import jax.numpy as jnp
 
         from alignuser_jax.model import load_decoder
-        from alignuser_jax.sampling import Engine, EngineConfig
+        from alignuser_jax.sampling import EngineConfig, make_replicas
+
+        jax.config.update("jax_num_cpu_devices", replicas)
 
         decoder, tokenizer = (
             load_decoder(directory, dtype=jnp.dtype(dtype)),
             tokenizer_of(directory),
         )
-        super().__init__(Engine(decoder, tokenizer, EngineConfig(**geometry)), tokenizer)
+        super().__init__(make_replicas(decoder, tokenizer, EngineConfig(**geometry)), tokenizer)
         self._generator.warm_up()
 
     def parts(self):
@@ -262,16 +267,20 @@ def llama_command(context):
 def started_sides(directory, shape):
     """Start every side; the first is ours in its first type."""
     context = -(-max(shape.context, 2 * PROMPT) // FLAGS.chunk) * FLAGS.chunk
-    geometry = {name: FLAGS[name].value for name in ("slots", "chunk", "chunks", "group")}
+    geometry = {
+        name: FLAGS[name].value for name in ("slots", "chunk", "chunks", "group", "strips")
+    }
     geometry["context"] = context
     pages = (shape.sessions + 8) * context // FLAGS.chunk  # samples share their prompt's pages
-    geometry["pages"] = min(pages, FLAGS.slots * context // FLAGS.chunk)
+    for name in ("slots", "group"):
+        geometry[name] //= FLAGS.replicas
+    geometry["pages"] = min(pages, geometry["slots"] * context // FLAGS.chunk)
     made = {}
     for name in FLAGS.sides:
         if name == "generate":
             made[name] = sides.Side(Transformers, directory, FLAGS.threads, FLAGS.batch)
         else:
-            made[f"ours {name}"] = sides.Side(Ours, directory, name, geometry)
+            made[f"ours {name}"] = sides.Side(Ours, directory, name, geometry, FLAGS.replicas)
     command, why_not = llama_command((shape.sessions + 8) * context)
     if command:
         made["llama.cpp"] = LlamaServer(command, directory, shape.sessions)

@@ -3,13 +3,9 @@ import pytest
 
 from alignuser_jax.datasets import Log
 from alignuser_jax.datasets.formats import movielens
-from alignuser_jax.evaluation import rating_baselines, ratings
-from alignuser_jax.evaluation.ratings import (
-    acceptance,
-    held_out_ratings,
-    score_over_seeds,
-    seeds_table,
-)
+from alignuser_jax.evaluation import rating_baselines, rating_scores
+from alignuser_jax.evaluation.rating_scores import acceptance, score_over_seeds, seeds_table
+from alignuser_jax.evaluation.ratings import held_out_ratings
 from alignuser_jax.randomness import stable_key
 
 
@@ -77,7 +73,7 @@ def one_hot(stars):
 def test_scores_by_hand():
     log = make_log([0, 0, 1], [0, 1, 0], [5, 3, 1])
     spread = np.full((3, 5), 0.2)
-    certain, even = ratings.score(
+    certain, even = rating_scores.score(
         log, {}, {"certain": one_hot([5, 3, 2]), "even": spread}, resamples=50
     )
     assert certain.rmse.value == pytest.approx(np.sqrt(1 / 3))
@@ -97,18 +93,20 @@ def test_acceptance_needs_intervals_that_exclude_zero_and_suspects_leaks():
              (("user mean", 1.1), ("item mean", 1.0))}  # fmt: skip
     blurred = one_hot(truth) * 0.5 + 0.1
     good = one_hot(np.clip(truth + rng.integers(-1, 2, len(users)), 1, 5))
-    scores = {s.name: s for s in ratings.score(
+    scores = {s.name: s for s in rating_scores.score(
         log, noise, {"agents": good, "perfect": one_hot(truth), "blurred": blurred}
     )}  # fmt: skip
     assert any("suspected leak" in text for text in acceptance(scores["perfect"]))
-    same = ratings.score(log, {"user mean": noise["user mean"]}, {"agents": blurred * 0 + 0.2})
+    same = rating_scores.score(
+        log, {"user mean": noise["user mean"]}, {"agents": blurred * 0 + 0.2}
+    )
     assert any("not below user mean" in text for text in acceptance(same[-1]))
 
 
 def test_a_broken_distribution_is_refused():
     log = make_log([0, 0, 1], [0, 1, 0], [5, 3, 1])
     with pytest.raises(ValueError, match="agents: expected one distribution over 5"):
-        ratings.score(log, {}, {"agents": np.ones((3, 5))})
+        rating_scores.score(log, {}, {"agents": np.ones((3, 5))})
 
 
 @pytest.mark.slow
@@ -149,7 +147,7 @@ def test_seeds_are_averaged_and_held_against_the_first_group():
     groups = {"blind": [told(0.2)], "good": [told(0.5), told(0.6)], "same": [told(0.2)] * 2}
     blind, good, same = score_over_seeds(truth, groups)
     assert (blind.seeds, good.seeds, blind.gain) == (1, 2, None)
-    single = [ratings.score(truth, {}, {"x": p})[0] for p in groups["good"]]
+    single = [rating_scores.score(truth, {}, {"x": p})[0] for p in groups["good"]]
     squares = [s.rmse.value**2 for s in single]
     assert good.rmse.value == pytest.approx(np.sqrt(np.mean(squares)))
     assert (good.lowest, good.highest) == pytest.approx((squares[1] ** 0.5, squares[0] ** 0.5))

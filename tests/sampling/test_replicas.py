@@ -172,3 +172,21 @@ def test_a_row_whose_automaton_could_not_be_installed_comes_again(decoder, token
 def test_devices_must_divide(decoder, tokenizer):
     with pytest.raises(ValueError, match="tensor=3 does not divide the 1 local"):
         make_replicas(decoder, tokenizer, replace(GEOMETRY, tensor=3))
+
+
+CLAIMING = """
+from alignuser_jax.runs.policy import claim_devices
+from alignuser_jax.sampling import EngineConfig
+claim_devices(EngineConfig(cpu_engines=2))
+import jax
+assert len(jax.local_devices()) == 2, jax.local_devices()
+claim_devices(EngineConfig(cpu_engines=3))  # too late: JAX has started
+assert len(jax.local_devices()) == 2, jax.local_devices()
+"""
+
+
+def test_a_cpu_shows_as_many_devices_as_engines_are_wanted():
+    env = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | {"JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-c", CLAIMING]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
