@@ -3,11 +3,13 @@
     alignuser export-adapter --adapter=runs/ml-1m/qwen/align/adapter --output=exports/policy \
         --base=Qwen/Qwen3-8B
     alignuser export-adapter ... --output=exports/merged --merged --dtype=bfloat16
+    alignuser export-adapter --adapter=runs/ml-1m/qwen/align --step=200 --output=exports/200
 
 An adapter of a run is a PEFT folder already; the exported one names its base model, so that
 `peft` and vLLM find it. A merged model is a Hugging Face folder with the base's config and
 tokenizer. It is written file by file, so that 8B parameters need the memory of one file.
-Interrupted, the same command goes on.
+Interrupted, the same command goes on. With --step it is the adapter that a training had at a
+checkpoint (`align.keep_checkpoints` says how many stay): a point of a learning curve.
 """
 
 from pathlib import Path
@@ -17,7 +19,8 @@ from absl import app, flags
 from alignuser_jax.runs.flags import run as run_program
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("adapter", None, "Folder of the adapter.")
+flags.DEFINE_string("adapter", None, "Folder of the adapter; with --step: of a training.")
+flags.DEFINE_integer("step", None, "Export what a training's checkpoint of this step has.")
 flags.DEFINE_string("output", None, "Folder to write.")
 flags.DEFINE_string(
     "base", None, "Base model: folder, hub id or GGUF file; default: what it names."
@@ -37,6 +40,9 @@ def main() -> None:
 
     if FLAGS.dtype and not FLAGS.merged:
         raise app.UsageError("--dtype is for --merged: adapters stay float32")
+    if FLAGS.step is not None:
+        export_step()
+        return
     name = base_name(Path(FLAGS.adapter))
     dtype = FLAGS.dtype or "bfloat16"
     base = model.backbone_directory(name, dtype)
@@ -52,6 +58,21 @@ def main() -> None:
     targets, layers = ", ".join(lora.targets), lora.adapted_layers(shape.num_layers)
     where = f"{len(layers)} of {shape.num_layers} layers"
     print(f"{FLAGS.output}: rank {lora.rank} on {targets} of {where}, for {name}")
+
+
+def export_step() -> None:
+    """Write the adapter of a training's checkpoint."""
+    from alignuser_jax.model import save_adapter
+    from alignuser_jax.training.checkpoint import adapter_at
+
+    if FLAGS.merged:
+        raise app.UsageError("--merged: export the step first, then merge what came out")
+    found = adapter_at(Path(FLAGS.adapter) / "checkpoints", FLAGS.step)
+    own = Path(FLAGS.adapter).absolute().parent / "pretrain" / "model"
+    base = FLAGS.base or found.base or (str(own) if own.is_dir() else "")
+    layers = found.num_layers
+    save_adapter(FLAGS.output, found.arrays, found.lora, base, num_layers=layers)
+    print(f"{FLAGS.output}: rank {found.lora.rank}, step {FLAGS.step} of {FLAGS.adapter}")
 
 
 def base_name(adapter: Path) -> str:

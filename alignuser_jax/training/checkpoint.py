@@ -12,7 +12,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -22,6 +22,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from orbax.checkpoint.checkpoint_managers import preservation_policy as policies
 
 from alignuser_jax.durable.whole import SOFTWARE, WRITTEN_BY, refuse_other
+from alignuser_jax.model.config import LoraConfig
 from alignuser_jax.parallel.mesh import PyTree
 
 
@@ -176,6 +177,60 @@ class Checkpoints:
     def close(self) -> None:
         """Wait, and release Orbax's threads."""
         self._orbax.close()
+
+
+class AdapterCheckpoint(NamedTuple):
+    """The adapter that a LoRA training had at a step.
+
+    Attributes:
+        arrays: Its weights, as `model.named_arrays` names them.
+        lora: Its shape.
+        num_layers: Layers of the base model.
+        base: The base model, as the training recorded it.
+    """
+
+    arrays: dict[str, np.ndarray]
+    lora: LoraConfig
+    num_layers: int
+    base: str
+
+
+def adapter_at(directory: str | os.PathLike[str], step: int) -> AdapterCheckpoint:
+    """Read the adapter of a checkpoint, without the decoder that it belongs to.
+
+    Args:
+        directory: The folder of the checkpoints.
+        step: Which checkpoint.
+
+    Raises:
+        FileNotFoundError: There is no checkpoint of this step; names those that there are.
+        ValueError: The training updated every parameter and has no adapter.
+    """
+    folder = rooted(directory)
+    steps = ocp.utils.checkpoint_steps(folder) if folder.is_dir() else []
+    if step not in steps:
+        raise FileNotFoundError(
+            f"{folder} has no checkpoint of step {step}; it has {sorted(steps) or 'none'}"
+        )
+    reading = ocp.args.Composite(
+        state=ocp.args.StandardRestore(),
+        metadata=ocp.args.JsonRestore(),
+        about=ocp.args.JsonRestore(),
+    )
+    with ocp.CheckpointManager(folder) as manager:
+        saved = manager.restore(step, args=reading)
+    settings = saved["metadata"]
+    if settings["config"]["trainable"] != "lora":
+        raise ValueError(f"{folder}: the training has no adapter, it updated every parameter")
+    start, end = "params.", ".value"
+    arrays = {
+        name.removeprefix(start).removesuffix(end): np.asarray(leaf)
+        for name, leaf in saved["state"].items()
+        if name.startswith(start)
+    }
+    lora = settings["lora"] | {"targets": tuple(settings["lora"]["targets"])}
+    layers = settings["decoder"]["num_layers"]
+    return AdapterCheckpoint(arrays, LoraConfig(**lora), layers, saved["about"]["base"])
 
 
 def rooted(path: str | os.PathLike[str]) -> epath.Path:

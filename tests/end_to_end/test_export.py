@@ -69,6 +69,8 @@ def test_bad_input(run, tmp_path):
         ([adapter, f"--output={tmp_path}", "--base=nobody"], "no directory nobody"),
         ([f"--adapter={tmp_path}", f"--output={tmp_path}"], "holds no adapter"),
         ([adapter], "--output"),
+        ([adapter, f"--output={tmp_path}", "--step=3"], "no checkpoint of step 3; it has none"),
+        ([adapter, f"--output={tmp_path}", "--step=3", "--merged"], "export the step first"),
     ):
         done = export(*flags)
         assert done.returncode and named in done.stderr + done.stdout, (flags, done.stderr)

@@ -12,7 +12,7 @@ from flax import nnx
 from alignuser_jax.model import named_arrays, read_adapter, split
 from alignuser_jax.parallel import Hosts, make_mesh
 from alignuser_jax.shards import write_shards
-from alignuser_jax.training.checkpoint import Checkpoints, rooted
+from alignuser_jax.training.checkpoint import Checkpoints, adapter_at, rooted
 from alignuser_jax.training.config import TrainConfig
 from alignuser_jax.training.held_out import HeldOut
 from alignuser_jax.training.loop import RunOptions, train_decoder
@@ -64,6 +64,8 @@ def test_both_losses_fall_and_a_stopped_run_ends_the_same(
     assert straight.counts["reflection"].read > 0
     assert list((tmp_path / "a" / "tensorboard").iterdir())
     assert (straight.result_dir / "config.json").is_file()
+    with pytest.raises(ValueError, match="has no adapter, it updated every parameter"):
+        adapter_at(tmp_path / "a" / "checkpoints", 30)
 
     with pytest.raises(SystemExit) as left:
         train_decoder(
@@ -107,6 +109,16 @@ def test_lora_resumes_and_exports_its_adapter(tmp_path, make_decoder, shards, to
     assert loaded.keys() == trained.keys()
     for name, values in loaded.items():
         np.testing.assert_array_equal(values, trained[name])
+    checkpoints = tmp_path / "a" / "checkpoints"  # the last two stay, of steps 4 and 6
+    last = adapter_at(checkpoints, 6)
+    assert (last.lora, last.num_layers) == (decoder.lora, decoder.config.num_layers)
+    assert last.arrays.keys() == trained.keys()
+    earlier = adapter_at(checkpoints, 4).arrays
+    for name, values in last.arrays.items():
+        np.testing.assert_array_equal(values, trained[name])
+        assert not np.array_equal(values, earlier[name])
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint of step 5; it has \[4, 6\]"):
+        adapter_at(checkpoints, 5)
 
     with pytest.raises(ValueError, match=r"config.learning_rate was 0.01, now 0.5"):
         train_decoder(config(accumulation=2, learning_rate=0.5), *arguments[1:], tmp_path / "a")
