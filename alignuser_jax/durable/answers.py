@@ -24,7 +24,7 @@ Answer = Completion | Slate | str
 """The answers to the three kinds of `Question`, in the same order."""
 
 
-LATER_FIELDS = frozenset({"reply_start", "lines", "line_tokens", "no_repeat"})
+LATER_FIELDS = frozenset({"reply_start", "lines", "line_tokens", "no_repeat", "no_repeat_of"})
 """Fields of a question that were added after journals and recordings had been written."""
 
 

@@ -202,6 +202,12 @@ def example_texts(count: int) -> tuple[str, ...]:
     return tuple(texts)
 
 
+def example_lines(count: int) -> tuple[str, ...]:
+    """Return what each line of the first `count` worked replies says, without its tag."""
+    replies = [example.reply.splitlines() for example in EXAMPLES[:count]]
+    return tuple(line.partition(": ")[2] for lines in replies for line in lines)
+
+
 def _rating_question(persona: str, item: RatedItem, rating: int, alternative: int) -> str:
     similar = "; ".join(f"{title} (I {feeling(value)})" for title, value in item.similar)
     return turn(

@@ -113,6 +113,8 @@ class Request:
             such a reply.
         no_repeat: No run of so many tokens comes twice in the free text of one reply; 0 for no
             such rule. Servers do not know it: readers of their replies check for repeats.
+        no_repeat_of: Texts of which no such run comes in the reply either, such as the worked
+            examples of the prompt. Goes with `no_repeat`.
 
     Example:
         >>> from alignuser_jax.randomness import stable_key
@@ -145,6 +147,7 @@ class Request:
     lines: tuple[str, ...] = ()
     line_tokens: int = 0
     no_repeat: int = 0
+    no_repeat_of: tuple[str, ...] = ()
 
 
 def check_drawing(temperature: float, top_p: float) -> None:

@@ -55,6 +55,11 @@ def _check_form(request: Request) -> None:
                 f"{name}={value!r}: it is for replies of free text; this request has an answer "
                 "of its own"
             )
+    if request.no_repeat_of and not request.no_repeat:
+        raise ValueError(
+            f"no_repeat_of has {len(request.no_repeat_of)} texts and no_repeat is 0: say how "
+            "many tokens of a text must not come in a row"
+        )
     if bool(request.lines) != bool(request.line_tokens):
         raise ValueError(
             f"lines={request.lines!r} and line_tokens={request.line_tokens}: give what lines "

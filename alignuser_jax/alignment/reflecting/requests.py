@@ -17,6 +17,7 @@ from alignuser_jax.language.reflection_prompts import (
     EXAMPLES,
     RatedItem,
     UserText,
+    example_lines,
     example_texts,
     persona_line,
     rating_reflection_messages,
@@ -44,7 +45,8 @@ class ReflectionConfig:
             cut off.
         examples: Worked examples in the prompt, at most three; none for a large model.
         retries: How often a reflection that is refused is asked for again, with another key.
-        no_repeat: No run of so many tokens comes twice in a reflection; 0 for no such rule.
+        no_repeat: No run of so many tokens comes twice in a reflection, or out of the replies
+            of the worked examples; 0 for no such rule.
         temperature: Sampling temperature.
         top_p: The probability that the tokens to draw from must reach; 1 for all tokens, which
             spares the engine a sort of the vocabulary at every token.
@@ -108,7 +110,7 @@ def rating_reflection_request(
         pair.alternative.action.value,
         config.examples,
     )
-    return _request(messages, ITEM_TAGS, config, key, evidence.item.item_id)
+    return _request(messages, ITEM_TAGS, config, key, evidence.item.item_id, config.examples)
 
 
 def rating_facts(evidence: ItemEvidence, config: ReflectionConfig) -> ReflectionFacts:
@@ -149,6 +151,7 @@ def _request(
     config: ReflectionConfig,
     key: int,
     subject: str = "",
+    examples: int = 0,
 ) -> Request:
     return Request(
         messages,
@@ -161,4 +164,5 @@ def _request(
         lines=tuple(f"{tag}:" for tag in tags),
         line_tokens=config.line_tokens,
         no_repeat=config.no_repeat,
+        no_repeat_of=example_lines(examples) if config.no_repeat else (),
     )

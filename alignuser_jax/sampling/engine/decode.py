@@ -63,8 +63,9 @@ class DecodeRows(NamedTuple, Generic[ArrayT]):
         params: How the row draws.
         key: uint32 `[G, 2]`, the words of the row's jax key.
         no_repeat: int32 `[G]`, tokens of a run that must not come twice; 0 for no such rule.
-        written: int32 `[G, WRITTEN]`, the reply's tokens before this call, at the right end;
-            -1 in front of them, and everywhere in rows without that rule.
+        written: int32 `[G, WRITTEN]`, what must not be repeated, at the right end: texts with
+            -1 behind each, then the reply's tokens before this call; -1 in front of them, and
+            everywhere in rows without that rule.
     """
 
     slot: ArrayT

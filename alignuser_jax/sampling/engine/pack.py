@@ -74,7 +74,7 @@ class DecodingRow(NamedTuple):
         place: The automaton's place on the device.
         state: The automaton's state.
         length: How many tokens are decoded.
-        written: The reply's tokens so far, if its request has `no_repeat`; else none.
+        written: What a row with `no_repeat` must not repeat (`replies.written`); else none.
     """
 
     slot: int

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -54,6 +54,8 @@ class Row:
         reasoning: The most tokens of reasoning.
         limit: The most tokens that are decoded.
         started: How many tokens at the end of the prompt begin the reply.
+        avoided: int32 `[n]`, the tokens of which no run may come in the reply, text after text
+            with -1 behind each.
     """
 
     ticket: Ticket
@@ -70,6 +72,7 @@ class Row:
     reasoning: int
     limit: int
     started: int = 0
+    avoided: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
 
     @property
     def needs_line_ends(self) -> bool:
@@ -171,6 +174,7 @@ class Preparation:
             reasoning=reasoning,
             limit=limit,
             started=len(start),
+            avoided=self._avoided(request.no_repeat_of),
         )
         self._check_fit(row)
         if request.samples == 1:
@@ -179,6 +183,11 @@ class Preparation:
             replace(row, sample=i, key=stable_key(request.key, "sample", i))
             for i in range(request.samples)
         ]
+
+    def _avoided(self, texts: Sequence[str]) -> np.ndarray:
+        """Return the tokens of the texts as they are within a reply, -1 behind each text."""
+        tokens = [(*self._tokenizer.encode(f" {text.strip()}"), -1) for text in texts]
+        return np.array([token for text in tokens for token in text], np.int32)
 
     def _prompt(self, messages: Sequence[Message]) -> np.ndarray:
         """Return `render(messages, generation=True).tokens`.
@@ -289,9 +298,11 @@ class Preparation:
                 f"{row.most_positions - row.prompt_length} do not fit the context of {room}: "
                 "shorten the conversation, or raise EngineConfig.context (or .pages)"
             )
-        if row.request.no_repeat and row.limit + row.started > WRITTEN:
+        compared = row.limit + row.started + len(row.avoided)
+        if row.request.no_repeat and compared > WRITTEN:
             raise ValueError(
                 f"no_repeat={row.request.no_repeat} with a reply of up to "
-                f"{row.limit + row.started} tokens: the engine keeps a reply of at most "
-                f"{WRITTEN} from repeating itself; give fewer tokens, or no such rule"
+                f"{row.limit + row.started} tokens and no_repeat_of with {len(row.avoided)}: "
+                f"the engine compares at most {WRITTEN} tokens in all; give fewer, or no such "
+                "rule"
             )

@@ -21,10 +21,13 @@ def failed(error: Exception) -> Completion:
 
 
 def written(row: Row, calls: Sequence[Decoded[np.ndarray]]) -> list[int]:
-    """Return the tokens of a row's reply so far, if its request has `no_repeat`; else none."""
+    """Return what a row with `no_repeat` must not repeat: `Row.avoided`, then its reply so far.
+
+    Without that rule it is empty.
+    """
     if not row.request.no_repeat:
         return []
-    parts = [row.start_tokens, *(call.token[: call.length] for call in calls)]
+    parts = [row.avoided, row.start_tokens, *(call.token[: call.length] for call in calls)]
     return np.concatenate(parts).tolist()
 
 

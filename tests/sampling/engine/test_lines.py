@@ -63,6 +63,22 @@ def test_no_run_of_tokens_comes_twice(engine, tokenizer):
                 assert len(done.tokens) > 8, "more than one decode call"
 
 
+def test_no_run_comes_out_of_a_text_that_is_to_be_avoided(engine, tokenizer):
+    options = {"max_tokens": 24, "temperature": 0.0, "no_repeat": 2}
+    plain = generate(engine, [ask(n, (), **options) for n in range(6)])
+    texts = tuple(done.text for done in plain)
+    others = generate(
+        engine, [ask(n, (), **options, no_repeat_of=(texts[n],)) for n in range(6)]
+    )
+    for done, other in zip(plain, others, strict=True):
+        avoided = runs(tokenizer.encode(f" {done.text.strip()}"), 2)
+        assert not avoided.keys() & runs(other.tokens, 2).keys()
+        assert set(other.tokens) & set(done.tokens), "single tokens may come again"
+    # a run over the end of one text and the beginning of the next is none
+    (done,) = generate(engine, [ask(0, (), **options, no_repeat_of=texts)])
+    assert done.finish_reason != "error" and done.tokens != others[0].tokens
+
+
 def test_rows_with_rules_change_no_other_row(engine, decoder, tokenizer):
     alone = [result(done) for done in generate(engine, mixed())]
     ruled = [ask(40 + n, (), **LINES, no_repeat=3) for n in range(5)]
@@ -108,6 +124,9 @@ def test_the_automaton_of_lines():
         compile_lines([], 4, (1,), [0])
 
 
+LONG_TEXT = {"no_repeat": 3, "no_repeat_of": ("a film of 1999 " * 200,)}
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -117,6 +136,8 @@ def test_the_automaton_of_lines():
         ({**LINES, "reply_start": "LESSON: I"}, "expected the beginning of the first line"),
         ({**LINES, "reply_start": "WHY: I\n"}, "expected the beginning of the first line"),
         ({"no_repeat": 9}, "at most 8"),
+        ({"no_repeat_of": ("a film",)}, "no_repeat is 0"),
+        ({**LINES, **LONG_TEXT}, "at most 512 tokens in all"),
         ({"no_repeat": 3, "max_tokens": 600}, "do not fit"),
         ({**LINES, "line_tokens": 200}, "states"),
     ],
@@ -135,4 +156,4 @@ def test_rules_do_not_go_with_an_answer(engine):
 def test_a_long_reply_without_repeats_needs_room_for_it(decoder, tokenizer):
     engine = Engine(decoder, tokenizer, EngineConfig(slots=1, context=768, chunk=16))
     (done,) = generate(engine, [ask(1, (), no_repeat=3, max_tokens=600)])
-    assert "a reply of at most 512" in done.error
+    assert "at most 512 tokens in all" in done.error
