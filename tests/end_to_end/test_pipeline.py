@@ -225,25 +225,31 @@ def test_several_policies_are_evaluated_in_one_table(dataset, run, tmp_path):
     command = [f"--config={TINY}", *(f"--set={setting}" for setting in SMALLER)]
     command += [f"--dataset={tmp_path}/data", f"--run={run}", f"--out={tmp_path}/tables"]
     command += [f"--adapters=first=,aligned@0={adapter},aligned@1={adapter}", "--agents=6"]
-    command += ["--what=ratings,preference,next_state", "--cap=2", "--next_states=3"]
+    every = "--what=ratings,rating_turns,preference,next_state"
+    command += [every, "--cap=2", "--next_states=3", "--swap_history"]
     command += ["--reasoning_samples=2", "--reasoning_tokens=8"]
     done = program("evaluate", *command)
     assert done.returncode in (0, 1), done.stderr  # 1: not accepted, as a few steps deserve
     text = (tmp_path / "tables" / "evaluation.md").read_text()
     for row in ("item mean", "first", "aligned@1, after reasoning", "page-type F1, model"):
         assert row in text
+    turns = text.split("Ratings one after another")[1]
+    assert all(f"| {name} " in turns for name in ("first", "aligned@0", "aligned@1"))
+    swapped = text.split("The same questions with another user's past")[1]
+    assert all(f"| {name} " in swapped for name in ("first", "aligned@0", "aligned@1"))
     averaged = text.split("Mean over seeds")[1].splitlines()
     assert any(line.startswith("| aligned, after reasoning") for line in averaged)
     assert ("NOT ACCEPTED" in done.stdout) == (done.returncode == 1)
     lines = (tmp_path / "tables" / "metrics.jsonl").read_text().splitlines()
     told = [json.loads(line) for line in lines]
-    parts = ["ratings.first", "ratings.aligned@0", "ratings.aligned@1"]
+    names = ("first", "aligned@0", "aligned@1")
+    parts = [f"{test}.{name}" for test in ("ratings", "rating_turns") for name in names]
     assert [t["part"] for t in told] == [*parts, "preference.first", "next_state.first"]
     assert all(t["compiled_later"] == 0 and t["rows"] > 0 for t in told)
     assert told[0]["saved_share"] > 0 and told[0]["policy"] != told[1]["policy"]
     assert done.stdout.count("0 programs compiled after the start") == len(told)
 
-    command[command.index("--what=ratings,preference,next_state")] = "--what=next_state"
+    command[command.index(every)] = "--what=next_state"
     done = program("evaluate", *command, f"--out={tmp_path}/states")
     assert done.returncode == 0, done.stderr  # no rating test: nothing to accept
     assert "neither accepted nor refused" in done.stdout and "\naccepted" not in done.stdout
