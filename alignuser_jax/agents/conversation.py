@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from alignuser_jax.language import prompts
 from alignuser_jax.language.answers import AnswerLines
+from alignuser_jax.language.parsing import ask_again
 from alignuser_jax.language.render import MESSAGE_TOKENS, MOST_MESSAGE_TOKENS
 from alignuser_jax.memory import EpisodicMemory, Recollection, mean_level
 from alignuser_jax.records import (
@@ -21,10 +22,15 @@ from alignuser_jax.records import (
     Item,
     Message,
     Persona,
+    Request,
     check_drawing,
 )
+from alignuser_jax.text import shorten
 from alignuser_jax.world import RecommendationSite
 from alignuser_jax.world.site.page import local_id
+
+BAD_REPLY_CHARS = 80
+"""Characters of a reply that cannot be read and is too long to be shown whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,6 +304,18 @@ class Conversation:
         self.starts += not self._asked
         self._asked = True
         return messages
+
+    def asking_again(self, request: Request, reply: str) -> Request | None:
+        """Return the request to make after a reply that cannot be read, if it fits the context.
+
+        Where the whole reply does not fit, its beginning stands for it.
+        """
+        room = self._reply_tokens(request.answer) + request.reasoning_tokens
+        for text in (reply, shorten(reply, BAD_REPLY_CHARS)):
+            again = ask_again(request, text)
+            if self._fits(again.messages, room):
+                return again
+        return None
 
     def keep(self, request_messages: tuple[Message, ...], reply: str) -> None:
         """Add the messages of a request and the reply, which must hold no reasoning."""

@@ -91,7 +91,8 @@ def rate_items(
             config.rate_reasoning_tokens,
         )
         key = stable_key(seed, user.user_id, item_id, "rate", index)
-        choices, _, _ = yield from choices_for(rate_request(messages, item_id, config, key))
+        request = rate_request(messages, item_id, config, key)
+        choices, _, _ = yield from choices_for(request, conversation)
         if choices is None:
             continue
         conversation.keep(messages, answer_text(choices, prompts.rate_answer()))

@@ -23,7 +23,7 @@ from alignuser_jax.agents.conversation import (
 from alignuser_jax.durable.answers import Question
 from alignuser_jax.language import prompts
 from alignuser_jax.language.answers import AnswerLines
-from alignuser_jax.language.parsing import answer_text, ask_again, read_choices
+from alignuser_jax.language.parsing import answer_text, read_choices
 from alignuser_jax.randomness import stable_key
 from alignuser_jax.records import (
     Action,
@@ -147,8 +147,13 @@ def expected_value(distribution: tuple[float, ...]) -> float:
     return sum(value * share for value, share in enumerate(distribution, 1))
 
 
-def choices_for(request: Request) -> Generator[Request, Completion, ReadReply]:
+def choices_for(
+    request: Request, conversation: Conversation
+) -> Generator[Request, Completion, ReadReply]:
     """Yield `request`, once more if its reply cannot be read, and return what came of it.
+
+    The second request has the bad reply in it, shortened where the context has no room for it;
+    without any room for it there is no second request.
 
     Returns:
         (choices, completion, problem): the alternatives taken, the last completion, and ""; or
@@ -157,8 +162,10 @@ def choices_for(request: Request) -> Generator[Request, Completion, ReadReply]:
     completion = yield request
     choices, problem = read_choices(completion, request.answer)
     if choices is None and completion.finish_reason != "error":
-        completion = yield ask_again(request, completion.text)
-        choices, problem = read_choices(completion, request.answer)
+        again = conversation.asking_again(request, completion.text)
+        if again is not None:
+            completion = yield again
+            choices, problem = read_choices(completion, request.answer)
     return choices, completion, problem
 
 
@@ -394,7 +401,7 @@ class _Visit:
         A reply that cannot be read is asked for once more; that exchange does not become part
         of the conversation.
         """
-        choices, completion, problem = yield from choices_for(request)
+        choices, completion, problem = yield from choices_for(request, self.conversation)
         if choices is None:
             self.failures += 1
             text = f"{request.purpose}: {problem}"

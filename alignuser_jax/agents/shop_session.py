@@ -155,7 +155,7 @@ class _ShopVisit:
             self.note("failure", text=f"act: {error}")
             return None
         request = self.request(question, "act", answer=answer)
-        choices, completion, problem = yield from choices_for(request)
+        choices, completion, problem = yield from choices_for(request, self.conversation)
         if choices is None:
             self.failures += 1
             self.note("failure", text=f"act: {problem}")

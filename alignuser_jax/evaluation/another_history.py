@@ -89,10 +89,17 @@ def reaction(
     return Reaction(
         name,
         float(np.abs(expected - changed).mean()),
-        float(spearmanr(expected, actual).statistic),
-        float(spearmanr(changed, actual).statistic),
+        _rank_correlation(expected, actual),
+        _rank_correlation(changed, actual),
         loss,
     )
+
+
+def _rank_correlation(expected: np.ndarray, actual: np.ndarray) -> float:
+    """Return Spearman's correlation; NaN if one side is constant."""
+    if not (np.ptp(expected) and np.ptp(actual)):
+        return float("nan")
+    return float(spearmanr(expected, actual).statistic)
 
 
 def table(reactions: Sequence[Reaction]) -> str:

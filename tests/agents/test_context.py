@@ -11,9 +11,10 @@ from alignuser_jax.agents import AgentUser, SessionConfig, session
 from alignuser_jax.agents.conversation import ContextTooSmall
 from alignuser_jax.alignment.examples import Call, conversation_examples
 from alignuser_jax.language.counting import TokenCounter
+from alignuser_jax.language.parsing import REPROMPT
 from alignuser_jax.language.render import render
 from alignuser_jax.randomness import generator_of
-from alignuser_jax.records import Interaction, Item, Persona, Slate
+from alignuser_jax.records import Completion, Interaction, Item, Persona, Slate
 from alignuser_jax.world import RecommendationSite, SiteConfig
 from tests.agents.visits import completion, drive
 from tests.language.conftest import fast, llama3, qwen, small, with_default
@@ -54,8 +55,8 @@ def visits(draw):
     return items, site, history, config, draw(st.integers(0, 2**32))
 
 
-def run(items, site, history, config, seed, count):
-    """The calls of one session whose user replies at random."""
+def run(items, site, history, config, seed, count, bad=""):
+    """The calls of one session whose user replies at random, now and then with a `bad` text."""
     world = RecommendationSite(items, {}, {}, site)
     user = AgentUser(Persona("u", pickiness=2, mean_rating=3.0), history)
     draws = generator_of(seed)
@@ -64,6 +65,8 @@ def run(items, site, history, config, seed, count):
     def reply(request):
         choices = tuple(int(draws.integers(len(lines))) for lines in request.answer)
         calls.append(Call(request, choices))
+        if bad and draws.random() < 0.3:
+            return Completion(bad)
         return completion(request, *choices)
 
     def slates(request):
@@ -76,6 +79,26 @@ def run(items, site, history, config, seed, count):
         slates,
     )
     return calls, outcome
+
+
+@settings(
+    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(setting=visits(), words=st.integers(1, 3000))
+def test_a_second_try_after_a_long_unreadable_reply_fits_too(small, setting, words):
+    *_, config, _ = setting
+    count = TokenCounter(small)
+    try:
+        calls, _ = run(*setting, count, bad="I like them all " * words)
+    except ContextTooSmall:
+        return
+    for call in calls:
+        request = call.request
+        prompt = len(render(small, request.messages, generation=True))
+        longest = prompt + request.reasoning_tokens + count.reply(request.answer)
+        assert longest <= config.context_tokens
+        if request.messages[-1].content == REPROMPT:
+            event("shortened" if words > 20 else "asked again")
 
 
 @settings(
