@@ -153,9 +153,14 @@ def run(subject: Subject) -> ProtocolResult:
                 if way.tokens:
                     session = replace(session, rate_reasoning_tokens=way.tokens)
                 asking = replace(policy, session=session)
-                asked = {"seed": config.seed, "samples": way.samples, "past_of": way.past_of}
+                asked = requests(
+                    *(dataset, view, truth, asking),
+                    seed=config.seed,
+                    samples=way.samples,
+                    past_of=way.past_of,
+                )
                 with waiting(f"{full}: writing {len(truth)} prompts", subject.say):
-                    prompts = list(requests(dataset, view, truth, asking, **asked))
+                    prompts = list(asked)
                 done = ask(policy.backend, prompts, full, subject.say)
                 predicted[full] = distributions(done)
                 groups[name.partition("@")[0] + way.suffix].append(predicted[full])
