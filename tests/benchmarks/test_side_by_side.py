@@ -50,6 +50,20 @@ def test_agents_beside_transformers(tmp_path):
 
 
 @pytest.mark.slow
+def test_the_engine_beside_generate_where_llama_cpp_is_missing(tmp_path):
+    pytest.importorskip("torch")
+    rows = rows_of("engine_vs_llama_cpp", tmp_path / "r.json", "--replicas=2")
+    for case in ("prefill", "decode, 1 rows", "decode, 16 rows", "agents"):
+        metric = "sessions/s" if case == "agents" else "tokens/s"
+        speed = rows[case, f"{metric}; ours float32, peer: generate"]
+        assert speed["ratio"] == pytest.approx(speed["ours"] / speed["peer"])
+    seconds = rows["4 replies to 64 tokens", "s; ours float32, peer: generate"]
+    assert seconds["ratio"] == pytest.approx(seconds["peer"] / seconds["ours"])
+    assert 0 < rows["agents", "prompt tokens saved: ours float32"]["ours"] < 1
+    assert not any("llama.cpp" in metric for _, metric in rows)
+
+
+@pytest.mark.slow
 def test_importing_beside_pandas(tmp_path):
     pytest.importorskip("pandas")
     rows = rows_of("import_at_scale", tmp_path / "r.json")  # both sides must find the same
