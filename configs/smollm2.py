@@ -69,7 +69,7 @@ experiment = Experiment(
     ),
     lora=LoraConfig(rank=16, alpha=32, layers=10),  # 1.5 times as fast (docs/benchmarks.md)
     # 1,024 tokens and the replies to a page with four rated items
-    engine=EngineConfig(slots=32, context=1280, chunk=32),
+    engine=EngineConfig(slots=16, context=1280, chunk=32, cpu_engines=2),
     agents=1000,
     seed=0,
 )

@@ -26,7 +26,6 @@ the same for a night.
 
 from dataclasses import replace
 
-from alignuser_jax.sampling import EngineConfig
 from configs.smollm2 import experiment as night
 
 experiment = replace(
@@ -45,6 +44,5 @@ experiment = replace(
         night.align_shards,
         limits={"world_model": 300, "reflection": 300, "visit": 600, "rating": 600},
     ),
-    engine=EngineConfig(slots=32, context=1280, chunk=32),
     agents=24,
 )

@@ -27,6 +27,9 @@ from alignuser_jax.sampling.engine.engine import Engine
 PAUSE_SECONDS = 1.0
 """How long an engine pauses after it has raised an exception."""
 
+BEGINNING_CHARACTERS = 500
+"""Characters of the second message by which a conversation is known: a persona, ratings."""
+
 CONVERSATIONS_REMEMBERED = 1 << 16
 """Conversations whose engine is remembered."""
 
@@ -182,8 +185,14 @@ class Replicas:
     __del__ = close
 
     def _home(self, request: Request) -> int:
-        """Return the engine that had the conversation; for a new one the least busy engine."""
-        key = stable_key(*(m.content for m in request.messages[:2]), request.adapter)
+        """Return the engine that had the conversation; for a new one the least busy engine.
+
+        Conversations that begin alike, as those about one user do, count as one: they share
+        pages of the cache.
+        """
+        system, *first = (message.content for message in request.messages[:2])
+        beginning = [text[:BEGINNING_CHARACTERS] for text in first]
+        key = stable_key(system, *beginning, request.adapter)
         if key not in self._homes:
             busy = [list(self._engine_of.values()).count(n) for n in range(len(self.engines))]
             self._homes[key] = busy.index(min(busy))

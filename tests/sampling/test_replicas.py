@@ -106,6 +106,17 @@ def test_replicas_answer_as_one_engine_and_conversations_stay(two, decoder, toke
     assert two.report()["rows"] == sum(engine.report()["rows"] for engine in two.engines)
 
 
+def test_questions_about_one_user_go_to_one_engine(two):
+    personas = {name: f"user {name} " + "likes a film " * 45 for name in "abcd"}
+    homes = {name: set() for name in personas}
+    for item in ("one", "two", "three"):
+        for name, persona in personas.items():
+            ticket = two.submit(Request(talk(SYSTEM, f"{persona} {item}"), "test"))
+            homes[name].add(two._engine_of[ticket])
+    assert all(len(engines) == 1 for engines in homes.values())
+    assert sorted(sum(map(list, homes.values()), [])) == [0, 0, 1, 1]
+
+
 def test_cancelled_and_failing(two, monkeypatch):
     tickets = [two.submit(request) for request in mixed()]
     two.cancel(tickets[2])
