@@ -34,6 +34,7 @@ from alignuser_jax.runs.backend import METRICS_FILE, BackendChoice, open_backend
 from alignuser_jax.runs.experiment import Experiment, load_experiment
 from alignuser_jax.runs.flags import run as run_program
 from alignuser_jax.runs.folder import Stopwatch, open_run
+from alignuser_jax.runs.policy import claim_devices
 from alignuser_jax.runs.simulate import SimulationSettings, failures, simulate
 from alignuser_jax.runs.stages import build_stage, train_stage
 from alignuser_jax.text import markdown_table
@@ -61,6 +62,7 @@ STAGES = {"pretrain": "first stage, from scratch", "align": "alignment"}
 
 def main() -> None:
     watch, experiment = Stopwatch(), demo_experiment()
+    claim_devices(experiment.engine)
     print(f"{experiment.note}\n", flush=True)
     default = "runs/demo" if FLAGS.backbone is None else f"runs/{experiment.name}"
     folder = Path(FLAGS.run or default)
