@@ -14,10 +14,11 @@
 
 with WHERE: --config=smollm2_quick --dataset=runs/ml-1m/data --run=runs/ml-1m/smollm2-quick
 
-Measured on two cores (AMD EPYC, AVX2): shards 71 s, training 31 s a step (24 steps: 740 s,
-with the held-out losses), the two recommenders 34 s, 41 s to compile the engine and .5 pages a
-second in the simulation. By these figures the way to the A/B table takes 17 minutes; it was not
-run to the end with today's 16 steps and 24 agents. `evaluate` comes on top.
+Measured from a fresh clone on two cores (Intel Xeon, AVX-512, commit 76b4d65): fetch 1 s,
+import 3 s, shards 38 s, train 296 s, recommenders 11 and 15 s, simulate 327 s (48 sessions of 5
+pages), ab-test 2 s: **12 minutes from data to the A/B table**; `evaluate --agents=24 --cap=10`
+357 s on top. An AMD EPYC with AVX2 was half as fast in training. The tables that came out are
+in docs/smollm2.md: "cannot tell" in all four rows, as few agents and little training deserve.
 
 The backbone is pretrained and small; the adapter sees some hundred ratings. It shows that the
 way from logs to a verdict works with a pretrained model, on a laptop. `configs/smollm2.py` is
