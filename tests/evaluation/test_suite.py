@@ -32,7 +32,7 @@ def test_protocols_are_chosen_by_name_in_the_order_given():
     assert suite.NAMES == ("ratings", "rating_turns", "preference", "next_state")
     chosen = suite.choose(["next_state", "ratings"])
     assert [protocol.name for protocol in chosen] == ["next_state", "ratings"]
-    with pytest.raises(ValueError, match=r"unknown \['rating'\]; choose from ratings, pref"):
+    with pytest.raises(ValueError, match=r"unknown \['rating'\]; choose from ratings, rating_"):
         suite.choose(["rating"])
 
 
