@@ -7,9 +7,10 @@ It shows that the demo's way works with a pretrained model, on 2 CPU cores. The 
 generated catalogue mean nothing to the model, so what it knows of films is of no use here;
 `configs/smollm2_quick.py` is the same on MovieLens-1M.
 
-Some 13 minutes on two cores (Intel Xeon, AVX-512): training 2, simulation of 360 pages 8 to 9. Do
-not believe its verdicts: the same recommender against itself came out as "better" (likes per
-exposed +0.085 [+0.021, +0.150], p .042) with its 24 agents and 12 steps at the seed that it has.
+Some 13 minutes on two cores (Intel Xeon, AVX-512): training 2, simulation of 360 pages 8 to 9.
+Do not believe its verdicts: the same recommender against itself came out as "better" (likes per
+exposed +0.085 [+0.021, +0.150], p .042) with its 24 agents and 12 steps at the seed that it
+has.
 """
 
 from dataclasses import replace
