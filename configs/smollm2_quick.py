@@ -17,8 +17,9 @@ with WHERE: --config=smollm2_quick --dataset=runs/ml-1m/data --run=runs/ml-1m/sm
 Measured from a fresh clone on two cores (Intel Xeon, AVX-512, commit 76b4d65): fetch 1 s,
 import 3 s, shards 38 s, train 296 s, recommenders 11 and 15 s, simulate 327 s (48 sessions of 5
 pages), ab-test 2 s: **12 minutes from data to the A/B table**; `evaluate --agents=24 --cap=10`
-357 s on top. An AMD EPYC with AVX2 was half as fast in training. The tables that came out are
-in docs/smollm2.md: "cannot tell" in all four rows, as few agents and little training deserve.
+357 s on top. A step of training took 31 s on an AMD EPYC with AVX2, where it took 18. The
+tables that came out are in docs/smollm2.md: "cannot tell" in all four rows, as few agents and
+little training deserve.
 
 The backbone is pretrained and small; the adapter sees some hundred ratings. It shows that the
 way from logs to a verdict works with a pretrained model, on a laptop. `configs/smollm2.py` is
